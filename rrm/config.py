@@ -1,0 +1,52 @@
+"""Configs are data: flat YAML whose every key is checked."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rrm.errors import InputError
+
+
+class Config(BaseModel):
+    """Base of every stage's config. Paths are relative to the working folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: str | Path, **overrides: object) -> Self:
+        """The config at `path`, with `overrides` on top.
+
+        Raises InputError for a missing file, broken YAML, an unknown key (naming the nearest known one) or a wrong value.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"There is no config at {path}; the examples are in configs/.")
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path} must hold keys and values, not a {type(values).__name__}.")
+        values.update({key: value for key, value in overrides.items() if value is not None})
+        for key in values:
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}."
+                raise InputError(f"{path} has an unknown key '{key}'; {hint}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{path}: '{where}': {first['msg']}.") from error
+
+    def digest(self) -> str:
+        """A hash of every value, to tell whether finished work is still what is asked for."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""Every prompt of the toolkit, and the one form in which an RRM is asked and answers.
+
+Two styles: "full" carries the paper's rules (arXiv 2604.27505, appendix, in our words) and is what teachers and real Qwen2.5-VL verifiers
+are asked with; "brief" is the same question without the rules, for the sandbox's tiny verifier. A checkpoint is trained, benchmarked and
+used as a reward with one and the same style.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from rrm.records import Principle
+
+Style = Literal["full", "brief"]
+CATEGORY_NAMES = {"follow": "Instruction Following", "keep": "Feature Preservation", "quality": "Image Quality"}
+
+RULES = """\
+Rules:
+- If nothing changed at all, or the edit only added a white border, the final score is 0.
+- A change of range (nearer or farther, further left or right) must be significant unless its size is stated.
+- Ignore a question that contradicts the instruction.
+- Anything unmentioned that changed without need is penalised, the main subject most.
+- A removal must be complete.
+- A missed point costs as much as re-editing it would.
+- Left and right of a person follow the way the person faces.
+- Check for over-sharpening, over-saturation and colour casts.
+- Where you are unsure, the verdict is 0."""
+
+OUTPUT = """\
+End with exactly three parts, in this order:
+1. a JSON list with one {"question": <number of the question>, "score": <0 or 1>} per question, in order;
+2. {"average_score": <mean of the 0/1 scores>};
+3. <score>S</score>, S from 0 (unusable) over 5 (partly usable) and 8 (nearly usable) to 10, decimals welcome. It is your overall \
+judgement, not just that average."""
+
+JUDGE_SYSTEM = f"""\
+You judge image edits. You see a source image, the edited image, the instruction, and yes/no questions that a good edit answers with yes. \
+First think: go through every question and compare before and after, with bounding boxes where position matters.
+{RULES}
+{OUTPUT}"""
+
+SCORE_ONLY_SYSTEM = f"""\
+You score image edits. You see a source image, the edited image, the instruction, and yes/no questions that a good edit answers with yes. \
+Do not explain anything.
+{RULES}
+{OUTPUT}"""
+
+HOLISTIC_SYSTEM = """\
+You rate image edits (VIEScore style). You see a source image, the edited image and the instruction. Weigh how well the instruction was \
+followed and how well the rest was kept, and how natural the result looks. Explain briefly, then end with <score>S</score>, S from 0 to 10."""
+
+DECOMPOSE_SYSTEM = """\
+You decompose an image editing instruction into principles. You see the source image and the instruction. Write yes/no questions that a good edit \
+answers with yes, about 10 for a rich instruction and fewer for a plain one: what was asked for (category "Instruction Following"), what must stay \
+as it is (category "Feature Preservation"), and how the result looks (category "Image Quality"). Answer with a JSON array of \
+{"question", "category"} and nothing else."""
+
+VERIFY_SYSTEM = """\
+You verify judgements of an image edit. You see a source image, the edited image, the instruction, numbered yes/no questions and several reference \
+judgements. The references may be wrong: do not copy them, look for yourself. A change of position under 10% of the image size is not enough. \
+Answer with a JSON list of {"question": <number>, "gold": <0 or 1>, "reason": <one line>}, one per question, in order."""
+
+GOLD_SYSTEM = """\
+You give gold verdicts on an image edit. You see a source image, the edited image, the instruction and numbered yes/no questions. \
+Look closely. Answer with a JSON list of {"question": <number>, "gold": <0 or 1>, "reason": <one line>}, one per question, in order."""
+
+
+def numbered(principles: Sequence[Principle]) -> str:
+    """The principles, one a line, with number and category."""
+    return "\n".join(f"{i}. [{p.category}] {p.question}" for i, p in enumerate(principles, 1))
+
+
+def judge_text(style: Style, instruction: str, principles: Sequence[Principle]) -> str:
+    """What stands behind the two images when an edit is to be judged."""
+    if style == "brief":
+        questions = " ".join(f"{i}. {p.question}" for i, p in enumerate(principles, 1))
+        return f"judge: {instruction} {questions}"
+    return f"Instruction: {instruction}\nQuestions:\n{numbered(principles)}"
+
+
+def decompose_text(style: Style, instruction: str) -> str:
+    """What stands behind the source image when an instruction is to be decomposed."""
+    return f"decompose: {instruction}" if style == "brief" else f"Instruction: {instruction}"
+
+
+def judge_system(style: Style) -> str | None:
+    """The judge's system prompt; the brief style has none."""
+    return JUDGE_SYSTEM if style == "full" else None
+
+
+def decompose_system(style: Style) -> str | None:
+    """The decomposer's system prompt; the brief style has none."""
+    return DECOMPOSE_SYSTEM if style == "full" else None
+
+
+def write_answer(verdicts: Sequence[int], score: float) -> str:
+    """The end of a trace in its canonical form, as OUTPUT demands it."""
+    rows = ", ".join(f'{{"question": {i}, "score": {v}}}' for i, v in enumerate(verdicts, 1))
+    average = round(sum(verdicts) / len(verdicts), 2)
+    return f'[{rows}]\n{{"average_score": {average}}}\n<score>{score:.1f}</score>'
+
+
+def write_principles(principles: Sequence[Principle]) -> str:
+    """The principles as a decomposer answers."""
+    return json.dumps([{"question": p.question, "category": CATEGORY_NAMES[p.category]} for p in principles])

@@ -1,0 +1,137 @@
+"""The vocabulary: every record that one stage hands to the next.
+
+task → principles → quadruple → traces → gold verdicts → SFT row → judgement; and preference pairs beside them.
+Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Category = Literal["follow", "keep", "quality"]
+Label = Literal["a", "b", "same"]
+FailureKind = Literal[
+    "unparseable",
+    "wrong_verdict_count",
+    "refused",
+    "empty",
+    "timed_out",
+    "server_gone",
+    "image_unreadable",
+    "bad_row",
+]
+
+
+class Record(BaseModel):
+    """Immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Principle(Record):
+    """A yes/no question that a good edit answers with yes."""
+
+    question: str = Field(min_length=1)
+    category: Category
+
+
+class Task(Record):
+    """What an editor is asked: a source image and an instruction."""
+
+    task_id: str
+    source: str
+    instruction: str = Field(min_length=1)
+    requirement: str | None = None
+
+
+class Quadruple(Record):
+    """(x, x_ref, q, P): an edited image with its source, instruction and principles."""
+
+    quadruple_id: str
+    task: Task
+    edited: str
+    editor: str
+    principles: tuple[Principle, ...]
+
+
+class Failure(Record):
+    """A named reason why something has no value; it is counted, never scored."""
+
+    kind: FailureKind
+    detail: str = ""
+
+
+class Verdicts(Record):
+    """The machine-readable end of a trace: a 0/1 per principle, their average, the final score in 0–10."""
+
+    verdicts: tuple[Literal[0, 1], ...]
+    average: float
+    score: float = Field(ge=0, le=10)
+
+
+class Trace(Record):
+    """One teacher's chain of thought on one quadruple, as written, and what could be read from it."""
+
+    quadruple_id: str
+    teacher: str
+    index: int
+    text: str
+    read: Verdicts | None = None
+    failure: Failure | None = None
+
+
+class Gold(Record):
+    """The verifier's 0/1 and one-line reason per principle of one quadruple."""
+
+    quadruple_id: str
+    verdicts: tuple[Literal[0, 1], ...]
+    reasons: tuple[str, ...]
+
+
+class SFTRow(Record):
+    """One example of the cold start: what the RRM is shown and what it should write."""
+
+    row_id: str
+    kind: Literal["judge", "decompose"]
+    source: str
+    edited: str | None
+    instruction: str
+    principles: tuple[Principle, ...]
+    target: str
+    accuracy: float | None = None
+
+
+class PreferencePair(Record):
+    """Two edits of one task and which of them people prefer."""
+
+    pair_id: str
+    source: str
+    instruction: str
+    principles: tuple[Principle, ...]
+    edited_a: str
+    edited_b: str
+    label: Label
+
+
+class Quarantined(Record):
+    """A row that was left out, where it stood, and why."""
+
+    stage: str
+    key: str
+    failure: Failure
+
+
+class Judgement(Record):
+    """What an RRM says of one edit: the trace and what it amounts to, or a named failure."""
+
+    principles: tuple[Principle, ...] = ()
+    thought: str = ""
+    read: Verdicts | None = None
+    failure: Failure | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The final score in 0–10, or None where there is none."""
+        return None if self.read is None else self.read.score

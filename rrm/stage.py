@@ -1,0 +1,118 @@
+"""A stage of the job: skipped when it is done, resumed when it was interrupted, started afresh when what it depends on changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rrm.config import Config
+from rrm.errors import InputError
+
+DONE, STARTED = "stage.json", "started.json"
+
+
+def fingerprint_of(path: Path) -> str:
+    """A hash that changes when the stage folder, plain folder or file at `path` holds something else.
+
+    Raises InputError where nothing is there.
+    """
+    if (path / DONE).is_file():
+        return str(json.loads((path / DONE).read_text())["fingerprint"])
+    if (path / STARTED).is_file():
+        raise InputError(f"{path} is unfinished; run the stage that makes it to its end first.")
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if path.is_dir():
+        listing = sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+    raise InputError(f"{path} does not exist; run the stage that makes it first, or correct the path in the config.")
+
+
+def peak_rss_mb() -> float:
+    """The largest resident set that this process or one of its ended children had, in MB."""
+    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes the value at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def raise_interrupt(signum: int, frame: object) -> None:
+    """A polite kill ends like Ctrl-C, so that the stage can note its time."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def clock(started: Path, fingerprint: str, before: float) -> Iterator[Callable[[], float]]:
+    """Seconds spent so far, interrupted attempts included; noted in `started` when the block is left by an exception."""
+    begin = time.monotonic()
+
+    def spent() -> float:
+        return round(before + time.monotonic() - begin, 1)
+
+    try:
+        yield spent
+    except BaseException:
+        write_json(started, {"fingerprint": fingerprint, "seconds": spent()})
+        raise
+
+
+def run_stage(
+    name: str, out: str | Path, config: Config, inputs: Sequence[str | Path], work: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Runs `work(out)` unless `out` already holds the result for this config and these inputs; returns its result.
+
+    `out/stage.json` is written last: {name, fingerprint, seconds, peak_rss_mb, result}. Work that was interrupted finds
+    its own files in `out` and carries on from them; files made from another config or other inputs are deleted first.
+    """
+    out = Path(out)
+    parts = [name, config.digest(), *(fingerprint_of(Path(path)) for path in inputs)]
+    fingerprint = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    if (out / DONE).is_file():
+        done = json.loads((out / DONE).read_text())
+        if done["fingerprint"] == fingerprint:
+            print(f"[{name}] done already: {out}")
+            return dict(done["result"])
+    started = json.loads((out / STARTED).read_text()) if (out / STARTED).is_file() else None
+    if out.exists() and (started is None or started["fingerprint"] != fingerprint):
+        if any(out.iterdir()) and not (out / DONE).is_file() and started is None:
+            raise InputError(f"{out} holds files of something else; name an empty folder in the config's 'out'.")
+        shutil.rmtree(out)
+        started = None
+    before = float(started["seconds"]) if started else 0.0
+    write_json(out / STARTED, {"fingerprint": fingerprint, "seconds": before})
+    print(f"[{name}] {'carries on' if started else 'starts'}: {out}", flush=True)
+    signal.signal(signal.SIGTERM, raise_interrupt)
+    with clock(out / STARTED, fingerprint, before) as spent:
+        result = work(out)
+        report = {"name": name, "fingerprint": fingerprint, "seconds": spent(), "peak_rss_mb": peak_rss_mb()}
+    write_json(out / DONE, {**report, "result": result})
+    (out / STARTED).unlink()
+    print(f"[{name}] {report['seconds']:.0f} s, peak {report['peak_rss_mb']:.0f} MB → {out}", flush=True)
+    return result
+
+
+def command(run: Callable[[], None]) -> None:
+    """Runs a command's main function; an InputError becomes one sentence on stderr and exit code 2."""
+    try:
+        run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to carry on", file=sys.stderr)
+        raise SystemExit(130) from None
