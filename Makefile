@@ -1,0 +1,64 @@
+# Every target sets up its own environment (.venv) first. Each stage takes CONFIG=configs/….yaml and carries on where it was stopped.
+ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
+IN := cd "$(ROOT)" &&
+PY := $(IN) PYTHONPATH= OMP_WAIT_POLICY=PASSIVE .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean world data sft gcpo eval edit-nft edit-grpo edit-eval report sandbox-base
+
+help: ## list the targets
+	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+setup: ## install everything into .venv (seconds when that is done)
+	@$(IN) sh launch/setup.sh
+
+demo: setup ## the whole job in the sandbox, offline; ends with the report's path
+	@$(PY) -m rrm.demo --configs configs/sandbox
+
+test: setup ## run the tests
+	@$(PY) -m pytest
+
+check: setup ## ruff and mypy
+	@$(PY) -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy
+
+clean: ## delete what the stages made (runs/); the environment stays
+	@$(IN) rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+world: CONFIG ?= configs/sandbox/world.yaml
+world: setup ## draw the sandbox: tasks, candidate edits, human pairs, held-out benchmark
+	@$(PY) -m rrm.sandbox.build --config "$(CONFIG)"
+
+data: CONFIG ?= configs/sandbox/data.yaml
+data: setup ## tasks → principles → candidates → traces → verification → selection → SFT rows; human pairs → preferences
+	@$(PY) -m data_pipeline --config "$(CONFIG)"
+
+sft: CONFIG ?= configs/sandbox/sft.yaml
+sft: setup ## cold start of the RRM on the selected traces (trl SFTTrainer)
+	@$(PY) -m rrm.verifier.sft --config "$(CONFIG)"
+
+gcpo: CONFIG ?= configs/sandbox/gcpo.yaml
+gcpo: setup ## GCPO of the RRM on human preference pairs (trl GRPOTrainer)
+	@$(PY) -m rrm.verifier.gcpo --config "$(CONFIG)"
+
+eval: CONFIG ?= configs/sandbox/eval.yaml
+eval: setup ## pairwise accuracy on a benchmark in EditReward-Bench's format
+	@$(PY) -m eval --config "$(CONFIG)"
+
+edit-nft: CONFIG ?= configs/sandbox/edit_nft.yaml
+edit-nft: setup ## improve an editor with DiffusionNFT, the RRM as reward
+	@$(PY) -m rrm.editor.train --config "$(CONFIG)"
+
+edit-grpo: CONFIG ?= configs/sandbox/edit_grpo.yaml
+edit-grpo: setup ## improve an editor with Flow-GRPO, the RRM as reward
+	@$(PY) -m rrm.editor.train --config "$(CONFIG)"
+
+edit-eval: CONFIG ?= configs/sandbox/edit_eval.yaml
+edit-eval: setup ## compare the editors before and after on held-out tasks
+	@$(PY) -m rrm.editor.evaluate --config "$(CONFIG)"
+
+report: CONFIG ?= configs/sandbox/report.yaml
+report: setup ## one HTML page and summary.json of everything that was run
+	@$(PY) -m eval.report --config "$(CONFIG)"
+
+sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about 15 minutes)
+	@$(PY) -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
+	@$(PY) -m rrm.editor.base --out rrm/sandbox/checkpoints/editor-base
