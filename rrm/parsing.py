@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from rrm.records import Category, Failure, Principle, Verdicts
 
@@ -48,11 +48,11 @@ def rows_with(text: str, *keys: str) -> list[dict[str, Any]] | None:
     return found
 
 
-def binary(value: Any) -> int | None:
+def binary(value: Any) -> Literal[0, 1] | None:
     """0 or 1 where the value says so without doubt (0, 1, 0.0, 1.0), else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if value in (0, 1) else None
+    return 1 if value == 1 else 0 if value == 0 else None
 
 
 def unreadable(text: str, detail: str) -> Failure:
@@ -74,7 +74,7 @@ def by_number(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     return sorted(rows, key=lambda row: row["question"])
 
 
-def read_verdict_rows(text: str, key: str, count: int) -> tuple[list[int], list[dict[str, Any]]] | Failure:
+def read_verdict_rows(text: str, key: str, count: int) -> tuple[list[Literal[0, 1]], list[dict[str, Any]]] | Failure:
     """The 0/1 under `key` for each of `count` principles, with the rows they stand in, in the principles' order."""
     rows = rows_with(text, "question", key)
     if rows is None:
@@ -90,6 +90,23 @@ def read_verdict_rows(text: str, key: str, count: int) -> tuple[list[int], list[
     return [value for value in values if value is not None], ordered
 
 
+def read_score(text: str) -> float | Failure:
+    """The final `<score>` in 0–10; several scores that disagree are unreadable."""
+    scores = {float(match) for match in SCORE.findall(text)}
+    if len(scores) != 1:
+        return unreadable(text, "no <score>" if not scores else "several <score>s that disagree")
+    score = scores.pop()
+    if not 0 <= score <= 10:
+        return Failure(kind="unparseable", detail=f"score {score} is outside 0–10")
+    return score
+
+
+def read_holistic(text: str) -> Verdicts | Failure:
+    """The score of a judgement that was given without principles: no verdicts, so an average of 0 that says nothing."""
+    score = read_score(text)
+    return score if isinstance(score, Failure) else Verdicts(verdicts=(), average=0.0, score=score)
+
+
 def read_trace(text: str, count: int) -> Verdicts | Failure:
     """Verdicts and final score of a trace on `count` principles.
 
@@ -99,17 +116,14 @@ def read_trace(text: str, count: int) -> Verdicts | Failure:
     values = read_verdict_rows(text, "score", count)
     if isinstance(values, Failure):
         return values
-    scores = {float(match) for match in SCORE.findall(text)}
-    if len(scores) != 1:
-        return unreadable(text, "no <score>" if not scores else "several <score>s that disagree")
-    score = scores.pop()
-    if not 0 <= score <= 10:
-        return Failure(kind="unparseable", detail=f"score {score} is outside 0–10")
+    score = read_score(text)
+    if isinstance(score, Failure):
+        return score
     verdicts, _ = values
-    return Verdicts(verdicts=tuple(verdicts), average=sum(verdicts) / len(verdicts), score=score)
+    return Verdicts.model_validate({"verdicts": verdicts, "average": sum(verdicts) / len(verdicts), "score": score})
 
 
-def read_gold(text: str, count: int) -> tuple[list[int], list[str]] | Failure:
+def read_gold(text: str, count: int) -> tuple[list[Literal[0, 1]], list[str]] | Failure:
     """Gold 0/1 and one-line reasons for `count` principles, from a verifier's list of `{"question", "gold", "reason"}`."""
     values = read_verdict_rows(text, "gold", count)
     if isinstance(values, Failure):

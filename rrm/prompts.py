@@ -73,11 +73,17 @@ def numbered(principles: Sequence[Principle]) -> str:
 
 
 def judge_text(style: Style, instruction: str, principles: Sequence[Principle]) -> str:
-    """What stands behind the two images when an edit is to be judged."""
+    """What stands behind the two images when an edit is to be judged; a holistic judge is shown no principles."""
     if style == "brief":
-        questions = " ".join(f"{i}. {p.question}" for i, p in enumerate(principles, 1))
-        return f"judge: {instruction} {questions}"
-    return f"Instruction: {instruction}\nQuestions:\n{numbered(principles)}"
+        questions = "".join(f" {i}. {p.question}" for i, p in enumerate(principles, 1))
+        return f"judge: {instruction}{questions}"
+    return f"Instruction: {instruction}\nQuestions:\n{numbered(principles)}" if principles else f"Instruction: {instruction}"
+
+
+def verify_text(instruction: str, principles: Sequence[Principle], references: Sequence[str]) -> str:
+    """What stands behind the two images when reference judgements are to be verified."""
+    shown = "\n\n".join(f"Reference {i}:\n{text}" for i, text in enumerate(references, 1))
+    return f"{judge_text('full', instruction, principles)}\nReference judgements:\n{shown}"
 
 
 def decompose_text(style: Style, instruction: str) -> str:

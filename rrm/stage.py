@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -87,6 +88,8 @@ def run_stage(
         if done["fingerprint"] == fingerprint:
             print(f"[{name}] done already: {out}")
             return dict(done["result"])
+    if int(os.environ.get("RANK", "0")) > 0:  # the first process of a distributed job keeps the books
+        return work(out)
     started = json.loads((out / STARTED).read_text()) if (out / STARTED).is_file() else None
     if out.exists() and (started is None or started["fingerprint"] != fingerprint):
         if any(out.iterdir()) and not (out / DONE).is_file() and started is None:

@@ -39,7 +39,9 @@ def principle_line(number: int, principle: Principle, before: Reading, after: Re
     return f"{number}: image {look(after)} {word}"
 
 
-def think(before: Reading, after: Reading, steps: Sequence[Step], principles: Sequence[Principle], verdicts: Sequence[int]) -> str:
+def think(
+    before: Reading, after: Reading, steps: Sequence[Step], principles: Sequence[Principle], verdicts: Sequence[int]
+) -> str:
     """The whole thought."""
     lines = [cell_line(before, after)]
     for number, (principle, ok) in enumerate(zip(principles, verdicts, strict=True), 1):

@@ -94,9 +94,7 @@ def read_one(pixels: np.ndarray) -> Reading:
     look, background = divmod(int(total.argmin()), len(BACKGROUNDS))
     chosen = best[look, background]
     residual = np.stack([distance[look, background, chosen[p], p] for p in range(4)])
-    things = tuple(
-        BLOB if cost[look, background, p] > BLOB_LIMIT else contents()[chosen[p]] for p in range(4)
-    )
+    things = tuple(BLOB if cost[look, background, p] > BLOB_LIMIT else contents()[chosen[p]] for p in range(4))
     outliers = float((residual > OUTLIER).mean())
     rough = float(np.sqrt((np.minimum(residual, 120.0) ** 2).mean()))
     artefact = None if LOOKS[look] == "clean" else LOOKS[look]

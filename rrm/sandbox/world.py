@@ -51,7 +51,7 @@ class Scene:
 
     def put(self, cell: int, thing: Thing | None) -> Scene:
         """The scene with another content in one cell."""
-        return replace(self, cells=self.cells[:cell] + (thing,) + self.cells[cell + 1 :])
+        return replace(self, cells=(*self.cells[:cell], thing, *self.cells[cell + 1 :]))
 
     def find(self, name: str) -> int | None:
         """The cell of the object with that name."""
@@ -71,9 +71,7 @@ def draw_thing_names(rng: np.random.Generator, count: int) -> list[Thing]:
     """`count` objects with different names."""
     order = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
     colours = list(COLOURS)
-    return [
-        Thing(colours[int(i) // len(SHAPES)], SHAPES[int(i) % len(SHAPES)], int(rng.choice(SIZES))) for i in order
-    ]
+    return [Thing(colours[int(i) // len(SHAPES)], SHAPES[int(i) % len(SHAPES)], int(rng.choice(SIZES))) for i in order]
 
 
 def sample_scene(rng: np.random.Generator, held_out: bool = False, counts: tuple[int, ...] = (2, 3)) -> Scene:

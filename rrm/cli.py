@@ -1,0 +1,126 @@
+"""The `rrm` command.
+
+rrm score --source a.png --edited b.png --instruction "make the mug red" [--principles file.json] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from rrm.errors import InputError
+from rrm.images import open_image
+from rrm.parsing import read_principles
+from rrm.records import Failure, Judgement, Principle
+from rrm.stage import command
+
+NO_MODEL = (
+    "No model is configured; pass --model FOLDER or set RRM_MODEL to one. `make demo` makes a small one "
+    "(runs/demo/gcpo/model), and the README says how to train Qwen2.5-VL."
+)
+
+
+def read_principles_file(path: Path) -> tuple[Principle, ...]:
+    """Principles from a JSON list of {"question", "category"}, or from a text file with one question a line (category "follow").
+
+    Raises InputError where it holds none.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no principles file at {path}; give a JSON list of question and category.")
+    text = path.read_text(errors="replace")
+    if path.suffix == ".txt":
+        principles = tuple(Principle(question=line.strip(), category="follow") for line in text.splitlines() if line.strip())
+        if not principles:
+            raise InputError(f"{path} is empty; write one question a line.")
+        return principles
+    found = read_principles(text)
+    if isinstance(found, Failure):
+        raise InputError(
+            f'{path} holds no principles ({found.detail}); write [{{"question": "…", "category": "follow" | "keep" | "quality"}}].'
+        )
+    return found
+
+
+def show(judgement: Judgement) -> str:
+    """The judgement for a person."""
+    if judgement.read is None:
+        assert judgement.failure is not None
+        return f"no score: {judgement.failure.kind} ({judgement.failure.detail})\n\n{judgement.thought}"
+    verdicts = zip(judgement.read.verdicts, judgement.principles, strict=True)
+    lines = [judgement.thought, ""]
+    lines += [f"  {'yes' if ok else 'NO '}  [{principle.category}] {principle.question}" for ok, principle in verdicts]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"average of verdicts  {judgement.read.average:.2f}",
+            f"final score          {judgement.read.score:g} / 10",
+        ]
+    )
+
+
+def as_json(judgement: Judgement) -> str:
+    """The judgement for a program."""
+    read = judgement.read
+    return json.dumps(
+        {
+            "score": judgement.score,
+            "average": None if read is None else read.average,
+            "principles": [
+                {**p.model_dump(), "verdict": None if read is None else read.verdicts[i]}
+                for i, p in enumerate(judgement.principles)
+            ],
+            "thought": judgement.thought,
+            "failure": None if judgement.failure is None else judgement.failure.model_dump(),
+        },
+        ensure_ascii=False,
+        indent=1,
+    )
+
+
+def score(options: argparse.Namespace) -> None:
+    """`rrm score`: exit code 0 with a judgement, 1 with a named failure."""
+    model = options.model or os.environ.get("RRM_MODEL")
+    if not model:
+        raise InputError(NO_MODEL)
+    source, edited = open_image(options.source), open_image(options.edited)
+    if not options.instruction.strip():
+        raise InputError("The instruction is empty; say what the edit was meant to do.")
+    principles = read_principles_file(options.principles) if options.principles else ()
+    from rrm.verifier.judge import Judge  # imports torch: not before the input is known to be good
+
+    judgement = Judge.load(model).judge(source, edited, options.instruction, principles)
+    print(as_json(judgement) if options.json else show(judgement))
+    if judgement.failure is not None:
+        raise SystemExit(1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="rrm", description="Reasoning reward models for image editing.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    scoring = commands.add_parser("score", help="judge one edit: verdicts, thought and a score from 0 to 10")
+    scoring.add_argument("--source", required=True, type=Path, help="the image before")
+    scoring.add_argument("--edited", required=True, type=Path, help="the image after")
+    scoring.add_argument("--instruction", required=True, help="what the edit was meant to do")
+    scoring.add_argument(
+        "--principles", type=Path, help="JSON list of question and category; decomposed by the model if left out"
+    )
+    scoring.add_argument("--model", help="checkpoint folder of an RRM (default: $RRM_MODEL)")
+    scoring.add_argument("--json", action="store_true", help="print JSON")
+    scoring.set_defaults(run=score)
+    return parser
+
+
+def main() -> None:
+    """Entry point."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    options = build_parser().parse_args()
+    command(lambda: options.run(options))
+
+
+if __name__ == "__main__":
+    main()

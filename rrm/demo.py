@@ -1,0 +1,46 @@
+"""The whole job, stage by stage, each in a process of its own: `python -m rrm.demo --configs configs/sandbox`.
+
+A stage that is done is skipped, one that was interrupted carries on; the last line is the report's path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from rrm.errors import InputError
+from rrm.stage import command
+
+STAGES = (
+    ("world", "rrm.sandbox.build", "world.yaml"),
+    ("data", "data_pipeline", "data.yaml"),
+    ("sft", "rrm.verifier.sft", "sft.yaml"),
+    ("gcpo", "rrm.verifier.gcpo", "gcpo.yaml"),
+    ("eval", "eval", "eval.yaml"),
+    ("edit-nft", "rrm.editor.train", "edit_nft.yaml"),
+    ("edit-grpo", "rrm.editor.train", "edit_grpo.yaml"),
+    ("edit-eval", "rrm.editor.evaluate", "edit_eval.yaml"),
+    ("report", "eval.report", "report.yaml"),
+)
+"""Name, module and config of every stage, in the order in which one feeds the next."""
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configs", type=Path, required=True)
+    configs = parser.parse_args().configs
+    missing = [name for _, _, name in STAGES if not (configs / name).is_file()]
+    if missing:
+        raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
+    for number, (stage, module, config) in enumerate(STAGES, 1):
+        print(f"── {number}/{len(STAGES)} {stage} ──", flush=True)
+        done = subprocess.run([sys.executable, "-m", module, "--config", str(configs / config)], check=False)
+        if done.returncode != 0:
+            raise SystemExit(done.returncode)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,254 @@
+"""The sandbox base: a tiny Qwen2.5-VL that has learned to see, and not to judge, as the real one comes.
+
+    python -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
+
+First captions of one image, then two images and two questions where something stands: the answer lists every cell before and after,
+the background, the artefact and what stands at the places asked about. Held-out scenes are never shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tqdm import tqdm
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from rrm.sandbox.language import cell_line, look
+from rrm.sandbox.reading import Reading
+from rrm.sandbox.world import (
+    ARTEFACTS,
+    BACKGROUNDS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    draw,
+    draw_thing_names,
+    sample_scene,
+    spoil,
+)  # fmt: skip
+from rrm.stage import command, write_json
+from rrm.verifier.tiny import build_model, build_processor
+from rrm.verifier.vision import batch_vision_attention
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images, a question and the right answer."""
+
+    images: list[Image.Image]
+    question: str
+    answer: str
+
+
+def seen(scene: Scene, artefact: str | None) -> Reading:
+    """What there is to read in the drawn scene."""
+    return Reading(scene.background, scene.cells, artefact, 0.0)
+
+
+def picture(rng: np.random.Generator, scene: Scene, spoiled_share: float) -> tuple[Image.Image, str | None]:
+    """The scene's image, spoiled with this probability, and the artefact on it."""
+    if rng.random() >= spoiled_share:
+        return draw(scene), None
+    artefact = str(rng.choice(ARTEFACTS if any(scene.cells) or scene.background == "tan" else ARTEFACTS[:3]))
+    return spoil(draw(scene), artefact, rng), artefact
+
+
+def any_scene(rng: np.random.Generator) -> Scene:
+    """A scene of one to four objects outside the held-out part."""
+    return sample_scene(rng, counts=(1, 2, 3, 3, 4))
+
+
+def caption_lesson(rng: np.random.Generator) -> Lesson:
+    """One image and everything in it."""
+    scene = any_scene(rng)
+    image, artefact = picture(rng, scene, 0.5)
+    reading = seen(scene, artefact)
+    cells = " > ".join(reading.name(i) for i in range(4))
+    return Lesson([image], "caption:", f"{cells} background {scene.background} image {look(reading)}")
+
+
+def some_content(rng: np.random.Generator) -> Thing | None:
+    """A random object, or nothing."""
+    if rng.random() < 0.3:
+        return None
+    return Thing(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), int(rng.choice(SIZES)))
+
+
+def altered(rng: np.random.Generator, before: Scene) -> Scene:
+    """Another version of the scene: half the time many cells change, else one, in colour, shape or altogether."""
+    after = before
+    share = 0.5 if rng.random() < 0.5 else 0.25
+    for cell in range(4):
+        if rng.random() >= share:
+            continue
+        thing, draw_number = after.cells[cell], rng.random()
+        if thing is not None and draw_number < 0.35:
+            changed: Thing | None = Thing(str(rng.choice(list(COLOURS))), thing.shape, thing.size)
+        elif thing is not None and draw_number < 0.7:
+            changed = Thing(thing.colour, str(rng.choice(SHAPES)), thing.size)
+        else:
+            changed = some_content(rng)
+        after = after.put(cell, changed)
+    if rng.random() < 0.35:
+        after = Scene(str(rng.choice(list(BACKGROUNDS))), after.cells)
+    return before if after.held_out else after
+
+
+def find_line(query: str, before: Reading, after: Reading) -> str:
+    """What stood and what stands where the query points: a place, or the place of an object of the first image."""
+    if query in PLACES:
+        cell: int | None = PLACES.index(query)
+    else:
+        cell = next((i for i in range(4) if before.name(i) == query), None)
+    return f"find {query} > " + ("none" if cell is None else f"{before.name(cell)} > {after.name(cell)}")
+
+
+def some_query(rng: np.random.Generator, before: Scene) -> str:
+    """A place, an object that is there, or now and then one that is not."""
+    present = [thing.name for thing in before.cells if thing is not None]
+    number = rng.random()
+    if number < 0.25:
+        return str(rng.choice(PLACES))
+    return draw_thing_names(rng, 1)[0].name if number < 0.35 else str(rng.choice(present))
+
+
+def compare_lesson(rng: np.random.Generator) -> Lesson:
+    """Two images, and two questions where something is."""
+    before = any_scene(rng)
+    after = altered(rng, before)
+    image_before, artefact_before = picture(rng, before, 0.05)
+    image_after, artefact_after = picture(rng, after, 0.35)
+    was, now = seen(before, artefact_before), seen(after, artefact_after)
+    queries = [some_query(rng, before) for _ in range(2)]
+    answer = [cell_line(was, now), f"background {was.background} > {now.background}", f"image {look(now)}"]
+    answer += [find_line(query, was, now) for query in queries]
+    question = "compare: " + " ".join(f"find {query}" for query in queries)
+    return Lesson([image_before, image_after], question, " ".join(answer))
+
+
+def encode(
+    processor: Qwen2_5_VLProcessor, lessons: list[Lesson], heavy: float
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Model inputs, labels (-100 outside the answer) and per-token weights, each (B, T), padded on the right.
+
+    What is hard to see, the cells and what is found, weighs `heavy`; background and artefact weigh 1.
+    """
+    texts = []
+    for lesson in lessons:
+        parts = [*({"type": "image"} for _ in lesson.images), {"type": "text", "text": lesson.question}]
+        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": lesson.answer}]
+        texts.append(processor.apply_chat_template(messages, tokenize=False).removesuffix("\n"))
+    images = [lesson.images for lesson in lessons]
+    batch = processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="right")
+    ids = batch["input_ids"]
+    start = processor.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    opening = len(processor.tokenizer("<|im_start|>assistant\n").input_ids)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    first = torch.where(ids == start, positions, -1).max(1).values + opening
+    answer = (positions >= first[:, None]) & (batch["attention_mask"] == 1)
+    labels = torch.where(answer, ids, -100)
+    (background,), (find,) = processor.tokenizer(" background").input_ids, processor.tokenizer(" find").input_ids
+    easy_from, easy_to = (
+        torch.where(answer & (ids == token), positions, ids.shape[1]).min(1).values[:, None] for token in (background, find)
+    )
+    weights = torch.where((positions >= easy_from) & (positions < easy_to), 1.0, heavy)
+    return dict(batch), labels, weights
+
+
+def train(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    lesson: str,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+) -> list[float]:
+    """Trains in place on `steps` batches of lessons drawn from the seed; returns the losses.
+
+    Every eighth batch of the comparisons is one of captions, so that they are not forgotten.
+    """
+    rng = np.random.default_rng([seed, len(lesson)])
+    optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.08)
+    losses = []
+    model.train()
+    bar = tqdm(range(steps), desc=lesson, mininterval=2)
+    for step in bar:
+        draw_lesson = caption_lesson if lesson == "caption" or step % 8 == 7 else compare_lesson
+        inputs, labels, weights = encode(processor, [draw_lesson(rng) for _ in range(batch)], 3.0)
+        logits = model(**inputs).logits[:, :-1]
+        per_token = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
+        mask = (labels[:, 1:] != -100) * weights[:, 1:]
+        loss = (per_token * mask).sum() / mask.sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
+    return losses
+
+
+@torch.no_grad()
+def check(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, lesson: str, seed: int, size: int = 256
+) -> dict[str, float]:
+    """Teacher-forced accuracy on fresh lessons: of answer tokens, and of whole answers."""
+    rng = np.random.default_rng([seed, 77])
+    draw_lesson = caption_lesson if lesson == "caption" else compare_lesson
+    model.eval()
+    inputs, labels, _ = encode(processor, [draw_lesson(rng) for _ in range(size)], 1.0)
+    right = (model(**inputs).logits[:, :-1].argmax(-1) == labels[:, 1:]) | (labels[:, 1:] == -100)
+    tokens = labels[:, 1:] != -100
+    return {"token": float(right[tokens].float().mean()), "answer": float(right.all(1).float().mean())}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--caption-steps", type=int, default=900)
+    parser.add_argument("--compare-steps", type=int, default=1600)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    processor = build_processor(options.seed)
+    model = build_model(processor, options.seed)
+    batch_vision_attention(model)
+    begin = time.monotonic()
+    losses = {
+        "caption": train(model, processor, "caption", options.caption_steps, 64, 2e-3, options.seed),
+        "compare": train(model, processor, "compare", options.compare_steps, 40, 1.5e-3, options.seed),
+    }
+    checks = {lesson: check(model, processor, lesson, options.seed) for lesson in losses}
+    model.save_pretrained(options.out)
+    processor.save_pretrained(options.out)
+    weights = (options.out / "model.safetensors").read_bytes()
+    recipe = {
+        "command": f"python -m rrm.verifier.base --seed {options.seed} --caption-steps {options.caption_steps} "
+        f"--compare-steps {options.compare_steps}",
+        "seed": options.seed, "seconds": round(time.monotonic() - begin), "last_loss": {k: float(np.mean(v[-50:])) for k, v in losses.items()},
+        "accuracy": checks, "sha256": hashlib.sha256(weights).hexdigest(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow", "numpy")},
+    }  # fmt: skip
+    write_json(options.out / "recipe.json", recipe)
+    print(json.dumps(recipe, indent=1))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,104 @@
+"""The RRM at work in this process: edits in, judgements out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from rrm.parsing import read_principles, read_trace, thought_of
+from rrm.prompts import Style
+from rrm.records import Failure, Judgement, Principle
+from rrm.verifier.checkpoint import load, style_of
+from rrm.verifier.messages import Message, decompose_messages, judge_messages
+
+
+@dataclass(frozen=True)
+class EditToJudge:
+    """What a judgement needs."""
+
+    source: Image.Image
+    edited: Image.Image
+    instruction: str
+    principles: tuple[Principle, ...]
+
+
+def judgement_of(text: str, principles: tuple[Principle, ...]) -> Judgement:
+    """The judgement that a trace amounts to: its thought and verdicts, or a named failure."""
+    read = read_trace(text, len(principles))
+    if isinstance(read, Failure):
+        return Judgement(principles=principles, thought=text, failure=read)
+    return Judgement(principles=principles, thought=thought_of(text), read=read)
+
+
+class Judge:
+    """An RRM checkpoint, loaded."""
+
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, style: Style,
+        batch: int = 64, max_new_tokens: int | None = None,
+    ):  # fmt: skip
+        self.model = model.eval()
+        self.processor = processor
+        self.style = style
+        self.batch = batch
+        self.max_new_tokens = max_new_tokens or (128 if style == "brief" else 2048)
+
+    @classmethod
+    def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
+        """The judge in this checkpoint, on the GPU if there is one. Raises InputError where it is none."""
+        model, processor = load(path, dtype)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model.to(device), processor, style_of(path), batch)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def generate(self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0) -> list[str]:
+        """The answer to every (messages, images), greedy at temperature 0."""
+        prompts = [self.processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m, _ in asked]
+        batch = self.processor(
+            text=prompts, images=[images for _, images in asked], return_tensors="pt", padding=True, padding_side="left"
+        ).to(self.model.device)
+        sampling = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            if temperature > 0
+            else {"do_sample": False}
+        )
+        output = self.model.generate(**batch, **sampling, max_new_tokens=self.max_new_tokens)
+        new = output[:, batch["input_ids"].shape[1] :]
+        return self.processor.batch_decode(new, skip_special_tokens=True)
+
+    def judge_many(
+        self, edits: Sequence[EditToJudge], temperature: float = 0.0, progress: str | None = None
+    ) -> list[Judgement]:
+        """A judgement, or a named failure, for every edit, in order. An edit without principles is a failure."""
+        judgements: list[Judgement] = []
+        starts = range(0, len(edits), self.batch)
+        for start in tqdm(starts, desc=progress, disable=progress is None):
+            part = edits[start : start + self.batch]
+            askable = [e for e in part if e.principles]
+            asked = [(judge_messages(self.style, e.instruction, e.principles), [e.source, e.edited]) for e in askable]
+            texts = iter(self.generate(asked, temperature) if asked else [])
+            nothing = Judgement(failure=Failure(kind="bad_row", detail="no principles to judge by"))
+            judgements += [judgement_of(next(texts), e.principles) if e.principles else nothing for e in part]
+        return judgements
+
+    def judge(
+        self, source: Image.Image, edited: Image.Image, instruction: str, principles: Sequence[Principle] = ()
+    ) -> Judgement:
+        """The judgement on one edit; without principles the model decomposes the instruction itself first."""
+        if not principles:
+            found = self.decompose(source, instruction)
+            if isinstance(found, Failure):
+                return Judgement(failure=found)
+            principles = found
+        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles))])[0]
+
+    def decompose(self, source: Image.Image, instruction: str) -> tuple[Principle, ...] | Failure:
+        """The principles that the model makes of an instruction, or a named failure."""
+        return read_principles(self.generate([(decompose_messages(self.style, instruction), [source])])[0])

@@ -1,0 +1,33 @@
+"""How an RRM is asked, as chat messages with image slots; the same for training, evaluation and reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text
+from rrm.records import Principle
+
+Message = dict[str, Any]
+
+
+def ask(images: int, system: str | None, text: str) -> list[Message]:
+    """A user's message of `images` image slots and a text, after the system prompt if there is one."""
+    content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+    opening: list[Message] = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    return [*opening, {"role": "user", "content": content}]
+
+
+def judge_messages(style: Style, instruction: str, principles: Sequence[Principle]) -> list[Message]:
+    """The question for the judgement of an edit; image slots: source, edited."""
+    return ask(2, judge_system(style), judge_text(style, instruction, principles))
+
+
+def decompose_messages(style: Style, instruction: str) -> list[Message]:
+    """The question for the principles of an instruction; image slot: source."""
+    return ask(1, decompose_system(style), decompose_text(style, instruction))
+
+
+def answered(text: str) -> list[Message]:
+    """The assistant's message."""
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
