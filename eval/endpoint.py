@@ -1,0 +1,113 @@
+"""A model behind an OpenAI-compatible server as a judge: a teacher, or any other one to compare with."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import openai
+from PIL import Image
+
+from eval.judges import Edit, Principles, Task
+from rrm.errors import InputError
+from rrm.images import png_bytes
+from rrm.parsing import read_principles, read_trace, thought_of
+from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
+from rrm.records import Failure, Judgement
+
+REFUSED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+SANDBOX = "sandbox"
+
+
+def image_part(image: Image.Image) -> dict[str, Any]:
+    """An image as a part of a chat message."""
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()}}
+
+
+class EndpointJudge:
+    """Asks for one chat completion per edit, all edits of a batch at once.
+
+    `url` is the server's base URL (ending in /v1), or "sandbox" for the sandbox's own teacher, which is started and stopped
+    with the judge. The key is read from the environment variable named `key_variable`; a local server needs none.
+    """
+
+    def __init__(self, url: str, model: str, *, key_variable: str, temperature: float, max_tokens: int, timeout: float):
+        self.url, self.model, self.key_variable = url, model, key_variable
+        self.temperature, self.max_tokens, self.timeout = temperature, max_tokens, timeout
+        self.fingerprint = f"endpoint|{url}|{model}|{temperature}|{max_tokens}"
+        self.open = ExitStack()
+
+    def __enter__(self) -> Self:
+        url = self.url
+        if url == SANDBOX:
+            from rrm.sandbox.teacher import running_teacher
+
+            url = self.open.enter_context(running_teacher())
+        self.runner = self.open.enter_context(asyncio.Runner())
+        key = os.environ.get(self.key_variable) or "none"
+        self.client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=self.timeout, max_retries=4)
+        self.open.callback(lambda: self.runner.run(self.client.close()))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.open.close()
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """The system prompt and the text behind the images."""
+        return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles)}"
+
+    async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> str | Failure:
+        """The model's words, or why there are none. Raises InputError where the server will never answer."""
+        parts = [*(image_part(image) for image in images), {"type": "text", "text": text}]
+        messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": parts}]
+        try:
+            reply = await self.client.chat.completions.create(
+                model=self.model, messages=messages, temperature=self.temperature, max_tokens=self.max_tokens
+            )
+        except REFUSED as error:
+            raise InputError(f"The server at {self.url} refuses model '{self.model}': {error.message}") from error
+        except openai.APITimeoutError as error:
+            return Failure(kind="timed_out", detail=str(error))
+        except openai.BadRequestError as error:
+            return Failure(kind="bad_row", detail=error.message[:200])
+        except openai.APIError as error:
+            return Failure(kind="server_gone", detail=str(error)[:200])
+        if not reply.choices:
+            return Failure(kind="empty", detail="no choices")
+        return reply.choices[0].message.content or ""
+
+    async def judge(self, edit: Edit) -> Judgement:
+        """The judgement of one edit."""
+        text = judge_text("full", edit.instruction, edit.principles)
+        answer = await self.answer(JUDGE_SYSTEM, (edit.source, edit.edited), text)
+        if isinstance(answer, Failure):
+            return Judgement(principles=edit.principles, failure=answer)
+        read = read_trace(answer, len(edit.principles))
+        if isinstance(read, Failure):
+            return Judgement(principles=edit.principles, thought=thought_of(answer), failure=read)
+        return Judgement(principles=edit.principles, thought=thought_of(answer), read=read)
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """One judgement per edit; InputError where the server answered none of them."""
+
+        async def together() -> list[Judgement]:
+            return list(await asyncio.gather(*(self.judge(edit) for edit in edits)))
+
+        judgements = self.runner.run(together())
+        if edits and all(j.failure is not None and j.failure.kind == "server_gone" for j in judgements):
+            raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
+        return judgements
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+        """The model's own principles for each task."""
+
+        async def together() -> list[str | Failure]:
+            asked = (self.answer(DECOMPOSE_SYSTEM, (image,), decompose_text("full", text)) for image, text in tasks)
+            return list(await asyncio.gather(*asked))
+
+        answers = self.runner.run(together())
+        return [answer if isinstance(answer, Failure) else read_principles(answer) for answer in answers]

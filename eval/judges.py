@@ -1,0 +1,128 @@
+"""Who can be evaluated: chance, a checkpoint of an RRM, and (in `eval.endpoint`) a model behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from PIL import Image
+
+from rrm.errors import InputError
+from rrm.prompts import judge_system, judge_text
+from rrm.records import Failure, Judgement, Principle, Verdicts
+
+Principles = tuple[Principle, ...]
+Task = tuple[Image.Image, str]
+"""Source and instruction."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edited image with its source, instruction and principles; `edit_id` tells it from every other edit."""
+
+    edit_id: str
+    source: Image.Image
+    edited: Image.Image
+    instruction: str
+    principles: Principles
+
+
+class EditJudge(Protocol):
+    """Anything that judges edits."""
+
+    fingerprint: str
+    """Changes when the model or its sampling does."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """Every word that the model reads when it judges."""
+
+    def decompose_many(self, tasks: Sequence[Task]) -> Sequence[Principles | Failure]:
+        """The principles that it judges each task by."""
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """One judgement per edit, in order."""
+
+
+class Closing:
+    """Nothing to open or to close."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+
+class ChanceJudge(Closing):
+    """Random scores (0–10, one decimal) and coin-toss verdicts, the same for the same seed and edit."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.fingerprint = f"chance|{seed}"
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """It reads nothing, but tosses a coin per principle."""
+        return f"{len(principles)} coins"
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles]:
+        """A single question each, since it looks at none."""
+        return [(Principle(question="Was the instruction followed?", category="follow"),) for _ in tasks]
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """Random judgements."""
+        return [self.judge(edit) for edit in edits]
+
+    def judge(self, edit: Edit) -> Judgement:
+        """A random judgement."""
+        dice = random.Random(f"{self.seed}|{edit.edit_id}")
+        verdicts = tuple(dice.getrandbits(1) for _ in edit.principles)
+        score = round(dice.uniform(0, 10), 1)
+        read = Verdicts.model_validate({"verdicts": verdicts, "average": sum(verdicts) / len(verdicts), "score": score})
+        return Judgement(principles=edit.principles, thought="(random)", read=read)
+
+
+def content_digest(path: Path) -> str:
+    """The SHA-256 of every file below a folder, names included."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
+class CheckpointJudge(Closing):
+    """An RRM loaded from a checkpoint folder; it answers greedily, `batch` edits at a time."""
+
+    def __init__(self, path: str, batch: int):
+        from rrm.verifier.judge import Judge
+
+        if not Path(path).is_dir():
+            raise InputError(f"There is no checkpoint at {path}; train it first, or correct 'models'.")
+        self.model = Judge.load(path, batch=batch)
+        self.fingerprint = f"checkpoint|{content_digest(Path(path))}|{self.model.max_new_tokens}"
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """The system prompt, if there is one, and the text behind the images, in the checkpoint's own style."""
+        return f"{judge_system(self.model.style)}\n{judge_text(self.model.style, instruction, principles)}"
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+        """The RRM's own principles."""
+        return [self.model.decompose(source, instruction) for source, instruction in tasks]
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """The RRM's judgements."""
+        from rrm.verifier.judge import EditToJudge
+
+        asked = [
+            EditToJudge(source=e.source, edited=e.edited, instruction=e.instruction, principles=e.principles) for e in edits
+        ]
+        return self.model.judge_many(asked)

@@ -1,0 +1,199 @@
+"""What scores and verdicts amount to: pairwise accuracies with their errors, balanced accuracy of verdicts, paired differences.
+
+Pure functions of numbers. A missing score is None, never 0; a pair with a missing side stays in every denominator as wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+GROUPS = {
+    "subject": ("subject-add", "subject-remove", "subject-replace"),
+    "appearance": ("color_alter", "material_alter", "style_change", "tone_transfer"),
+    "scene": ("background_change", "extract"),
+    "advanced": ("ps_human", "text_change", "motion_change", "compose"),
+}
+"""The four groups of EditScore's 13 task types."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """Two scores (0–10) of which the first belongs to the preferred edit; `source` names the cluster it is drawn from."""
+
+    source: str
+    task_type: str
+    preferred: float | None
+    other: float | None
+
+    @property
+    def unparseable(self) -> bool:
+        """Whether a side has no score."""
+        return self.preferred is None or self.other is None
+
+    @property
+    def tied(self) -> bool:
+        """Whether both sides have the same score."""
+        return not self.unparseable and self.preferred == self.other
+
+    @property
+    def right(self) -> bool:
+        """Whether the preferred edit scores strictly higher."""
+        return self.preferred is not None and self.other is not None and self.preferred > self.other
+
+    @property
+    def strict(self) -> float:
+        """1 where right, else 0: a tie or a missing score is wrong (EditScore's own rule)."""
+        return float(self.right)
+
+    @property
+    def half_tie(self) -> float:
+        """1 where right, ½ for a tie, else 0."""
+        return 0.5 if self.tied else float(self.right)
+
+
+@dataclass(frozen=True)
+class VerdictAccuracy:
+    """How well 0/1 verdicts agree with the truth, over all principles of readable traces."""
+
+    balanced: float | None
+    recall_of_1: float | None
+    recall_of_0: float | None
+    principles: int
+    unreadable: int
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or None of nothing."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def clustered_error(contributions: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """The cluster-robust standard error of a sum of `contributions` with mean zero; None for fewer than two clusters.
+
+    sqrt(G/(G−1) Σ_g (Σ_{i∈g} u_i)²), with G clusters. For a mean of v_i over n the contributions are u_i = (v_i − mean)/n.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    for contribution, cluster in zip(contributions, clusters, strict=True):
+        sums[cluster] += contribution
+    count = len(sums)
+    if count < 2:
+        return None
+    return math.sqrt(count / (count - 1) * sum(value**2 for value in sums.values()))
+
+
+def around(centre: float, error: float | None, level: float = 0.95) -> Interval | None:
+    """The normal interval around `centre`; None without an error."""
+    if error is None:
+        return None
+    reach = float(norm.ppf(0.5 + level / 2)) * error
+    return centre - reach, centre + reach
+
+
+def clustered_interval(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> Interval | None:
+    """The interval of the mean of `values` whose errors go together within a cluster; None for fewer than two clusters."""
+    centre = mean(values)
+    if centre is None:
+        return None
+    contributions = [(value - centre) / len(values) for value in values]
+    return around(centre, clustered_error(contributions, clusters), level)
+
+
+def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+    """The unweighted mean over task types of each one's mean, and its clustered 95% interval."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for value, task in zip(values, tasks, strict=True):
+        by_task[task].append(value)
+    means = {task: float(np.mean(found)) for task, found in by_task.items()}
+    centre = mean(list(means.values()))
+    if centre is None:
+        return None, None
+    contributions = [
+        (value - means[task]) / (len(by_task[task]) * len(means)) for value, task in zip(values, tasks, strict=True)
+    ]
+    return centre, around(centre, clustered_error(contributions, clusters))
+
+
+def counts(pairs: Sequence[ScoredPair]) -> dict[str, int]:
+    """n and what it is made of: right, ties, unparseable; the rest is wrong."""
+    return {
+        "n": len(pairs),
+        "right": sum(pair.right for pair in pairs),
+        "ties": sum(pair.tied for pair in pairs),
+        "unparseable": sum(pair.unparseable for pair in pairs),
+    }
+
+
+def accuracies(pairs: Sequence[ScoredPair]) -> dict[str, float | int | None]:
+    """Both accuracies (0…1) and the counts."""
+    return {
+        "strict": mean([pair.strict for pair in pairs]),
+        "half_tie": mean([pair.half_tie for pair in pairs]),
+        **counts(pairs),
+    }
+
+
+def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
+    """Everything that is reported of one dimension.
+
+    `ci95` belongs to `half_tie`, `strict_ci95` to `strict`; `macro` is the unweighted mean of the strict accuracy over task
+    types, EditScore's headline. `by_group` pools the pairs of the task types in `GROUPS`.
+    """
+    sources, tasks = [pair.source for pair in pairs], [pair.task_type for pair in pairs]
+    strict, half = [pair.strict for pair in pairs], [pair.half_tie for pair in pairs]
+    macro_strict, macro_interval = macro(strict, tasks, sources)
+    groups = {name: [pair for pair in pairs if pair.task_type in members] for name, members in GROUPS.items()}
+    return {
+        **accuracies(pairs),
+        "ci95": clustered_interval(half, sources),
+        "strict_ci95": clustered_interval(strict, sources),
+        "macro": macro_strict,
+        "macro_ci95": macro_interval,
+        "by_task": {task: accuracies([pair for pair in pairs if pair.task_type == task]) for task in sorted(set(tasks))},
+        "by_group": {name: accuracies(members) for name, members in groups.items() if members},
+    }
+
+
+def paired_difference(first: Sequence[ScoredPair], second: Sequence[ScoredPair]) -> dict[str, object]:
+    """How much more accurate `first` is than `second` on the same pairs in the same order, with clustered 95% intervals."""
+    sources = [pair.source for pair in first]
+    if sources != [pair.source for pair in second]:
+        raise ValueError("a paired difference needs the same pairs in the same order")
+    strict = [a.strict - b.strict for a, b in zip(first, second, strict=True)]
+    half = [a.half_tie - b.half_tie for a, b in zip(first, second, strict=True)]
+    return {
+        "n": len(first),
+        "strict": mean(strict),
+        "strict_ci95": clustered_interval(strict, sources),
+        "half_tie": mean(half),
+        "ci95": clustered_interval(half, sources),
+    }
+
+
+def verdict_accuracy(traces: Sequence[tuple[Sequence[int] | None, Sequence[int]]]) -> VerdictAccuracy:
+    """Agreement of (verdicts, truth) per trace, verdicts being None where the trace is unreadable.
+
+    Balanced accuracy is the mean of the share of true 1s judged 1 and of true 0s judged 0; None where either is absent.
+    """
+    hits, totals = [0, 0], [0, 0]
+    for verdicts, truth in traces:
+        if verdicts is None:
+            continue
+        for verdict, right in zip(verdicts, truth, strict=True):
+            totals[right] += 1
+            hits[right] += verdict == right
+    of_0, of_1 = (hits[k] / totals[k] if totals[k] else None for k in (0, 1))
+    return VerdictAccuracy(
+        balanced=None if of_0 is None or of_1 is None else (of_0 + of_1) / 2,
+        recall_of_1=of_1,
+        recall_of_0=of_0,
+        principles=sum(totals),
+        unreadable=sum(verdicts is None for verdicts, _ in traces),
+    )

@@ -1,0 +1,226 @@
+"""One page about a run, that opens from disk: `python -m eval.report --config configs/sandbox/report.yaml`.
+
+Writes `report.html` (self-contained, no network) and `summary.json` into the run's folder. Every number is read from what
+the stages left; a stage that did not run is shown as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from eval.collect import (
+    EDITORS,
+    MODELS,
+    STAGES,
+    Stage,
+    read_editors,
+    read_json,
+    read_metrics,
+    read_models,
+    read_series,
+    read_stages,
+    summarise_run,
+)
+from eval.figures import COLOURS, Curve, bars, curves, intervals
+from eval.wording import FILTERS
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.stage import command, write_json
+
+NAMES = {
+    "chance": "Chance",
+    "teacher": "Teacher",
+    "sft": "RRM, SFT",
+    "gcpo": "RRM, SFT + GCPO",
+    "copy_source": "Copy the source",
+    "base": "Base editor",
+    "nft": "After NFT",
+    "grpo": "After GRPO",
+}
+CATEGORIES = {"follow": "Instruction followed", "keep": "Rest preserved", "quality": "Image clean"}
+PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "datasets", "openai", "diffusers")
+
+
+class ReportConfig(Config):
+    """Which run is reported."""
+
+    run: str
+    """The folder that holds the stages' folders."""
+    configs: str
+    """The folder of the configs that the stages ran with, shown in the report."""
+
+
+def data_url(path: Path) -> str:
+    """The PNG at `path` as a URL that carries it. Raises InputError where it is missing."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; run its stage again.")
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def installed(package: str) -> str:
+    """The package's version, or that it is absent."""
+    try:
+        return version(package)
+    except ImportError:
+        return "not installed"
+
+
+def config_texts(configs: Path) -> dict[str, str]:
+    """Every stage's config as written, where there is one."""
+    paths = {stage: configs / f"{stage.replace('-', '_')}.yaml" for stage in STAGES}
+    return {stage: path.read_text(encoding="utf-8") for stage, path in paths.items() if path.is_file()}
+
+
+def one_curve(rows: Sequence[Mapping[str, Any]], step: str, key: str, label: str, colour: str) -> Curve:
+    """One logged number as a curve."""
+    return label, colour, *read_series(rows, step, key)
+
+
+def training_figures(stages: Mapping[str, Stage]) -> dict[str, Markup | None]:
+    """The curves of every training that logged something."""
+    sft, gcpo = read_metrics(stages["sft"]), read_metrics(stages["gcpo"])
+    blue, amber, grey = COLOURS["gcpo"], COLOURS["sft"], COLOURS["chance"]
+    gcpo_panels = {
+        "Mean reward (win ratio)": ("reward", blue),
+        "Tie rate": ("tie_rate", amber),
+        "Unreadable": ("unreadable_rate", grey),
+    }
+    editor_panels = {}
+    for title, name in (("DiffusionNFT", "edit-nft"), ("Flow-GRPO", "edit-grpo")):
+        rows = read_metrics(stages[name])
+        given = one_curve(rows, "epoch", "reward_mean", "reward from the RRM", blue)
+        editor_panels[title] = [given, one_curve(rows, "epoch", "true_reward_mean", "true reward", amber)]
+    return {
+        "sft": curves({"Loss": [one_curve(sft, "step", "loss", "loss", amber)]}, "step", "SFT loss"),
+        "gcpo": curves(
+            {title: [one_curve(gcpo, "step", key, title, colour)] for title, (key, colour) in gcpo_panels.items()},
+            "step",
+            "GCPO training",
+        ),
+        "editor": curves(editor_panels, "epoch", "Reward of the editors during training"),
+    }
+
+
+def model_figure(rrm: Mapping[str, Mapping[str, Any]]) -> Markup | None:
+    """Accuracy with interval per model that was evaluated."""
+    rows = {}
+    for name in MODELS:
+        numbers = rrm[name]
+        if numbers["half_tie"] is not None:
+            interval = None if numbers["ci95"] is None else [100 * end for end in numbers["ci95"]]
+            rows[NAMES[name]] = (COLOURS[name], 100 * numbers["half_tie"], interval)
+    return intervals(rows, "pairs ranked as people do, % (a tie counts half)", "Accuracy of the reward models")
+
+
+def editor_figures(editors: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup | None]:
+    """True reward with interval, and principles met, per editor that was evaluated."""
+    known = {name: editors[name] for name in EDITORS if editors[name]["reward"] is not None}
+    rows = {NAMES[name]: (COLOURS[name], numbers["reward"], numbers["ci95"]) for name, numbers in known.items()}
+    series = {NAMES[n]: (COLOURS[n], [numbers["by_principle"][c] for c in CATEGORIES]) for n, numbers in known.items()}
+    return {
+        "reward": intervals(rows, "true reward, 0 to 1", "True reward of the editors"),
+        "principles": bars(list(CATEGORIES.values()), series, "Principles met by the editors"),
+    }
+
+
+def judged_examples(stage: Stage) -> dict[str, Any] | None:
+    """The judged edits that the evaluation kept, images included."""
+    if not stage.done:
+        return None
+    examples = read_json(stage.folder / "examples.json")
+    for pair in examples["pairs"]:
+        pair["source"] = data_url(stage.folder / pair["source"])
+        for edit in pair["edits"]:
+            edit["image"] = data_url(stage.folder / edit["image"])
+            read = edit["judgement"]["read"]
+            verdicts = read["verdicts"] if read else [None] * len(edit["judgement"]["principles"])
+            edit["verdicts"] = list(zip(edit["judgement"]["principles"], verdicts, strict=True))
+    return dict(examples)
+
+
+def editor_samples(stage: Stage) -> list[dict[str, Any]] | None:
+    """The editors' samples on the first held-out tasks, images included."""
+    if not stage.done:
+        return None
+    folder = stage.folder / "samples"
+    rows = read_json(folder / "index.json")
+    for row in rows:
+        row["source"] = data_url(folder / row["source"])
+        for sample in row["samples"].values():
+            sample["image"] = data_url(folder / sample["image"])
+            sample["verdicts"] = list(zip(row["principles"], sample["verdicts"], strict=True))
+    return list(rows)
+
+
+def paired(stage: Stage, model: str, against: str) -> Mapping[str, Any] | None:
+    """The paired difference of two models, where the evaluation made it."""
+    for entry in (stage.result or {}).get("compare", []):
+        if (entry["model"], entry["against"]) == (model, against):
+            return dict(entry)
+    return None
+
+
+def page(config: ReportConfig) -> tuple[str, dict[str, Any]]:
+    """The report's HTML and the run's summary."""
+    run = Path(config.run)
+    stages = read_stages(run)
+    models, editors = read_models(stages["eval"]), read_editors(stages["edit-eval"])
+    summary = summarise_run(stages, models, editors)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("eval", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    html = environment.get_template("report.html.j2").render(
+        run=run.name,
+        stages=stages,
+        summary=summary,
+        rrm=summary["rrm"],
+        editor=summary["editor"],
+        models={name: models[name] for name in MODELS if name in models},
+        editors=editors,
+        names=NAMES,
+        colours=COLOURS,
+        categories=CATEGORIES,
+        difference=paired(stages["eval"], "gcpo", "sft"),
+        configs=config_texts(Path(config.configs)),
+        versions={"Python": platform.python_version(), **{package: installed(package) for package in PACKAGES}},
+        training=training_figures(stages),
+        model_figure=model_figure(summary["rrm"]),
+        editor_figures=editor_figures(summary["editor"]),
+        examples=judged_examples(stages["eval"]),
+        samples=editor_samples(stages["edit-eval"]),
+    )
+    return html, summary
+
+
+def write_report(config: ReportConfig) -> Path:
+    """Writes the report and the summary; returns the report's path."""
+    html, summary = page(config)
+    path = Path(config.run) / "report.html"
+    path.write_text(html, encoding="utf-8")
+    write_json(Path(config.run) / "summary.json", summary)
+    return path
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m eval.report", description="Write one page about a run.")
+    parser.add_argument("--config", required=True, help="a YAML file, such as configs/sandbox/report.yaml")
+    print(write_report(ReportConfig.read(parser.parse_args().config)))
+
+
+if __name__ == "__main__":
+    command(main)

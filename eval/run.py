@@ -1,0 +1,161 @@
+"""The benchmark of reward models: every model judges every edit once, and the scores are compared pair by pair.
+
+In the order in which it happens: the benchmark is indexed and checked, each model judges (rows.jsonl), its judgements are
+summed up (summary.json), models are compared on the same pairs, a few judged edits are kept for the report (examples.json).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from eval.editreward_bench import BenchRow, read_bench
+from eval.endpoint import SANDBOX, EndpointJudge
+from eval.examples import write_examples
+from eval.index import PairIndex, principles_file, read_index, sandbox_principles
+from eval.judges import ChanceJudge, CheckpointJudge, EditJudge
+from eval.rows import JudgedRows
+from eval.scoring import TaskKey, judge_all, own_principles
+from eval.summary import compare, summarise_model, table
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.records import Failure, Principle
+from rrm.stage import DONE, STARTED, run_stage, write_json
+
+Open = Callable[["EvalConfig", str], EditJudge]
+VERSIONS = ("edit-rrm", "torch", "transformers", "openai", "datasets", "pillow", "numpy")
+
+
+class EvalConfig(Config):
+    """What is evaluated on what."""
+
+    bench: str
+    """EditScore's EditReward-Bench or a set in its schema: folder, .parquet, .jsonl, or hub id with optional @revision."""
+    models: dict[str, str] = Field(min_length=1)
+    """Name → `chance`, `teacher` (the endpoint below), or a checkpoint folder."""
+    out: str
+    judgements: str | None = None
+    """Folder of the append-only judgements; inside `out` unless named. One outside outlives a change of this config."""
+    principles: str = "decompose"
+    """`decompose` (each model writes its own), a JSONL file by instruction, or `sandbox`."""
+    truth: Literal["pixels"] | None = None
+    """`pixels`: sandbox images, whose true verdicts can be read off; needs `principles: sandbox`."""
+    compare: tuple[tuple[str, str], ...] = ()
+    """Pairs of models, the supposedly better one first, whose difference is reported with an interval."""
+    limit: int | None = Field(default=None, gt=0)
+    """Rows of every dimension; all of them unless set."""
+    batch: int = Field(default=32, gt=0)
+    """Edits judged at once; requests in flight for a teacher."""
+    seed: int = 0
+    teacher_url: str | None = None
+    """An OpenAI-compatible server's base URL, or `sandbox`."""
+    teacher_model: str | None = None
+    teacher_key_variable: str = "OPENAI_API_KEY"
+    teacher_temperature: float = Field(default=0.0, ge=0, le=2)
+    teacher_max_tokens: int = Field(default=4096, gt=0)
+    teacher_timeout: float = Field(default=120.0, gt=0)
+    """Seconds."""
+
+    @model_validator(mode="after")
+    def fits_together(self) -> EvalConfig:
+        """Refuses settings that contradict each other."""
+        unknown = {name for pair in self.compare for name in pair} - set(self.models)
+        if unknown:
+            raise ValueError(f"'compare' names {', '.join(sorted(unknown))}, which 'models' does not")
+        if "teacher" in self.models.values() and not (self.teacher_url and self.teacher_model):
+            raise ValueError("a model 'teacher' needs teacher_url and teacher_model")
+        if self.truth and self.principles != SANDBOX:
+            raise ValueError("'truth: pixels' needs 'principles: sandbox'")
+        if any("/" in name or name.startswith(".") for name in self.models):
+            raise ValueError("a model's name becomes a folder: no slash, no leading dot")
+        return self
+
+
+def open_judge(config: EvalConfig, spec: str) -> EditJudge:
+    """The judge that a value of `models` stands for."""
+    if spec == "chance":
+        return ChanceJudge(config.seed)
+    if spec != "teacher":
+        return CheckpointJudge(spec, config.batch)
+    return EndpointJudge(
+        str(config.teacher_url),
+        str(config.teacher_model),
+        key_variable=config.teacher_key_variable,
+        temperature=config.teacher_temperature,
+        max_tokens=config.teacher_max_tokens,
+        timeout=config.teacher_timeout,
+    )
+
+
+def inputs_of(path: Path) -> list[Path]:
+    """What must be unchanged for work on `path` to count as done: the stage that made it, or every file of it."""
+    for folder in (path, path.parent):
+        if (folder / DONE).is_file() or (folder / STARTED).is_file():
+            return [folder]
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def all_inputs(config: EvalConfig) -> list[Path]:
+    """Everything on disk that the result depends on."""
+    paths = [Path(spec) for spec in config.models.values() if spec not in ("chance", "teacher")]
+    if Path(config.bench).exists():
+        paths.append(Path(config.bench))
+    if config.principles not in (SANDBOX, "decompose"):
+        paths.append(Path(config.principles))
+    return [found for path in paths for found in inputs_of(path)]
+
+
+def task_principles(
+    config: EvalConfig, judge: EditJudge, pairs: Sequence[PairIndex], rows: Callable[[], Iterator[BenchRow]], folder: Path
+) -> dict[TaskKey, tuple[Principle, ...] | Failure]:
+    """The principles of every task, from where the config says."""
+    if config.principles == "decompose":
+        return own_principles(judge, pairs, rows, folder / "principles.jsonl", config.batch)
+    if config.principles == SANDBOX:
+        return {(pair.source, pair.instruction): sandbox_principles(pair.instruction) for pair in pairs}
+    known = principles_file(Path(config.principles))
+    missing = {pair.instruction for pair in pairs} - set(known)
+    if missing:
+        raise InputError(f"{config.principles} lacks principles for {len(missing)} instructions, such as '{min(missing)}'.")
+    return {(pair.source, pair.instruction): known[pair.instruction] for pair in pairs}
+
+
+def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
+    """Judges, sums up and compares; returns what stands in stage.json. `opened` makes a judge from a value of `models`."""
+
+    def rows() -> Iterator[BenchRow]:
+        return read_bench(config.bench, config.limit)
+
+    pairs, truths = read_index(config.bench, config.limit, config.truth is not None)
+    kept = Path(config.judgements) if config.judgements else out
+    summaries, judgements = {}, {}
+    for name, spec in config.models.items():
+        with opened(config, spec) as judge:
+            store = JudgedRows(kept / name / "rows.jsonl")
+            principles = task_principles(config, judge, pairs, rows, kept / name)
+            judgements[name] = judge_all(judge, pairs, rows, principles, store, config.batch, name)
+            summary = {"model": name, "spec": spec, "fingerprint": judge.fingerprint}
+        summaries[name] = {**summary, **summarise_model(pairs, judgements[name], truths if config.truth else None)}
+        write_json(out / name / "summary.json", summaries[name])
+    last = list(config.models)[-1]
+    write_examples(out, last, pairs, judgements[last], rows)
+    print(table(summaries))
+    return {
+        "config": config.model_dump(mode="json"),
+        "versions": {package: version(package) for package in VERSIONS},
+        "pairs": len(pairs),
+        "edits": len({name for pair in pairs for name in pair.edit_ids}),
+        "sources": len({pair.source for pair in pairs}),
+        "models": {name: summary["headline"] for name, summary in summaries.items()},
+        "compare": json.loads(json.dumps(compare(pairs, judgements, config.compare))),
+    }
+
+
+def run(config: EvalConfig, opened: Open = open_judge) -> dict[str, Any]:
+    """The stage `eval`."""
+    return run_stage("eval", config.out, config, all_inputs(config), lambda out: evaluate(config, out, opened))
