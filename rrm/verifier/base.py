@@ -2,7 +2,7 @@
 
     python -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
 
-First captions of one image, then two images and two questions where something stands: the answer lists every cell before and after,
+First captions of one image, then two images and three questions where something stands: the answer lists every cell before and after,
 the background, the artefact and what stands at the places asked about. Held-out scenes are never shown.
 """
 
@@ -24,10 +24,11 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rrm.sandbox.language import cell_line, look
-from rrm.sandbox.reading import Reading
+from rrm.sandbox.reading import Reading, read_scene
 from rrm.sandbox.world import (
     ARTEFACTS,
     BACKGROUNDS,
+    CELL,
     COLOURS,
     PLACES,
     SHAPES,
@@ -71,13 +72,24 @@ def any_scene(rng: np.random.Generator) -> Scene:
     return sample_scene(rng, counts=(1, 2, 3, 3, 4))
 
 
+def melted(rng: np.random.Generator, one: Image.Image, other: Image.Image) -> tuple[Image.Image, Reading]:
+    """An image between two, cell by cell and grainy, as a generative editor leaves it; and what there is to read in it."""
+    share = np.kron(rng.choice([0.0, 1.0, rng.random()], (2, 2)), np.ones((CELL, CELL)))[..., None]
+    pixels = np.asarray(one, np.float64) * (1 - share) + np.asarray(other, np.float64) * share
+    pixels += rng.normal(0, rng.uniform(0, 14), pixels.shape)
+    image = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    return image, read_scene(image)
+
+
 def caption_lesson(rng: np.random.Generator) -> Lesson:
     """One image and everything in it."""
     scene = any_scene(rng)
     image, artefact = picture(rng, scene, 0.5)
     reading = seen(scene, artefact)
+    if artefact is None and rng.random() < 0.3:
+        image, reading = melted(rng, image, draw(any_scene(rng)))
     cells = " > ".join(reading.name(i) for i in range(4))
-    return Lesson([image], "caption:", f"{cells} background {scene.background} image {look(reading)}")
+    return Lesson([image], "caption:", f"{cells} background {reading.background} image {look(reading)}")
 
 
 def some_content(rng: np.random.Generator) -> Thing | None:
@@ -120,19 +132,21 @@ def some_query(rng: np.random.Generator, before: Scene) -> str:
     """A place, an object that is there, or now and then one that is not."""
     present = [thing.name for thing in before.cells if thing is not None]
     number = rng.random()
-    if number < 0.25:
+    if number < 0.2:
         return str(rng.choice(PLACES))
-    return draw_thing_names(rng, 1)[0].name if number < 0.35 else str(rng.choice(present))
+    return draw_thing_names(rng, 1)[0].name if number < 0.28 else str(rng.choice(present))
 
 
 def compare_lesson(rng: np.random.Generator) -> Lesson:
-    """Two images, and two questions where something is."""
+    """Two images, and three questions where something is."""
     before = any_scene(rng)
     after = altered(rng, before)
     image_before, artefact_before = picture(rng, before, 0.05)
     image_after, artefact_after = picture(rng, after, 0.35)
     was, now = seen(before, artefact_before), seen(after, artefact_after)
-    queries = [some_query(rng, before) for _ in range(2)]
+    if artefact_after is None and artefact_before is None and rng.random() < 0.25:
+        image_after, now = melted(rng, image_before, image_after)
+    queries = [some_query(rng, before) for _ in range(3)]
     answer = [cell_line(was, now), f"background {was.background} > {now.background}", f"image {look(now)}"]
     answer += [find_line(query, was, now) for query in queries]
     question = "compare: " + " ".join(f"find {query}" for query in queries)

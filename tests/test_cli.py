@@ -1,0 +1,109 @@
+"""`rrm score` as its user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrm.cli import as_json, build_parser, read_principles_file, score, show
+from rrm.errors import InputError
+from rrm.prompts import write_answer
+from rrm.records import Principle
+from rrm.sandbox.world import draw, sample_scene
+from rrm.verifier.judge import judgement_of
+
+PRINCIPLES = (
+    Principle(question="Is the red circle gone?", category="follow"),
+    Principle(question="Is the image clean?", category="quality"),
+)
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    path = tmp_path / "a.png"
+    draw(sample_scene(np.random.default_rng(0))).save(path)
+    return path
+
+
+def arguments(image: Path, *more: str) -> list[str]:
+    return ["score", "--source", str(image), "--edited", str(image), "--instruction", "remove the red circle", *more]
+
+
+def call(arguments: list[str]) -> None:
+    score(build_parser().parse_args(arguments))
+
+
+def test_without_a_model_it_says_how_to_get_one(image, monkeypatch):
+    monkeypatch.delenv("RRM_MODEL", raising=False)
+    with pytest.raises(InputError, match="make demo"):
+        call(arguments(image))
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, image):
+    command = [str(Path(sys.executable).with_name("rrm")), *arguments(tmp_path / "none.png", "--model", "x")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert done.returncode == 2
+    assert done.stderr == f"error: There is no image at {tmp_path / 'none.png'}; give the path of an existing image file.\n"
+    assert done.stdout == ""
+
+
+def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_named(tmp_path, image):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.png cannot be read as an image"):
+        call(arguments(tmp_path / "text.png", "--model", "x"))
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        call(arguments(image, "--model", str(tmp_path)))
+    with pytest.raises(InputError, match="instruction is empty"):
+        call([*arguments(image, "--model", str(tmp_path))[:-3], " ", "--model", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.json", "[]", "holds no principles"),
+        ("p.json", '[{"question": "q", "category": "odd"}]', "not a principle"),
+        ("p.txt", " \n", "is empty"),
+    ],
+)
+def test_a_principles_file_without_principles_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_principles_file(tmp_path / name)
+
+
+def test_principles_come_from_json_or_from_lines(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps([p.model_dump() for p in PRINCIPLES]))
+    (tmp_path / "p.txt").write_text("Is it blue?\n\nIs it round?\n")
+    assert read_principles_file(tmp_path / "p.json") == PRINCIPLES
+    assert [p.question for p in read_principles_file(tmp_path / "p.txt")] == ["Is it blue?", "Is it round?"]
+
+
+def test_a_judgement_is_shown_with_its_verdicts_and_in_json():
+    judgement = judgement_of("it is gone\n" + write_answer((1, 0), 6.5), PRINCIPLES)
+    assert "yes  [follow] Is the red circle gone?" in show(judgement)
+    assert "NO   [quality] Is the image clean?" in show(judgement)
+    assert "6.5 / 10" in show(judgement)
+    out = json.loads(as_json(judgement))
+    assert (out["score"], out["average"], out["failure"]) == (6.5, 0.5, None)
+    assert [p["verdict"] for p in out["principles"]] == [1, 0]
+    assert out["thought"] == "it is gone"
+
+
+def test_a_failure_is_named_and_has_no_score():
+    out = json.loads(as_json(judgement_of("hm", PRINCIPLES)))
+    assert out["score"] is None
+    assert out["failure"]["kind"] == "unparseable"
+    assert [p["verdict"] for p in out["principles"]] == [None, None]
+
+
+def test_an_untrained_model_ends_with_a_named_failure_and_exit_code_1(image, tiny_checkpoint, capsys):
+    with pytest.raises(SystemExit) as caught:
+        call(arguments(image, "--model", str(tiny_checkpoint), "--json"))
+    assert caught.value.code == 1
+    assert json.loads(capsys.readouterr().out)["failure"]["kind"] in {"unparseable", "empty"}
