@@ -31,7 +31,7 @@ from rrm.stage import command, run_stage
 from rrm.verifier.checkpoint import load, save, style_of
 from rrm.verifier.gcpo_math import tie_rate, weighted_advantage, win_loss_ratios
 from rrm.verifier.messages import judge_messages
-from rrm.verifier.training import MetricsFile, last_checkpoint, lora, merged
+from rrm.verifier.training import MetricsFile, check_processes, last_checkpoint, lora, merged
 
 
 class GCPOStage(Config):
@@ -223,7 +223,7 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         top_k=0, max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
         save_total_limit=1, logging_steps=config.log_every, report_to=[], bf16=config.dtype == "bfloat16",
         deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing, use_vllm=config.vllm_server is not None,
-        vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False, dataloader_pin_memory=False,
+        vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
     )  # fmt: skip
 
 
@@ -242,6 +242,7 @@ def train(config: GCPOStage, out: Path) -> dict[str, Any]:
         peft_config=lora(config.lora_rank), callbacks=[MetricsFile(out / "metrics.jsonl")], tokens=config.tokens,
         rollouts=out / "rollouts",
     )  # fmt: skip
+    check_processes(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     if trainer.is_world_process_zero():
         save(merged(trainer), processor, out / "model", style, {"stage": "gcpo", **config.model_dump(mode="json")})

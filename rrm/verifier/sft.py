@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
+import torch
 from trl import SFTConfig, SFTTrainer
 
 from rrm.config import Config
@@ -24,7 +25,7 @@ from rrm.records import SFTRow
 from rrm.stage import command, run_stage
 from rrm.verifier.checkpoint import load, save
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
-from rrm.verifier.training import MetricsFile, last_checkpoint, lora, merged
+from rrm.verifier.training import MetricsFile, check_processes, last_checkpoint, lora, merged
 
 
 class SFTStage(Config):
@@ -89,12 +90,13 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
         warmup_steps=config.warmup, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
         save_total_limit=1, logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=config.deepspeed, weight_decay=0.01, adam_beta2=0.99,
-        disable_tqdm=False, dataloader_pin_memory=False,
+        disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
         callbacks=[MetricsFile(out / "metrics.jsonl")],
     )  # fmt: skip
+    check_processes(trainer)
     done = trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     if trainer.is_world_process_zero():
         save(merged(trainer), processor, out / "model", config.style, {"stage": "sft", **config.model_dump(mode="json")})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
+
+from rrm.errors import InputError
 
 
 class MetricsFile(TrainerCallback):
@@ -52,6 +55,15 @@ def last_checkpoint(folder: Path) -> str | None:
         if not (unfinished / "trainer_state.json").is_file():
             unfinished.rename(unfinished.with_name("unfinished-" + unfinished.name))
     return get_last_checkpoint(str(folder))
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Raises InputError where the launcher started several processes that do not train together."""
+    started, together = int(os.environ.get("WORLD_SIZE", "1")), trainer.accelerator.num_processes
+    if started != together:
+        raise InputError(
+            f"{started} processes were started but {together} train together; check the launcher and its environment."
+        )
 
 
 def lora(rank: int) -> LoraConfig | None:

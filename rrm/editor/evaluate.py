@@ -1,0 +1,164 @@
+"""How good editors truly are in the sandbox, beside copying the source, on held-out tasks.
+
+    python -m rrm.editor.evaluate --config configs/sandbox/edit_eval.yaml
+
+Every editor starts from the same noise. Leaves `evaluation.json`, and `samples/` with an `index.json` for the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from tqdm import tqdm
+
+from rrm.config import Config
+from rrm.editor.reward import Truth, truth_of
+from rrm.editor.tasks import EditorTask, read_tasks
+from rrm.editor.tiny import TinyKontext
+from rrm.errors import InputError
+from rrm.records import Failure
+from rrm.sandbox.edits import decompose
+from rrm.stage import command, run_stage, write_json
+
+COPY = "copy_source"
+CATEGORIES = ("follow", "keep", "quality")
+EditFn = Callable[[Sequence[EditorTask], int], list[Image.Image]]
+"""(tasks, seed) → one edited image per task."""
+
+
+class EvaluateConfig(Config):
+    """Which editors are compared, on how many held-out tasks and seeds."""
+
+    out: Path
+    tasks: Path
+    base: Path
+    nft: Path | None = None
+    grpo: Path | None = None
+    task_count: int = Field(200, ge=2)
+    seeds: int = Field(3, ge=1)
+    steps: int = Field(15, ge=1, description="Euler steps of a sample")
+    shown: int = Field(6, ge=0, description="tasks whose samples are saved")
+
+    def editors(self) -> dict[str, Path]:
+        """The folders of the trained editors, by name."""
+        named = {"base": self.base, "nft": self.nft, "grpo": self.grpo}
+        return {name: path for name, path in named.items() if path is not None}
+
+
+def clustered_interval(values: np.ndarray, clusters: Sequence[str]) -> tuple[float, list[float]]:
+    """Mean of the clusters' means, and its 95% normal interval over clusters, for values (B,) with their clusters' names.
+
+    Samples of one source are not independent, so a source counts once.
+    """
+    names = np.array(clusters)
+    means = np.array([values[names == name].mean() for name in dict.fromkeys(clusters)])
+    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    centre = float(means.mean())
+    return round(centre, 4), [round(centre - half, 4), round(centre + half, 4)]
+
+
+def category_share(truth: Truth, category: str) -> float:
+    """Share of the category's principles that hold, of one edit."""
+    kinds = [principle.category for principle in decompose(list(truth.steps))]
+    return float(np.mean([v for v, kind in zip(truth.verdicts, kinds, strict=True) if kind == category]))
+
+
+def summary_of(truths: Sequence[Truth], sources: Sequence[str], base: np.ndarray | None) -> dict[str, Any]:
+    """One editor's numbers over its samples; `base` holds the base editor's rewards of the same samples, where there are."""
+    rewards = np.array([truth.reward for truth in truths])
+    reward, interval = clustered_interval(rewards, sources)
+    summary = {
+        "reward": reward,
+        "ci95": interval,
+        "all_pass": round(float(np.mean([all(truth.verdicts) for truth in truths])), 4),
+        "by_principle": {c: round(float(np.mean([category_share(t, c) for t in truths])), 4) for c in CATEGORIES},
+        "n": len(truths),
+        "sources": len(set(sources)),
+    }
+    if base is not None:
+        gain, gain_interval = clustered_interval(rewards - base, sources)
+        summary |= {"gain_over_base": gain, "gain_ci95": gain_interval}
+    return summary
+
+
+def editing_with(model: TinyKontext, steps: int) -> EditFn:
+    """The trained editor as a function of tasks and a seed."""
+    return lambda tasks, seed: model.edit([t.source for t in tasks], [t.instruction for t in tasks], seed, steps)
+
+
+def truths_of(tasks: Sequence[EditorTask], images: Sequence[Image.Image]) -> list[Truth]:
+    """The truth about one edit of each task. Raises InputError for a task outside the sandbox, of which nothing is known."""
+    truths = []
+    for task, image in zip(tasks, images, strict=True):
+        truth = truth_of(task.source, image, task.instruction)
+        if isinstance(truth, Failure):
+            raise InputError(f"Only sandbox tasks have a truth to evaluate against, and one here is {truth.detail}.")
+        truths.append(truth)
+    return truths
+
+
+def evaluate(config: EvaluateConfig, out: Path, tasks: Sequence[EditorTask]) -> dict[str, Any]:
+    """Every editor's summary; also written to `out/evaluation.json`, with the first tasks' samples beside it."""
+    editors: dict[str, EditFn] = {COPY: lambda asked, seed: [task.source for task in asked]}
+    editors |= {name: editing_with(TinyKontext.load(path), config.steps) for name, path in config.editors().items()}
+    sources = [task.source_digest for task in tasks] * config.seeds
+    truths: dict[str, list[Truth]] = {name: [] for name in editors}
+    shown: dict[str, list[Image.Image]] = {}
+    for name, edit in editors.items():
+        for seed in tqdm(range(config.seeds), desc=f"evaluate {name}", mininterval=2):
+            images = edit(tasks, seed)
+            truths[name] += truths_of(tasks, images)
+            shown.setdefault(name, images[: config.shown])
+    base = np.array([truth.reward for truth in truths["base"]])
+    result = {name: summary_of(t, sources, None if name in (COPY, "base") else base) for name, t in truths.items()}
+    write_json(out / "evaluation.json", result)
+    save_samples(out / "samples", tasks, truths, shown)
+    return result
+
+
+def save_samples(
+    folder: Path, tasks: Sequence[EditorTask], truths: dict[str, list[Truth]], shown: dict[str, list[Image.Image]]
+) -> None:
+    """`<task>_source.png` and `<task>_<editor>.png` for the first tasks, and `index.json` that says what each is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(len(shown[COPY])):
+        tasks[index].source.save(folder / f"{index}_source.png")
+        samples = {}
+        for name, images in shown.items():
+            images[index].save(folder / f"{index}_{name}.png")
+            truth = truths[name][index]
+            samples[name] = {
+                "image": f"{index}_{name}.png",
+                "reward": round(truth.reward, 4),
+                "verdicts": list(truth.verdicts),
+            }
+        questions = [principle.question for principle in decompose(list(truths[COPY][index].steps))]
+        source = {"instruction": tasks[index].instruction, "source": f"{index}_source.png", "principles": questions}
+        rows.append({**source, "samples": samples})
+    write_json(folder / "index.json", rows)
+
+
+def main() -> None:
+    """Evaluates the editors that the config names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="in place of the config's")
+    given = parser.parse_args()
+    config = EvaluateConfig.read(given.config, out=given.out)
+    tasks = read_tasks(config.tasks, "test")[: config.task_count]
+    torch.set_num_threads(1)
+    weights = [path for folder in config.editors().values() for path in [folder, *sorted(folder.glob("*.safetensors"))]]
+    inputs = [config.tasks / "test_metadata.jsonl", config.tasks, *weights]
+    run_stage("editor-evaluate", config.out, config, inputs, lambda out: evaluate(config, out, tasks))
+
+
+if __name__ == "__main__":
+    command(main)

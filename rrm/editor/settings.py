@@ -1,0 +1,67 @@
+"""The config of editor RL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from rrm.config import Config
+from rrm.editor.groups import FilterRule, Spread
+from rrm.errors import InputError
+
+NFT_ONLY = ("beta", "ref_weight", "timesteps")
+GRPO_ONLY = ("noise", "sde_steps", "clip", "kl")
+
+
+class EditorConfig(Config):
+    """What one run of editor RL is made of; settings of the algorithm that is not chosen are refused.
+
+    The numbers are those of the sandbox; the global batch is `groups` × `group_size` samples, whatever it runs on.
+    """
+
+    out: Path
+    tasks: Path
+    principles: Path | None = None
+    base: Path
+    algorithm: Literal["nft", "grpo"]
+    reward: Literal["rrm", "truth"]
+    rrm: Path | None = None
+
+    seed: int = 0
+    epochs: int = Field(ge=1)
+    groups: int = Field(8, ge=1)
+    group_size: int = Field(12, ge=2)
+    steps: int = Field(6, ge=2, description="of a rollout")
+    optimiser_steps: int = Field(ge=1, description="per epoch")
+    lr: float = Field(gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    checkpoint_every: int = Field(6, ge=1)
+
+    a_max: float = Field(5.0, gt=0)
+    spread: Spread = "epoch"
+    filter: FilterRule = "paper"
+    filter_mean: float = 0.9
+    filter_std: float = 0.05
+
+    beta: float = Field(1.0, gt=0)
+    ref_weight: float = Field(1e-4, ge=0)
+    timesteps: int = Field(2, ge=1, description="trained per sample, of the rollout's own")
+
+    noise: float = Field(0.7, gt=0)
+    sde_steps: int = Field(4, ge=1)
+    clip: float = Field(1e-4, gt=0)
+    kl: float = Field(0.04, ge=0)
+
+    def check(self) -> None:
+        """Raises InputError for settings that contradict each other or would do nothing."""
+        idle = GRPO_ONLY if self.algorithm == "nft" else NFT_ONLY
+        if given := sorted(set(idle) & self.model_fields_set):
+            raise InputError(f"'{given[0]}' does nothing with algorithm: {self.algorithm}; remove it from the config.")
+        if (self.rrm is None) != (self.reward != "rrm"):
+            raise InputError(f"With reward: {self.reward}, 'rrm' must {'name a model' if self.rrm is None else 'be absent'}.")
+        if self.algorithm == "nft" and self.timesteps > self.steps:
+            raise InputError(f"'timesteps' is {self.timesteps}, but a rollout has only {self.steps} steps.")
+        if self.algorithm == "grpo" and self.sde_steps >= self.steps:
+            raise InputError(f"'sde_steps' is {self.sde_steps}; with {self.steps} steps it can be {self.steps - 1} at most.")

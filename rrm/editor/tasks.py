@@ -1,0 +1,104 @@
+"""Editor tasks from a folder in the Edit-R1 dataset format: `images/`, `train_metadata.jsonl`, `test_metadata.jsonl`.
+
+Each line is {"prompt": …, "image": path relative to the folder, "requirement": … or absent}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import ValidationError
+
+from rrm.editor.groups import group_id
+from rrm.errors import InputError
+from rrm.images import open_image
+from rrm.records import Principle
+from rrm.sandbox.edits import decompose, parse_instruction
+
+Split = Literal["train", "test"]
+Key = tuple[str, str, str | None]
+
+
+@dataclass(frozen=True)
+class EditorTask:
+    """A source image, what to do with it, and the principles by which the result is judged."""
+
+    source: Image.Image
+    source_digest: str
+    instruction: str
+    requirement: str | None
+    principles: tuple[Principle, ...]
+
+    @property
+    def group(self) -> str:
+        """The identity of the group that the samples of this task form."""
+        return group_id(self.source_digest, self.instruction, self.requirement)
+
+
+def read_rows(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, row) of a JSONL file whose rows all have text under `keys`. Raises InputError, naming the line."""
+    if not path.is_file():
+        raise InputError(f"There is no {path}; name a folder in the Edit-R1 dataset format, or make one with rrm.sandbox.")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) and row[key] for key in keys):
+            raise InputError(f"{path}, line {number}: needs text under {', '.join(keys)}.")
+        yield f"{path}, line {number}", row
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """What tells one task of a folder from another."""
+    return row["image"], row["prompt"], row.get("requirement") or None
+
+
+def read_principles_file(path: Path) -> dict[Key, tuple[Principle, ...]]:
+    """Principles per task, from rows {"prompt", "image", "requirement", "principles": [{"question", "category"}, …]}."""
+    found = {}
+    for where, row in read_rows(path, "prompt", "image"):
+        try:
+            found[key_of(row)] = tuple(Principle(**principle) for principle in row["principles"])
+        except (KeyError, TypeError, ValidationError) as error:
+            raise InputError(f'{where}: "principles" must be a list of {{"question", "category"}}.') from error
+    return found
+
+
+def principles_of(where: str, row: dict[str, Any], given: dict[Key, tuple[Principle, ...]] | None) -> tuple[Principle, ...]:
+    """The task's principles: as given, else as its instruction decomposes in the sandbox's language."""
+    if given is not None:
+        if not given.get(key_of(row)):
+            raise InputError(f"{where}: the principles file has nothing for this task; decompose its instruction first.")
+        return given[key_of(row)]
+    steps = parse_instruction(row["prompt"])
+    if steps is None:
+        raise InputError(f"{where}: '{row['prompt'][:80]}' is not in the sandbox's language; give a file of principles.")
+    return decompose(steps)
+
+
+def read_tasks(folder: str | Path, split: Split, principles: str | Path | None = None) -> list[EditorTask]:
+    """The folder's tasks of one split. Raises InputError where something is missing or unreadable, or there are none."""
+    folder = Path(folder)
+    given = read_principles_file(Path(principles)) if principles else None
+    tasks: dict[str, EditorTask] = {}
+    for where, row in read_rows(folder / f"{split}_metadata.jsonl", "prompt", "image"):
+        path = folder / row["image"]
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{where}: the image {row['image']} lies outside {folder}.")
+        image = open_image(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        requirement = row.get("requirement") or None
+        task = EditorTask(image, digest, row["prompt"], requirement, principles_of(where, row, given))
+        tasks.setdefault(task.group, task)  # the same task twice would only be two groups of one identity
+    if not tasks:
+        raise InputError(f"{folder / f'{split}_metadata.jsonl'} holds no tasks.")
+    return list(tasks.values())

@@ -1,0 +1,59 @@
+"""Editor RL with the RRM (or the sandbox's truth) as its reward.
+
+python -m rrm.editor.train --config configs/sandbox/edit_nft.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from rrm.editor.loop import train
+from rrm.editor.reward import RewardFn, RRMReward, TruthReward
+from rrm.editor.settings import EditorConfig
+from rrm.editor.tasks import read_tasks
+from rrm.editor.tiny import TinyKontext
+from rrm.stage import command, run_stage
+
+
+def reward_of(config: EditorConfig) -> RewardFn:
+    """The reward that the config names."""
+    if config.rrm is None:
+        return TruthReward()
+    from rrm.verifier.judge import Judge  # the RRM's libraries load only where an RRM is asked
+
+    return RRMReward(Judge.load(config.rrm))
+
+
+def inputs_of(config: EditorConfig) -> list[Path]:
+    """What the run depends on: weights and tables by their content, which a folder's listing of sizes would not show."""
+    paths = [config.tasks, config.tasks / "train_metadata.jsonl", config.base, *sorted(config.base.glob("*.safetensors"))]
+    if config.rrm is not None:
+        paths += [config.rrm, *sorted(config.rrm.glob("*.safetensors"))]
+    return [*paths, config.principles] if config.principles is not None else paths
+
+
+def main() -> None:
+    """Trains one editor as the config says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="in place of the config's")
+    given = parser.parse_args()
+    config = EditorConfig.read(given.config, out=given.out)
+    config.check()
+    tasks = read_tasks(config.tasks, "train", config.principles)
+    base = TinyKontext.load(config.base)
+    torch.set_num_threads(1)  # one thread adds up in one order, and is no slower at this size
+    run_stage(
+        f"editor-{config.algorithm}",
+        config.out,
+        config,
+        inputs_of(config),
+        lambda out: train(config, out, tasks, reward_of(config), base),
+    )
+
+
+if __name__ == "__main__":
+    command(main)
