@@ -1,7 +1,7 @@
 # Every target sets up its own environment (.venv) first. Each stage takes CONFIG=configs/….yaml and carries on where it was stopped.
 ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
-PY := $(IN) PYTHONPATH= OMP_WAIT_POLICY=PASSIVE .venv/bin/python
+PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check clean world data sft gcpo eval edit-nft edit-grpo edit-eval report sandbox-base
 
