@@ -2,8 +2,8 @@
 
     python -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
 
-First captions of one image, then two images and three questions where something stands: the answer lists every cell before and after,
-the background, the artefact and what stands at the places asked about. Held-out scenes are never shown.
+First captions of one image; then two images and three questions where something stands: the answer lists every cell before and after,
+the background, the artefact and what stands at the places asked about; last, what an instruction wants. Held-out scenes are never shown.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from rrm.sandbox.edits import sample_steps, write_instruction
 from rrm.sandbox.language import cell_line, look
 from rrm.sandbox.reading import Reading, read_scene
 from rrm.sandbox.world import (
@@ -153,6 +155,33 @@ def compare_lesson(rng: np.random.Generator) -> Lesson:
     return Lesson([image_before, image_after], question, " ".join(answer))
 
 
+def plan_lesson(rng: np.random.Generator) -> Lesson:
+    """One image and an instruction: what stands where it points, and what it wants there."""
+    scene = sample_scene(rng)
+    steps = sample_steps(rng, scene)
+    now = seen(scene, None)
+    lines = []
+    for step in steps:
+        cell = step.cell(now)
+        was = f"background {scene.background}" if cell is None else now.name(cell)
+        lines.append(f"{was} > {step.wanted()}")
+    answer = lines[0] + "".join(f"\n{number}: {line}" for number, line in enumerate(lines[1:], 2))
+    return Lesson([draw(scene)], f"plan: {write_instruction(steps)}", answer)
+
+
+LESSONS = {"caption": caption_lesson, "compare": compare_lesson, "plan": plan_lesson}
+REVIEW = {"caption": (), "compare": ("caption",), "plan": ("compare", "caption", "compare")}
+"""Lessons of earlier phases whose batches are mixed in, so that they are not forgotten."""
+
+
+def lesson_at(phase: str, step: int) -> Callable[[np.random.Generator], Lesson]:
+    """The lesson of this step's batch: the phase's own, but for one of its reviews every eighth step, or every second of plans."""
+    every = 2 if phase == "plan" else 8
+    turn, rest = divmod(step, every)
+    reviews = REVIEW[phase]
+    return LESSONS[reviews[turn % len(reviews)] if reviews and rest == every - 1 else phase]
+
+
 def encode(
     processor: Qwen2_5_VLProcessor, lessons: list[Lesson], heavy: float
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -191,10 +220,7 @@ def train(
     rate: float,
     seed: int,
 ) -> list[float]:
-    """Trains in place on `steps` batches of lessons drawn from the seed; returns the losses.
-
-    Every eighth batch of the comparisons is one of captions, so that they are not forgotten.
-    """
+    """Trains in place on `steps` batches of lessons drawn from the seed; returns the losses."""
     rng = np.random.default_rng([seed, len(lesson)])
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.08)
@@ -202,7 +228,7 @@ def train(
     model.train()
     bar = tqdm(range(steps), desc=lesson, mininterval=2)
     for step in bar:
-        draw_lesson = caption_lesson if lesson == "caption" or step % 8 == 7 else compare_lesson
+        draw_lesson = lesson_at(lesson, step)
         inputs, labels, weights = encode(processor, [draw_lesson(rng) for _ in range(batch)], 3.0)
         logits = model(**inputs).logits[:, :-1]
         per_token = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
@@ -224,9 +250,8 @@ def check(
 ) -> dict[str, float]:
     """Teacher-forced accuracy on fresh lessons: of answer tokens, and of whole answers."""
     rng = np.random.default_rng([seed, 77])
-    draw_lesson = caption_lesson if lesson == "caption" else compare_lesson
     model.eval()
-    inputs, labels, _ = encode(processor, [draw_lesson(rng) for _ in range(size)], 1.0)
+    inputs, labels, _ = encode(processor, [LESSONS[lesson](rng) for _ in range(size)], 1.0)
     right = (model(**inputs).logits[:, :-1].argmax(-1) == labels[:, 1:]) | (labels[:, 1:] == -100)
     tokens = labels[:, 1:] != -100
     return {"token": float(right[tokens].float().mean()), "answer": float(right.all(1).float().mean())}
@@ -239,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--caption-steps", type=int, default=900)
     parser.add_argument("--compare-steps", type=int, default=1600)
+    parser.add_argument("--plan-steps", type=int, default=500)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     processor = build_processor(options.seed)
@@ -248,6 +274,7 @@ def main() -> None:
     losses = {
         "caption": train(model, processor, "caption", options.caption_steps, 64, 2e-3, options.seed),
         "compare": train(model, processor, "compare", options.compare_steps, 40, 1.5e-3, options.seed),
+        "plan": train(model, processor, "plan", options.plan_steps, 40, 1e-3, options.seed),
     }
     checks = {lesson: check(model, processor, lesson, options.seed) for lesson in losses}
     model.save_pretrained(options.out)
@@ -255,7 +282,7 @@ def main() -> None:
     weights = (options.out / "model.safetensors").read_bytes()
     recipe = {
         "command": f"python -m rrm.verifier.base --seed {options.seed} --caption-steps {options.caption_steps} "
-        f"--compare-steps {options.compare_steps}",
+        f"--compare-steps {options.compare_steps} --plan-steps {options.plan_steps}",
         "seed": options.seed, "seconds": round(time.monotonic() - begin), "last_loss": {k: float(np.mean(v[-50:])) for k, v in losses.items()},
         "accuracy": checks, "sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow", "numpy")},
