@@ -14,6 +14,7 @@ without principles.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from data_pipeline.verify import gold_of, verify_call
 from rrm.config import Config
 from rrm.images import ImageStore
 from rrm.records import Failure, Gold, PreferencePair, Quadruple, Quarantined, SFTRow, Task, Trace
-from rrm.stage import write_json
+from rrm.stage import previous, write_json
 
 
 class DataConfig(Config):
@@ -232,6 +233,9 @@ def run(config: DataConfig, out: Path) -> dict[str, Any]:
     """Makes the data set in `out`; returns the counts of its card."""
     store = ImageStore(out / "images")
     start = read_start(config, store)
+    earlier = previous(out) / "journal.jsonl"
+    if earlier.is_file() and not (out / "journal.jsonl").exists():
+        shutil.copy(earlier, out / "journal.jsonl")  # a call whose key is the same need not be paid for twice
     journal = Journal(out / "journal.jsonl")
     try:
         with teacher_at(config.teacher_url) as url:

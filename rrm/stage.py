@@ -77,8 +77,28 @@ def clock(started: Path, fingerprint: str, before: float) -> Iterator[Callable[[
     try:
         yield spent
     except BaseException:
-        write_json(started, {"fingerprint": fingerprint, "seconds": spent()})
+        if started.exists():
+            write_json(started, {"fingerprint": fingerprint, "seconds": spent()})
         raise
+
+
+def previous(out: Path) -> Path:
+    """Where the folder's content goes when a stage is run again with another config or other inputs."""
+    return out.with_name(out.name + ".previous")
+
+
+def set_aside(out: Path) -> None:
+    """Moves the folder to `previous(out)`, in place of what lay there."""
+    if previous(out).exists():
+        shutil.rmtree(previous(out))
+    out.rename(previous(out))
+    print(f"config or inputs changed: what {out} held is now in {previous(out)}", flush=True)
+
+
+def remove_if_nothing_was_made(out: Path) -> None:
+    """Deletes the folder of a stage that was refused before it had made anything."""
+    if not any(p.is_file() and p.name != STARTED and p.stat().st_size for p in out.rglob("*")):
+        shutil.rmtree(out)
 
 
 def run_stage(
@@ -87,7 +107,7 @@ def run_stage(
     """Runs `work(out)` unless `out` already holds the result for this config and these inputs; returns its result.
 
     `out/stage.json` is written last: {name, fingerprint, seconds, peak_rss_mb, result}. Work that was interrupted finds
-    its own files in `out` and carries on from them; files made from another config or other inputs are deleted first.
+    its own files in `out` and carries on from them; files made from another config or other inputs are set aside first.
     """
     out = Path(out)
     parts = [name, config.digest(), *(fingerprint_of(Path(path)) for path in inputs)]
@@ -103,14 +123,18 @@ def run_stage(
     if out.exists() and (started is None or started["fingerprint"] != fingerprint):
         if any(out.iterdir()) and not (out / DONE).is_file() and started is None:
             raise InputError(f"{out} holds files of something else; name an empty folder in the config's 'out'.")
-        shutil.rmtree(out)
+        set_aside(out)
         started = None
     before = float(started["seconds"]) if started else 0.0
     write_json(out / STARTED, {"fingerprint": fingerprint, "seconds": before})
     print(f"[{name}] {'carries on' if started else 'starts'}: {out}", flush=True)
     signal.signal(signal.SIGTERM, raise_interrupt)
     with clock(out / STARTED, fingerprint, before) as spent:
-        result = work(out)
+        try:
+            result = work(out)
+        except InputError:
+            remove_if_nothing_was_made(out)
+            raise
         report = {"name": name, "fingerprint": fingerprint, "seconds": spent(), "peak_rss_mb": peak_rss_mb()}
     write_json(out / DONE, {**report, "result": result})
     (out / STARTED).unlink()

@@ -1,6 +1,7 @@
 """Configs name the nearest key; stages are skipped, resumed, or started afresh."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_a_done_stage_is_skipped_until_its_config_or_input_changes(tmp_path):
     assert run_stage("bake", out, Baking(oven=1), [flour], bake) == {"loaves": 1}
     assert run_stage("bake", out, Baking(oven=1), [flour], bake) == {"loaves": 1}
     assert run_stage("bake", out, Baking(oven=2), [flour], bake) == {"loaves": 2}
+    assert json.loads((tmp_path / "out.previous/stage.json").read_text())["result"] == {"loaves": 1}
     flour.write_text("b")
     assert run_stage("bake", out, Baking(oven=2), [flour], bake) == {"loaves": 3}
 
@@ -81,6 +83,17 @@ def test_an_interrupted_stage_finds_its_files_again_but_not_those_of_another_con
         with contextlib.suppress(KeyboardInterrupt):
             run_stage("bake", out, Baking(oven=oven), [], bake)
     assert seen == [[], ["one.dough"], [], []]
+
+
+def test_a_stage_that_is_refused_leaves_nothing_but_what_it_had_made(tmp_path):
+    def refuse(out: Path, dough: str) -> dict:
+        (out / "one.dough").write_text(dough)
+        raise InputError("No flour; buy some.")
+
+    for dough, left in (("", False), ("risen", True)):
+        with pytest.raises(InputError):
+            run_stage("bake", tmp_path / "out", Baking(oven=1), [], lambda out, dough=dough: refuse(out, dough))
+        assert (tmp_path / "out").exists() == left
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):

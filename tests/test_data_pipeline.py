@@ -264,3 +264,15 @@ def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(tmp_path):
     path.write_text('{"instruction": "x"}')
     with pytest.raises(InputError, match="line 1"):
         read_exemplars(path)
+
+
+def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, capsys):
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    main(["--config", str(path)])
+    path.write_text(json.dumps({**config.model_dump(mode="json"), "decompose_share": 0.5}))
+    main(["--config", str(path)])
+    card = json.loads((tmp_path / "data/card.json").read_text())
+    assert card["calls"]["made"] == 0
+    assert card["calls"]["from_journal"] > 0
+    assert (tmp_path / "data.previous/card.json").is_file()
