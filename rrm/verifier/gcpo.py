@@ -94,10 +94,14 @@ class PairSampler(Sampler[int]):
         return self.total // self.pairs * self.pairs * self.repeats * 2 * self.traces
 
 
-def final_score(prompts: list[Any], completions: list[Any], count: list[int], **_: Any) -> list[float | None]:
-    """The score that each trace ends in, None where it is unreadable (a wrong number of verdicts included)."""
+UNREADABLE = -1.0
+"""Stands for "no score" between the reward function and the trainer: trl would warn of every None as of a mistake."""
+
+
+def final_score(prompts: list[Any], completions: list[Any], count: list[int], **_: Any) -> list[float]:
+    """The score that each trace ends in, UNREADABLE where there is none (a wrong number of verdicts included)."""
     reads = [read_trace(completion[0]["content"], n) for completion, n in zip(completions, count, strict=True)]
-    return [None if isinstance(read, Failure) else read.score for read in reads]
+    return [UNREADABLE if isinstance(read, Failure) else read.score for read in reads]
 
 
 class GCPOTrainer(GRPOTrainer):
@@ -126,6 +130,7 @@ class GCPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (all processes' rows, 1)
+        scores = torch.where(scores == UNREADABLE, torch.nan, scores)
         mode = "train" if self.model.training else "eval"
         group = self.num_generations if mode == "train" else self.num_generations_eval
         scores_P2G = scores[:, 0].view(-1, 2, group)
