@@ -8,7 +8,6 @@ on the right side of (rrm.verifier.gcpo_math). Clipped surrogate, no KL, no divi
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,35 +20,27 @@ import torch
 from torch.utils.data import Sampler
 from trl import GRPOConfig, GRPOTrainer
 
-from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_trace
 from rrm.prompts import Style
 from rrm.records import Failure, PreferencePair
-from rrm.stage import command, run_stage
+from rrm.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
 from rrm.verifier.gcpo_math import tie_rate, weighted_advantage, win_loss_ratios
 from rrm.verifier.messages import judge_messages
-from rrm.verifier.training import MetricsFile, check_processes, last_checkpoint, lora, merged
+from rrm.verifier.training import MetricsFile, TrainingStage, check_processes, last_checkpoint, lora, merged, run_training
 
 
-class GCPOStage(Config):
+class GCPOStage(TrainingStage):
     """Keys of a GCPO config."""
 
-    data: Path
-    """Folder of the data stage: preferences.parquet and images/."""
-    base: str
-    """The SFT checkpoint."""
-    out: Path
-    steps: int
     pairs: int
     """Pairs per update, over all processes."""
     traces: int
     """N, traces per image."""
     micro_batch: int | None = None
     """Traces per forward and process; the accumulation follows. None: all of a process's share at once."""
-    learning_rate: float
     adam_beta2: float = 0.99
     epsilon: float = 0.2
     temperature: float = 1.0
@@ -58,13 +49,8 @@ class GCPOStage(Config):
     tokens: Literal["all", "score"] = "all"
     """Tokens that carry the policy gradient; "all" is the paper's, "score" those of the final score alone."""
     max_tokens: int = 1024
-    seed: int = 0
     save_every: int = 20
     log_every: int = 1
-    lora_rank: int = 0
-    dtype: str = "float32"
-    deepspeed: str | None = None
-    gradient_checkpointing: bool = False
     vllm_server: str | None = None
     """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process."""
 
@@ -254,15 +240,5 @@ def train(config: GCPOStage, out: Path) -> dict[str, Any]:
     return {"pairs": len(dataset) // 2, "steps": config.steps}
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    config = GCPOStage.read(parser.parse_args().config)
-    inputs: list[str | Path] = [config.data, *([config.base] if Path(config.base).exists() else [])]
-    run_stage("gcpo", config.out, config, inputs, lambda out: train(config, out))
-
-
 if __name__ == "__main__":
-    command(main)
+    command(lambda: run_training("gcpo", __doc__, GCPOStage, train))

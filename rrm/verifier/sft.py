@@ -1,14 +1,13 @@
 """The cold start: supervised fine-tuning on selected traces, through trl's SFTTrainer.
 
     python -m rrm.verifier.sft --config configs/sandbox/sft.yaml
-    deepspeed rrm/verifier/sft.py --config configs/qwen2_5_vl_7b/sft.yaml       (see launch/)
+    deepspeed --module rrm.verifier.sft --config configs/qwen2_5_vl_7b/sft.yaml       (see launch/)
 
 Input: both images, instruction, principles. Target: the selected trace; loss on the target only (method: arXiv 2604.27505, §SFT).
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,25 @@ import pyarrow.parquet as pq
 import torch
 from trl import SFTConfig, SFTTrainer
 
-from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
-from rrm.stage import command, run_stage
+from rrm.stage import command
 from rrm.verifier.checkpoint import load, save
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
-from rrm.verifier.training import MetricsFile, check_processes, last_checkpoint, lora, merged
+from rrm.verifier.training import MetricsFile, TrainingStage, check_processes, last_checkpoint, lora, merged, run_training
 
 
-class SFTStage(Config):
+class SFTStage(TrainingStage):
     """Keys of an SFT config."""
 
-    data: Path
-    """Folder of the data stage: sft.parquet and images/."""
-    base: str
-    """Checkpoint folder or hub id to start from."""
-    out: Path
     style: Style = "full"
-    steps: int
     batch: int
     accumulate: int = 1
-    learning_rate: float
     warmup: float = 0.05
-    seed: int = 0
     save_every: int = 100
     log_every: int = 10
-    lora_rank: int = 0
-    """0 trains all weights."""
-    dtype: str = "float32"
-    deepspeed: str | None = None
-    gradient_checkpointing: bool = False
 
 
 def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]:
@@ -103,15 +88,5 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
     return {"rows": len(dataset), "steps": config.steps, "train_loss": round(done.training_loss, 4)}
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    config = SFTStage.read(parser.parse_args().config)
-    inputs: list[str | Path] = [config.data, *([config.base] if Path(config.base).exists() else [])]
-    run_stage("sft", config.out, config, inputs, lambda out: train(config, out))
-
-
 if __name__ == "__main__":
-    command(main)
+    command(lambda: run_training("sft", __doc__, SFTStage, train))

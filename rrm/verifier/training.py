@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import LoraConfig, PeftModel
 from transformers import (
@@ -18,7 +20,40 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from rrm.config import Config
 from rrm.errors import InputError
+from rrm.stage import run_stage
+
+
+class TrainingStage(Config):
+    """Keys that SFT and GCPO share."""
+
+    data: Path
+    """Folder of the data stage: sft.parquet, preferences.parquet and images/."""
+    base: str
+    """Checkpoint folder or hub id to start from."""
+    out: Path
+    steps: int
+    learning_rate: float
+    seed: int = 0
+    lora_rank: int = 0
+    """0 trains all weights."""
+    dtype: str = "float32"
+    deepspeed: str | None = None
+    gradient_checkpointing: bool = False
+
+
+Stage = TypeVar("Stage", bound=TrainingStage)
+
+
+def run_training(name: str, about: str | None, kind: type[Stage], train: Callable[[Stage, Path], dict[str, Any]]) -> None:
+    """The command of a training stage: reads --config and runs `train(config, out)` as a stage."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    config = kind.read(parser.parse_args().config)
+    inputs: list[str | Path] = [config.data, *([config.base] if Path(config.base).exists() else [])]
+    run_stage(name, config.out, config, inputs, lambda out: train(config, out))
 
 
 class MetricsFile(TrainerCallback):
