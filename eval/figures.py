@@ -79,7 +79,8 @@ def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, label: str) -> M
             axis.set_title(title, fontsize=10, loc="left")
             axis.set_xlabel(x_label)
             if len(lines) > 1:
-                axis.legend(fontsize=9)
+                axis.margins(y=0.3)
+                axis.legend(fontsize=9, loc="upper left")
         return inline(figure, label)
 
 
