@@ -22,8 +22,9 @@ from rrm.records import Failure, Principle
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier.base import caption_lesson, compare_lesson, encode
 from rrm.verifier.checkpoint import load
-from rrm.verifier.gcpo import GCPOTrainer, PairSampler
+from rrm.verifier.gcpo import GCPOTrainer, PairSampler, read_pairs
 from rrm.verifier.judge import EditToJudge, Judge, judgement_of
+from rrm.verifier.sft import read_rows
 from rrm.verifier.tiny import build_processor, corpus
 from rrm.verifier.vision import batch_vision_attention
 
@@ -229,6 +230,24 @@ def test_two_steps_of_gcpo_log_what_the_paper_watches(tmp_path, training_data, t
             assert score is None or f"<score>{score:.1f}</score>" in text
 
 
+def test_gcpo_killed_after_a_checkpoint_carries_on_from_it(tmp_path, training_data, trained):
+    config = gcpo_config(training_data, trained, tmp_path / "gcpo", steps=3, save_every=2, max_tokens=48)
+    assert run("rrm.verifier.gcpo", config, tmp_path).returncode == 0
+    done = json.loads((tmp_path / "gcpo/stage.json").read_text())
+    (tmp_path / "gcpo/stage.json").unlink()  # as if killed between the checkpoint of step 2 and the end
+    (tmp_path / "gcpo/started.json").write_text(json.dumps({"fingerprint": done["fingerprint"], "seconds": 5.0}))
+    (tmp_path / "gcpo/model/model.safetensors").unlink()
+    for checkpoint in (tmp_path / "gcpo/checkpoints").glob("checkpoint-3"):
+        (checkpoint / "trainer_state.json").unlink()
+    resumed = run("rrm.verifier.gcpo", config, tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "carries on" in resumed.stdout
+    lines = [json.loads(line) for line in (tmp_path / "gcpo/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert (tmp_path / "gcpo/model/model.safetensors").is_file()
+    assert json.loads((tmp_path / "gcpo/stage.json").read_text())["seconds"] >= 5
+
+
 def test_two_processes_pair_like_one(tmp_path, training_data, trained):
     """The groups of a pair may lie on different processes: rewards come from all of them together."""
     port = "29" + str(np.random.default_rng().integers(100, 999))
@@ -285,6 +304,16 @@ def test_training_without_rows_is_refused_and_writes_nothing(tmp_path, tiny_chec
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: There is no ")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_training_set_is_refused(tmp_path, training_data):
+    table = pq.read_table(training_data / "sft.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "sft.parquet")
+    with pytest.raises(InputError, match=r"sft\.parquet is empty"):
+        read_rows(tmp_path)
+    pq.write_table(pq.read_table(training_data / "preferences.parquet").slice(0, 0), tmp_path / "preferences.parquet")
+    with pytest.raises(InputError, match="needs human preference pairs"):
+        read_pairs(tmp_path)
 
 
 def test_too_few_pairs_and_a_torn_batch_are_refused(tmp_path, training_data, tiny_checkpoint):
