@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rrm.images import png_bytes
-
-if TYPE_CHECKING:
-    from rrm.sandbox.build import Case, Edit
+from rrm.sandbox.cases import Case, Edit
 
 TASK_TYPES = {
     "recolour": "color_alter",

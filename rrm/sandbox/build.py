@@ -16,8 +16,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,8 @@ from tqdm import tqdm
 from rrm.config import Config
 from rrm.images import png_bytes
 from rrm.sandbox.benchmark import benchmark_rows, write_benchmark
-from rrm.sandbox.editors import EDITORS, script_edit
-from rrm.sandbox.edits import Step, decompose, human_utility, sample_steps, true_verdicts, write_instruction
-from rrm.sandbox.reading import Reading, read_scene
-from rrm.sandbox.world import Scene, draw, sample_scene
+from rrm.sandbox.cases import Case, Edit, sample_cases, scripted_images, true_edit
+from rrm.sandbox.edits import decompose
 from rrm.stage import command, run_stage
 
 SAME_BELOW = 1.0
@@ -54,68 +50,6 @@ class WorldConfig(Config):
     editor_base: str | None = None
     editor_samples: int = Field(2, ge=0)
     editor_share: float = Field(0.4, ge=0, le=1)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A scene and what is asked to be done with it."""
-
-    scene: Scene
-    steps: list[Step]
-
-    @property
-    def instruction(self) -> str:
-        """The steps in words."""
-        return write_instruction(self.steps)
-
-    @cached_property
-    def source(self) -> Image.Image:
-        """The scene as an image."""
-        return draw(self.scene)
-
-    @cached_property
-    def seen(self) -> Reading:
-        """What the source shows."""
-        return read_scene(self.source)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """An edited image of a case and the editor that made it, with what is true of it."""
-
-    editor: str
-    image: Image.Image
-    verdicts: tuple[int, ...]
-    utility: float
-
-
-def true_edit(case: Case, editor: str, image: Image.Image) -> Edit:
-    """The edit with its truth, as it is seen in the pixels."""
-    verdicts = true_verdicts(case.seen, read_scene(image), case.steps)
-    return Edit(editor, image, verdicts, human_utility(verdicts, case.steps))
-
-
-def sample_cases(rng: np.random.Generator, count: int, held_out: bool, taken: set[str]) -> list[Case]:
-    """New cases; `taken` holds those that exist, and is added to."""
-    cases: list[Case] = []
-    while len(cases) < count:
-        scene = sample_scene(rng, held_out)
-        case = Case(scene, sample_steps(rng, scene))
-        if (key := f"{scene}|{case.instruction}") not in taken:
-            taken.add(key)
-            cases.append(case)
-    return cases
-
-
-def scripted_images(rng: np.random.Generator, case: Case, count: int) -> list[tuple[str, Image.Image]]:
-    """The right edit and `count − 1` flawed ones of different editors, no two alike."""
-    found: dict[bytes, tuple[str, Image.Image]] = {}
-    for editor in ("right", *rng.permutation([e for e in EDITORS if e != "right"])):
-        image = script_edit(rng, case.scene, case.steps, str(editor))
-        found.setdefault(image.tobytes(), (str(editor), image))
-        if len(found) == count:
-            break
-    return list(found.values())
 
 
 def base_images(config: WorldConfig, rng: np.random.Generator, cases: Sequence[Case]) -> list[list[Image.Image]]:
