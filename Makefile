@@ -59,6 +59,6 @@ report: CONFIG ?= configs/sandbox/report.yaml
 report: setup ## one HTML page and summary.json of everything that was run
 	@$(PY) -m eval.report --config "$(CONFIG)"
 
-sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about 15 minutes)
+sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about half an hour)
 	@$(PY) -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
 	@$(PY) -m rrm.editor.base --out rrm/sandbox/checkpoints/editor-base
