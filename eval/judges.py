@@ -13,7 +13,7 @@ from PIL import Image
 
 from rrm.errors import InputError
 from rrm.prompts import judge_system, judge_text
-from rrm.records import Failure, Judgement, Principle, Verdicts
+from rrm.records import EditToJudge, Failure, Judgement, Principle, Verdicts
 
 Principles = tuple[Principle, ...]
 Task = tuple[Image.Image, str]
@@ -120,8 +120,6 @@ class CheckpointJudge(Closing):
 
     def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
         """The RRM's judgements."""
-        from rrm.verifier.judge import EditToJudge
-
         asked = [
             EditToJudge(source=e.source, edited=e.edited, instruction=e.instruction, principles=e.principles) for e in edits
         ]

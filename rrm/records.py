@@ -6,8 +6,10 @@ Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
+from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 Category = Literal["follow", "keep", "quality"]
@@ -135,3 +137,13 @@ class Judgement(Record):
     def score(self) -> float | None:
         """The final score in 0–10, or None where there is none."""
         return None if self.read is None else self.read.score
+
+
+@dataclass(frozen=True)
+class EditToJudge:
+    """An edit in memory, with all that a judgement or a reward needs."""
+
+    source: Image
+    edited: Image
+    instruction: str
+    principles: tuple[Principle, ...]

@@ -12,13 +12,13 @@ import yaml
 
 from rrm.editor.evaluate import EvaluateConfig, clustered_interval, evaluate
 from rrm.editor.loop import train
-from rrm.editor.reward import Edit, RRMReward, TruthReward
+from rrm.editor.reward import RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import read_tasks
 from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.editor.train import main
 from rrm.errors import InputError
-from rrm.records import Failure, Judgement, Verdicts
+from rrm.records import EditToJudge, Failure, Judgement, Verdicts
 from rrm.sandbox.edits import decompose, parse_instruction, sample_steps, write_instruction
 from rrm.sandbox.world import draw, sample_scene
 
@@ -139,7 +139,7 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
             return [Judgement(read=Verdicts(verdicts=(1,), average=1.0, score=7.0)), Judgement(failure=failure), Judgement()]
 
     task = read_tasks(world / "tasks", "train")[0]
-    edits = [Edit(task.source, task.source, task.instruction, task.principles)] * 3
+    edits = [EditToJudge(task.source, task.source, task.instruction, task.principles)] * 3
     good, failed, empty = RRMReward(FakeJudge())(edits)
     assert good == 0.7
     assert failed.kind == "unparseable"

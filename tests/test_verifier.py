@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from rrm.errors import InputError
 from rrm.parsing import read_trace
 from rrm.prompts import write_answer
-from rrm.records import Failure, Principle
+from rrm.records import EditToJudge, Failure, Principle
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier.base import caption_lesson, compare_lesson, encode
 from rrm.verifier.checkpoint import load
 from rrm.verifier.gcpo import GCPOTrainer, PairSampler, read_pairs
-from rrm.verifier.judge import EditToJudge, Judge, judgement_of
+from rrm.verifier.judge import Judge, judgement_of
 from rrm.verifier.sft import read_rows
 from rrm.verifier.tiny import build_processor, corpus
 from rrm.verifier.vision import batch_vision_attention

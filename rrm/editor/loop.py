@@ -21,12 +21,12 @@ from tqdm import tqdm
 from rrm.editor.algorithms import Algorithm, ParameterSets, Rollout, algorithm_of
 from rrm.editor.groups import Advantages, group_advantages
 from rrm.editor.nft import average_decay, blend
-from rrm.editor.reward import Edit, RewardFn, TruthReward
+from rrm.editor.reward import RewardFn, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import EditorTask
 from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.errors import InputError
-from rrm.records import Failure
+from rrm.records import EditToJudge, Failure
 
 CHECKPOINT, METRICS, MODEL = "checkpoint.pt", "metrics.jsonl", "model"
 
@@ -103,7 +103,7 @@ def one_epoch(
     rollout = algorithm.rollout(run.sets.old, source, text_ids, run.rng)
 
     images = images_of(rollout.x0)
-    edits = [Edit(t.source, image, t.instruction, t.principles) for t, image in zip(asked, images, strict=True)]
+    edits = [EditToJudge(t.source, image, t.instruction, t.principles) for t, image in zip(asked, images, strict=True)]
     answers = reward(edits)
     truths = answers if isinstance(reward, TruthReward) else TruthReward()(edits)
 

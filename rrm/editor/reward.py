@@ -7,39 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from PIL import Image
 
-from rrm.records import Failure, Judgement, Principle
+from rrm.records import EditToJudge, Failure, Judgement
 from rrm.sandbox.edits import Step, human_utility, parse_instruction, true_verdicts
 from rrm.sandbox.reading import read_scene
-
-if TYPE_CHECKING:
-    from rrm.verifier.judge import EditToJudge
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What a reward sees of one sample."""
-
-    source: Image.Image
-    edited: Image.Image
-    instruction: str
-    principles: tuple[Principle, ...]
 
 
 class RewardFn(Protocol):
     """Anything that turns edits into rewards, one each, in their order."""
 
-    def __call__(self, edits: Sequence[Edit]) -> list[float | Failure]:
+    def __call__(self, edits: Sequence[EditToJudge]) -> list[float | Failure]:
         """A reward in 0…1 or a named failure per edit."""
 
 
 class Judges(Protocol):
     """What is asked of an RRM here."""
 
-    def judge_many(self, items: Sequence[EditToJudge]) -> list[Judgement]:
+    def judge_many(self, edits: Sequence[EditToJudge]) -> list[Judgement]:
         """One judgement per edit, in their order."""
 
 
@@ -64,7 +51,7 @@ def truth_of(source: Image.Image, edited: Image.Image, instruction: str) -> Trut
 class TruthReward:
     """The sandbox's truth; the principles given are not looked at."""
 
-    def __call__(self, edits: Sequence[Edit]) -> list[float | Failure]:
+    def __call__(self, edits: Sequence[EditToJudge]) -> list[float | Failure]:
         """Human utility / 10 of each edit."""
         truths = [truth_of(edit.source, edit.edited, edit.instruction) for edit in edits]
         return [truth if isinstance(truth, Failure) else truth.reward for truth in truths]
@@ -76,12 +63,9 @@ class RRMReward:
     def __init__(self, judge: Judges):
         self.judge = judge
 
-    def __call__(self, edits: Sequence[Edit]) -> list[float | Failure]:
+    def __call__(self, edits: Sequence[EditToJudge]) -> list[float | Failure]:
         """Score / 10 of each edit; where the RRM has no score, its failure."""
-        from rrm.verifier.judge import EditToJudge  # the RRM's libraries load only where an RRM is asked
-
-        asked = [EditToJudge(edit.source, edit.edited, edit.instruction, edit.principles) for edit in edits]
-        judgements = self.judge.judge_many(asked)
+        judgements = self.judge.judge_many(edits)
         if len(judgements) != len(edits):
             raise RuntimeError(f"the judge gave {len(judgements)} judgements for {len(edits)} edits")
         return [reward_of(judgement) for judgement in judgements]

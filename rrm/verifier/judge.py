@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,19 +13,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rrm.parsing import read_principles, read_trace, thought_of
 from rrm.prompts import Style
-from rrm.records import Failure, Judgement, Principle
+from rrm.records import EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
-
-
-@dataclass(frozen=True)
-class EditToJudge:
-    """What a judgement needs."""
-
-    source: Image.Image
-    edited: Image.Image
-    instruction: str
-    principles: tuple[Principle, ...]
 
 
 def judgement_of(text: str, principles: tuple[Principle, ...]) -> Judgement:
