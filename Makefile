@@ -3,7 +3,7 @@ ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
 PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean world data sft gcpo eval edit-nft edit-grpo edit-eval report sandbox-base
+.PHONY: help setup demo test check clean world data plan bench-data sft gcpo eval edit-nft edit-grpo edit-eval report sandbox-base
 
 help: ## list the targets
 	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,13 @@ world: setup ## draw the sandbox: tasks, candidate edits, human pairs, held-out 
 data: CONFIG ?= configs/sandbox/data.yaml
 data: setup ## tasks → principles → candidates → traces → verification → selection → SFT rows; human pairs → preferences
 	@$(PY) -m data_pipeline --config "$(CONFIG)"
+
+plan: CONFIG ?= configs/sandbox/data.yaml
+plan: setup ## what `make data` will call and cost, measured on a sample of its tasks
+	@$(PY) -m data_pipeline plan --config "$(CONFIG)"
+
+bench-data: setup ## measure the data pipeline: rates, memory, kills, hostile answers, photographs → runs/bench/data.json
+	@$(PY) -m data_pipeline.bench
 
 sft: CONFIG ?= configs/sandbox/sft.yaml
 sft: setup ## cold start of the RRM on the selected traces (trl SFTTrainer)

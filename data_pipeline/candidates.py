@@ -1,22 +1,74 @@
-"""candidates + principles → quadruples, and likewise for the human pairs."""
+"""task → candidates: editors make edits of every task, several seeds each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
-from data_pipeline.decompose import task_of
-from rrm.records import PreferencePair, Principle, Quadruple
+from tqdm import tqdm
 
-Principles = Mapping[str, tuple[Principle, ...]]
+from data_pipeline.duplicates import look_of
+from data_pipeline.editors import Editor, EditorClient, open_editor
+from data_pipeline.flow import in_order
+from data_pipeline.intake import short_hash
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.settings import DataConfig
+from data_pipeline.workbook import Workbook
+from rrm.images import ImageStore, fit
+from rrm.records import Failure, Quarantined, Task
+
+EDITS_IN_FLIGHT = 8
 
 
-def quadruples_of(candidates: Sequence[Quadruple], principles: Principles) -> list[Quadruple]:
-    """The candidates whose task was decomposed, complete."""
-    known = [candidate for candidate in candidates if candidate.task.task_id in principles]
-    return [candidate.model_copy(update={"principles": principles[candidate.task.task_id]}) for candidate in known]
+async def edit(
+    task: Task, editor: Editor, seed: int, client: EditorClient, ledger: Ledger, store: ImageStore, max_pixels: int
+) -> Seen | Failure:
+    """The edit as it lies in the store, from the ledger where it was made before, or why there is none."""
+    key = editor.key(task.source, task.instruction, seed)
+    known = ledger.image(key)
+    if isinstance(known, Seen) and store.path(known.digest).exists():
+        return known
+    made = await client.edit(store.get(task.source), task.instruction, seed)
+    if isinstance(made, Failure):
+        return made
+    image = fit(made.convert("RGB"), max_pixels)
+    seen = Seen(store.add(image), image.size, look_of(image).to_bytes())
+    ledger.add_images([(key, seen)])
+    return seen
 
 
-def decomposed_pairs(pairs: Sequence[PreferencePair], principles: Principles) -> list[PreferencePair]:
-    """The pairs whose task was decomposed, complete."""
-    known = [(pair, task_of(pair).task_id) for pair in pairs]
-    return [pair.model_copy(update={"principles": principles[key]}) for pair, key in known if key in principles]
+async def make_candidates(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
+    """Every editor's edits of every chosen task, into the workbook, unless that was done."""
+    if not config.editors or book.result("make") is not None:
+        return
+    book.run("DELETE FROM quarantine WHERE stage = 'make'")
+    made = failed = 0
+    total = book.count("tasks WHERE chosen IN ('all', 'random', 'hard')")
+    for editor in config.editors:
+        client = open_editor(editor)
+
+        async def work(
+            row: tuple[Task, int], editor: Editor = editor, client: EditorClient = client
+        ) -> tuple[Task, int, Seen | Failure]:
+            task, seed = row
+            return task, seed, await edit(task, editor, seed, client, ledger, store, config.max_pixels)
+
+        def rows(editor: Editor = editor) -> Iterator[tuple[Task, int]]:
+            for task in book.tasks("chosen IN ('all', 'random', 'hard')"):
+                for seed in editor.seeds:
+                    yield task, seed
+
+        try:
+            bar = tqdm(total=total * len(editor.seeds), desc=f"edit: {editor.name}", unit="edit")
+            async for task, seed, seen in in_order(rows(), work, EDITS_IN_FLIGHT):
+                bar.update()
+                if isinstance(seen, Failure):
+                    failed += 1
+                    evidence = {"instruction": task.instruction, "source": task.source, "editor": editor.name, "seed": seed}
+                    key = f"{task.task_id}:{editor.name}:{seed}"
+                    book.quarantine([Quarantined(stage="make", key=key, failure=seen, evidence=evidence)])
+                else:
+                    made += book.add_quadruple(short_hash(task.task_id, seen.digest), task.task_id, seen.digest, editor.name)
+            bar.close()
+        finally:
+            await client.close()
+    book.finish("make", {"made": made, "failed": failed})

@@ -3,91 +3,100 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from data_pipeline.tasks import short_hash
-from data_pipeline.teachers import Answer, Call, Teacher, instructed
+from data_pipeline.asking import Asking, Asks
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Call, one_call
 from rrm import prompts
 from rrm.errors import InputError
-from rrm.parsing import read_principles
-from rrm.records import Failure, PreferencePair, Principle, Quarantined, Record, Task
-
-EXEMPLARS_PER_QUERY = 4
+from rrm.parsing import principle_faults, read_principles
+from rrm.records import Failure, Principle, Record, Task
 
 
 class Exemplar(Record):
-    """An expert's decomposition, shown to the teacher as an example."""
+    """An expert's decomposition, shown to the teacher as an example; `tags` say what it is an example of."""
 
     instruction: str
     principles: tuple[Principle, ...] = Field(min_length=1)
+    scene: str = ""
+    tags: tuple[str, ...] = ()
 
 
-def read_exemplars(path: str | Path) -> list[Exemplar]:
+class Decomposed(Record):
+    """What became of a task: principles, or a failure with the answers that could not be used; and the ledger's keys."""
+
+    task_id: str
+    principles: tuple[Principle, ...] | None = None
+    failure: Failure | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=4)
+def read_exemplars(path: str) -> tuple[Exemplar, ...]:
     """The pool of exemplars, from JSONL. Raises InputError where the file or a line of it cannot be used."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"There is no file of exemplars at {path}; correct the path in the config, or leave it out.")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             try:
                 found.append(Exemplar.model_validate(json.loads(line)))
             except (ValueError, ValidationError) as error:
                 raise InputError(f'{path}, line {number}: an exemplar is {{"instruction", "principles"}}.') from error
-    return found
+    return tuple(found)
 
 
-def system_prompt(teacher: Teacher, exemplars: Sequence[Exemplar], task: Task, seed: int) -> str:
-    """The decomposer's system prompt with exemplars sampled for this task."""
-    system = instructed(prompts.DECOMPOSE_SYSTEM, teacher)
-    if not exemplars:
+def system_prompt(exemplars: Sequence[Exemplar], shown: int, wanted: str, task: Task, seed: int) -> str:
+    """The decomposer's system prompt: how many questions are wanted, and `shown` exemplars drawn for this task."""
+    system = f"{prompts.DECOMPOSE_SYSTEM}\n{wanted}"
+    if not exemplars or not shown:
         return system
     rng = np.random.default_rng([seed, int(task.task_id, 16)])
-    chosen = [exemplars[int(i)] for i in rng.permutation(len(exemplars))[:EXEMPLARS_PER_QUERY]]
-    shown = "\n\n".join(
-        f"{prompts.decompose_text('full', e.instruction)}\n{prompts.write_principles(e.principles)}" for e in chosen
-    )
-    return f"{system}\n\nExamples:\n{shown}"
+    chosen = [exemplars[int(i)] for i in rng.permutation(len(exemplars))[:shown]]
+    return f"{system}\n\nExamples:\n" + "\n\n".join(map(example_text, chosen))
 
 
-def decompose_call(task: Task, teacher: Teacher, exemplars: Sequence[Exemplar], seed: int) -> Call:
+def example_text(exemplar: Exemplar) -> str:
+    """An exemplar as the teacher is shown it."""
+    scene = f"(The source image: {exemplar.scene})\n" if exemplar.scene else ""
+    return f"{scene}{prompts.decompose_text('full', exemplar.instruction)}\n{prompts.write_principles(exemplar.principles)}"
+
+
+def wanted_text(config: DataConfig) -> str:
+    """The numbers of questions that a valid decomposition has, in words."""
+    ranges = [f"{low}–{high} of {prompts.CATEGORY_NAMES[name]}" for name, (low, high) in config.principles.items()]
+    low, high = config.principles_total
+    return f"Write {', '.join(ranges)}, {low}–{high} in all."
+
+
+def decompose_call(task: Task, config: DataConfig) -> Call:
     """The request for a task's principles."""
+    exemplars = read_exemplars(config.exemplars) if config.exemplars else ()
+    system = system_prompt(exemplars, config.exemplars_per_query, wanted_text(config), task, config.seed)
     text = prompts.decompose_text("full", task.instruction)
     if task.requirement:
         text += f"\nRequirement: {task.requirement}"
-    return Call(
-        stage="decompose",
-        model=teacher.model,
-        system=system_prompt(teacher, exemplars, task, seed),
-        text=text,
-        images=(task.source,),
-        temperature=teacher.temperatures[0],
-        n=1,
-        seed=seed,
-        url=teacher.url,
-    )
+    return one_call(config.decomposer, "decompose", system, text, (task.source,), config.seed)
 
 
-def task_of(pair: PreferencePair) -> Task:
-    """The task whose edits the pair compares."""
-    return Task(task_id=short_hash(pair.source, pair.instruction, ""), source=pair.source, instruction=pair.instruction)
+async def decompose(task: Task, teachers: Asks, config: DataConfig) -> Decomposed:
+    """The task's principles; an answer that is not valid is asked for again, with what was wrong."""
+    asking = Asking(teachers)
 
+    def faults(principles: tuple[Principle, ...]) -> list[str]:
+        return principle_faults(principles, config.principles, config.principles_total)
 
-def principles_by_task(
-    calls: Mapping[str, Call], answers: Mapping[str, Answer]
-) -> tuple[dict[str, tuple[Principle, ...]], list[Quarantined]]:
-    """Principles of every task that has them, by task id, and the tasks that do not."""
-    found: dict[str, tuple[Principle, ...]] = {}
-    bad = []
-    for task_id, call in calls.items():
-        answer = answers[call.key]
-        read = answer if isinstance(answer, Failure) else read_principles(answer[0] if answer else "")
-        if isinstance(read, Failure):
-            bad.append(Quarantined(stage="decompose", key=task_id, failure=read))
-        else:
-            found[task_id] = read
-    return found, bad
+    found = await asking.until_valid(decompose_call(task, config), read_principles, faults, config.asks)
+    keys = tuple(asking.keys)
+    if isinstance(found, Failure):
+        evidence = {"instruction": task.instruction, "source": task.source, "answers": asking.unusable}
+        return Decomposed(task_id=task.task_id, failure=found, evidence=evidence, keys=keys)
+    return Decomposed(task_id=task.task_id, principles=found, keys=keys)

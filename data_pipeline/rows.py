@@ -1,24 +1,29 @@
-"""Selected traces → SFT rows; and the records as Parquet files, one column per field."""
+"""Selected traces → SFT rows; and the records as Parquet files, one column per field, written and read row group by row group."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.judge import Judged
 from data_pipeline.select import accuracy
 from rrm.errors import InputError
 from rrm.prompts import write_principles
-from rrm.records import Gold, PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
+from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
 
 Row = TypeVar("Row", bound=Record)
+GROUP = 1024
+"""Rows of a Parquet row group."""
 TEXT = pa.string()
 PRINCIPLES = pa.list_(pa.struct([("question", TEXT), ("category", TEXT)]))
-SCHEMAS: dict[type[Record], pa.Schema] = {
+READ = pa.struct([("verdicts", pa.list_(pa.int8())), ("average", pa.float64()), ("score", pa.float64())])
+FAILURE = pa.struct([("kind", TEXT), ("detail", TEXT)])
+SCHEMAS: Mapping[type[Record], pa.Schema] = {
     SFTRow: pa.schema(
         [
             *((name, TEXT) for name in ("row_id", "kind", "source", "edited", "instruction")),
@@ -34,11 +39,15 @@ SCHEMAS: dict[type[Record], pa.Schema] = {
             *((name, TEXT) for name in ("edited_a", "edited_b", "label")),
         ]
     ),
+    Trace: pa.schema(
+        [("quadruple_id", TEXT), ("teacher", TEXT), ("index", pa.int32()), ("text", TEXT), ("read", READ), ("failure", FAILURE)]
+    ),
 }
 
 
-def judge_row(quadruple: Quadruple, trace: Trace, gold: Gold | None) -> SFTRow:
+def judge_row(quadruple: Quadruple, judged: Judged) -> SFTRow:
     """The example whose target is the selected trace."""
+    trace = next(trace for trace in judged.traces if trace.index == judged.selected)
     assert trace.read is not None
     return SFTRow(
         row_id=quadruple.quadruple_id,
@@ -48,44 +57,49 @@ def judge_row(quadruple: Quadruple, trace: Trace, gold: Gold | None) -> SFTRow:
         instruction=quadruple.task.instruction,
         principles=quadruple.principles,
         target=trace.text.strip(),
-        accuracy=accuracy(trace.read.verdicts, gold.verdicts) if gold else None,
+        accuracy=accuracy(trace.read.verdicts, judged.gold.verdicts) if judged.gold else None,
     )
 
 
-def decompose_rows(
-    tasks: Sequence[Task], principles: Mapping[str, tuple[Principle, ...]], judge_count: int, share: float, seed: int
-) -> list[SFTRow]:
-    """Examples of decomposing, as many as make `share` of all rows (or as there are decomposed tasks), drawn by seed."""
-    known = sorted((task for task in tasks if task.task_id in principles), key=lambda task: task.task_id)
-    count = min(len(known), round(judge_count * share / (1 - share)))
-    chosen = np.random.default_rng(seed).permutation(len(known))[:count]
-    return [
-        SFTRow(
-            row_id=f"decompose-{task.task_id}",
-            kind="decompose",
-            source=task.source,
-            edited=None,
-            instruction=task.instruction,
-            principles=principles[task.task_id],
-            target=write_principles(principles[task.task_id]),
-        )
-        for task in (known[int(i)] for i in chosen)
-    ]
+def decompose_row(task: Task, principles: tuple[Principle, ...]) -> SFTRow:
+    """The example whose target is the task's decomposition."""
+    return SFTRow(
+        row_id=f"decompose-{task.task_id}",
+        kind="decompose",
+        source=task.source,
+        edited=None,
+        instruction=task.instruction,
+        principles=principles,
+        target=write_principles(principles),
+    )
 
 
-def write_table(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Writes the records as Parquet, at once or not at all."""
+def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> int:
+    """Writes the records as Parquet, at once or not at all; returns how many there are."""
     partial = path.with_name(path.name + ".part")
-    pq.write_table(pa.Table.from_pylist([row.model_dump() for row in rows], SCHEMAS[kind]), partial)
+    source = iter(rows)
+    count = 0
+    with pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
+        while group := list(islice(source, GROUP)):
+            writer.write_table(pa.Table.from_pylist([row.model_dump() for row in group], SCHEMAS[kind]))
+            count += len(group)
     partial.replace(path)
+    return count
 
 
-def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
-    """The records of such a file. Raises InputError where it is missing or holds something else."""
+def stream_table(path: str | Path, kind: type[Row]) -> Iterator[Row]:
+    """The records of such a file, a row group in memory at a time. Raises InputError where it is missing or holds something else."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no {path}; run the data pipeline first, or correct the path in the config.")
     try:
-        return [kind.model_validate(row) for row in pq.read_table(path).to_pylist()]
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=GROUP):
+            for row in batch.to_pylist():
+                yield kind.model_validate(row)
     except (pa.ArrowException, ValueError) as error:
         raise InputError(f"{path} does not hold {kind.__name__} rows ({' '.join(str(error).split())[:160]}).") from error
+
+
+def read_table(path: str | Path, kind: type[Row]) -> list[Row]:
+    """All records of such a file. Raises InputError where it is missing or holds something else."""
+    return list(stream_table(path, kind))

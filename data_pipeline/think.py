@@ -1,16 +1,15 @@
-"""quadruple → traces: every teacher of the pool judges it, several times at each of its temperatures."""
+"""quadruple → traces: every teacher of the pool judges it, at each of its temperatures and with each of its prompt variants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-from data_pipeline.teachers import Answer, Call, Teacher, instructed
+from data_pipeline.settings import DataConfig, Variant
+from data_pipeline.teachers import Answer, Call, calls_to
 from rrm import prompts
 from rrm.parsing import read_holistic, read_trace
 from rrm.records import Failure, Quadruple, Trace, Verdicts
 
-Variant = Literal["T", "V", "T+V", "holistic"]
 SYSTEMS: dict[Variant, str] = {
     "T": prompts.JUDGE_SYSTEM,
     "T+V": prompts.JUDGE_SYSTEM,
@@ -19,44 +18,36 @@ SYSTEMS: dict[Variant, str] = {
 }
 
 
-def think_calls(quadruple: Quadruple, pool: Sequence[Teacher], variant: Variant, seed: int) -> list[Call]:
+def think_calls(quadruple: Quadruple, config: DataConfig) -> list[Call]:
     """The requests for a quadruple's traces, in the order in which traces are numbered."""
     text = prompts.judge_text("full", quadruple.task.instruction, quadruple.principles)
-    return [
-        Call(
-            stage="think",
-            model=teacher.model,
-            system=instructed(SYSTEMS[variant], teacher),
-            text=text,
-            images=(quadruple.task.source, quadruple.edited),
-            temperature=temperature,
-            n=teacher.samples,
-            seed=seed,
-            url=teacher.url,
-        )
-        for teacher in pool
-        for temperature in teacher.temperatures
-    ]
+    images = (quadruple.task.source, quadruple.edited)
+    system = SYSTEMS[config.variant]
+    return [call for teacher in config.thinkers for call in calls_to(teacher, "think", system, text, images, config.seed)]
 
 
-def read_one(quadruple: Quadruple, teacher: str, index: int, text: str) -> Trace:
-    """The trace with what can be read from it, or why nothing can."""
-    count = len(quadruple.principles)
-    read: Verdicts | Failure = read_trace(text, count) if count else read_holistic(text)
-    trace = Trace(quadruple_id=quadruple.quadruple_id, teacher=teacher, index=index, text=text)
-    return trace.model_copy(update={"failure": read} if isinstance(read, Failure) else {"read": read})
+def read_one(text: str, finish: str, count: int) -> Verdicts | Failure:
+    """What can be read from one answer on `count` principles (0: a holistic one)."""
+    read = read_trace(text, count) if count else read_holistic(text)
+    if isinstance(read, Failure) and finish == "length":
+        return Failure(kind="cut_off", detail=f"cut off at max_tokens: {read.detail}")
+    return read
 
 
-def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Mapping[str, Answer]) -> list[Trace]:
-    """All traces of a quadruple; those of a failed call carry its failure."""
-    traces = []
-    index = 0
-    for call in calls:
-        answer = answers[call.key]
-        if isinstance(answer, Failure):
-            failed = Trace(quadruple_id=quadruple.quadruple_id, teacher=call.model, index=index, text="", failure=answer)
-            traces += [failed.model_copy(update={"index": index + k}) for k in range(call.n)]
-        else:
-            traces += [read_one(quadruple, call.model, index + k, text) for k, text in enumerate(answer)]
-        index += call.n
+def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Sequence[Answer]) -> list[Trace]:
+    """All traces of a quadruple in order, `calls[i].n` of each call; those of a failed call carry its failure, and so do those that a
+    server left out."""
+    traces: list[Trace] = []
+    for call, answer in zip(calls, answers, strict=True):
+        for k in range(call.n):
+            trace = Trace(quadruple_id=quadruple.quadruple_id, teacher=call.model, index=len(traces), text="")
+            if isinstance(answer, Failure):
+                traces.append(trace.model_copy(update={"failure": answer}))
+            elif k >= len(answer.texts):
+                short = Failure(kind="empty", detail=f"{len(answer.texts)} of {call.n} answers came; set 'one_by_one: true'")
+                traces.append(trace.model_copy(update={"failure": short}))
+            else:
+                read = read_one(answer.texts[k], answer.finish[k], len(quadruple.principles))
+                name = "failure" if isinstance(read, Failure) else "read"
+                traces.append(trace.model_copy(update={"text": answer.texts[k], name: read}))
     return traces

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.teachers import Answer, Call, Teacher, instructed
+from data_pipeline.asking import Asking
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Call, one_call
 from rrm import prompts
 from rrm.parsing import read_gold
 from rrm.records import Failure, Gold, Quadruple, Trace
 
 
-def verify_call(quadruple: Quadruple, traces: Sequence[Trace], verifier: Teacher, seed: int) -> Call:
+def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfig) -> Call:
     """The request for a quadruple's gold verdicts; traces that cannot be read are no references."""
     references = [trace.text for trace in traces if trace.read is not None]
-    return Call(
-        stage="verify",
-        model=verifier.model,
-        system=instructed(prompts.VERIFY_SYSTEM, verifier),
-        text=prompts.verify_text(quadruple.task.instruction, quadruple.principles, references),
-        images=(quadruple.task.source, quadruple.edited),
-        temperature=verifier.temperatures[0],
-        n=1,
-        seed=seed,
-        url=verifier.url,
-    )
+    text = prompts.verify_text(quadruple.task.instruction, quadruple.principles, references)
+    images = (quadruple.task.source, quadruple.edited)
+    return one_call(config.verifier, "verify", prompts.VERIFY_SYSTEM, text, images, config.seed)
 
 
-def gold_of(quadruple: Quadruple, answer: Answer) -> Gold | Failure:
-    """The gold verdicts in the verifier's answer."""
-    if isinstance(answer, Failure):
-        return answer
-    read = read_gold(answer[0] if answer else "", len(quadruple.principles))
+async def verify(quadruple: Quadruple, traces: Sequence[Trace], asking: Asking, config: DataConfig) -> Gold | Failure:
+    """The gold verdicts; an answer that is not valid is asked for again, with what was wrong."""
+    count = len(quadruple.principles)
+    call = verify_call(quadruple, traces, config)
+    read = await asking.until_valid(call, lambda text: read_gold(text, count), lambda gold: [], config.asks)
     if isinstance(read, Failure):
         return read
     verdicts, reasons = read

@@ -1,20 +1,14 @@
-"""The report's plots, as SVG that stands inline in a page and takes its ink from the page's text."""
+"""The report's plots, as SVG that stands inline in its page."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-INK = "#0a0b0c"
-"""Replaced by the page's own text colour."""
+from rrm.plots import STYLE, inline, new_axes
+
 COLOURS = {
     "chance": "#9aa0a6",
     "teacher": "#b07aa1",
@@ -25,44 +19,8 @@ COLOURS = {
     "nft": "#3b7dd8",
     "grpo": "#2a9d8f",
 }
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
 Curve = tuple[str, str, Sequence[float], Sequence[float]]
 """Label, colour, steps, values."""
-
-
-def new_axes(count: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) with `count` axes side by side."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False, **shared)[0]
-    for axis in axes:
-        axis.grid(visible=True, color=INK, alpha=0.12, linewidth=0.6)
-        axis.set_axisbelow(True)
-    return figure, list(axes)
-
-
-def inline(figure: Figure, label: str) -> Markup:
-    """The figure as an <svg> element without ids, which would clash with those of another figure."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg).replace(INK, "currentColor")
-    svg = re.sub(r' height="[^"]*pt"', "", svg, count=1)  # the page sets it, from the width
-    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1))
 
 
 def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, label: str) -> Markup | None:

@@ -17,6 +17,6 @@ fi
 
 echo "setting up .venv with $("$python" --version)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,edit,dev]"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,edit,cluster,dev]"
 .venv/bin/python launch/pair_torchvision.py
 printf '%s' "$wanted" > .venv/ready

@@ -57,6 +57,14 @@ answers with yes, about 10 for a rich instruction and fewer for a plain one: wha
 as it is (category "Feature Preservation"), and how the result looks (category "Image Quality"). Answer with a JSON array of \
 {"question", "category"} and nothing else."""
 
+FILTER_SYSTEM = """\
+You pick hard image editing tasks. You see the source image and the instruction. Say of each criterion whether the task meets it:
+- multi-step: several visual changes, or one that depends on another;
+- fine-grained: a small detail must be found or made exactly;
+- implicit: what should be seen afterwards is meant but not said;
+- spatial: place, count, size or direction must be exact.
+A simple edit of one step meets none. Answer with a JSON array of four {"criterion": <name>, "met": <0 or 1>} in this order and nothing else."""
+
 VERIFY_SYSTEM = """\
 You verify judgements of an image edit. You see a source image, the edited image, the instruction, numbered yes/no questions and several reference \
 judgements. The references may be wrong: do not copy them, look for yourself. A change of position under 10% of the image size is not enough. \
@@ -89,6 +97,15 @@ def verify_text(instruction: str, principles: Sequence[Principle], references: S
 def decompose_text(style: Style, instruction: str) -> str:
     """What stands behind the source image when an instruction is to be decomposed."""
     return f"decompose: {instruction}" if style == "brief" else f"Instruction: {instruction}"
+
+
+ANSWERED_BEFORE = "\n\nYou answered before:\n"
+
+
+def again_text(text: str, answer: str, faults: Sequence[str]) -> str:
+    """The question put once more, with an answer that could not be used and what was wrong with it."""
+    wrong = "\n".join(f"- {fault}" for fault in faults)
+    return f"{text}{ANSWERED_BEFORE}{answer}\n\nThat answer cannot be used:\n{wrong}\nAnswer again, in full."
 
 
 def judge_system(style: Style) -> str | None:

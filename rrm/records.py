@@ -7,7 +7,7 @@ Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,9 @@ FailureKind = Literal[
     "server_gone",
     "image_unreadable",
     "bad_row",
+    "cut_off",
+    "duplicate",
+    "not_asked",
 ]
 
 
@@ -118,11 +121,12 @@ class PreferencePair(Record):
 
 
 class Quarantined(Record):
-    """A row that was left out, where it stood, and why."""
+    """A row that was left out, where it stood, why, and what it takes to see why (the answers that could not be used, say)."""
 
     stage: str
     key: str
     failure: Failure
+    evidence: dict[str, Any] = Field(default_factory=dict)
 
 
 class Judgement(Record):

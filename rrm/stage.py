@@ -87,12 +87,12 @@ def previous(out: Path) -> Path:
     return out.with_name(out.name + ".previous")
 
 
-def set_aside(out: Path) -> None:
-    """Moves the folder to `previous(out)`, in place of what lay there."""
+def set_aside(out: Path, why: str = "config or inputs changed") -> None:
+    """Moves the folder to `previous(out)`, in place of what lay there, and says why."""
     if previous(out).exists():
         shutil.rmtree(previous(out))
     out.rename(previous(out))
-    print(f"config or inputs changed: what {out} held is now in {previous(out)}", flush=True)
+    print(f"{why}: what {out} held is now in {previous(out)}", flush=True)
 
 
 def remove_if_nothing_was_made(out: Path) -> None:

@@ -67,7 +67,7 @@ def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_n
     ("name", "text", "message"),
     [
         ("p.json", "[]", "holds no principles"),
-        ("p.json", '[{"question": "q", "category": "odd"}]', "not a principle"),
+        ("p.json", '[{"question": "q", "category": "odd"}]', "the category of question 1 is none of"),
         ("p.txt", " \n", "is empty"),
     ],
 )

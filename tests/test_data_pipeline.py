@@ -1,22 +1,24 @@
 """The data pipeline on a miniature world, with real teachers behind a real server."""
 
 import json
-from collections import Counter
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from data_pipeline.__main__ import main
 from data_pipeline.decompose import read_exemplars, system_prompt
-from data_pipeline.journal import Journal
+from data_pipeline.hard import CRITERIA
+from data_pipeline.ledger import Ledger
 from data_pipeline.rows import read_table
-from data_pipeline.run import DataConfig, run
-from data_pipeline.tasks import read_tasks
-from data_pipeline.teachers import Teacher, Teachers
+from data_pipeline.run import run
+from data_pipeline.settings import EXEMPLARS, DataConfig, Teacher
+from data_pipeline.teachers import Teachers
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_holistic, read_principles, read_trace, thought_of
 from rrm.prompts import DECOMPOSE_SYSTEM
-from rrm.records import Failure, PreferencePair, SFTRow, Task, Verdicts
+from rrm.records import Failure, PreferencePair, SFTRow, Task, Trace, Verdicts
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.teacher import running_teacher
 
@@ -55,6 +57,9 @@ def config(world, url, tmp_path):
         decomposer=careful,
         thinkers=[{"model": "sandbox-lenient"}, {"model": "sandbox-vague", "temperatures": [0.3, 1.0], "samples": 1}],
         verifier=careful,
+        principles={"follow": (1, 3), "keep": (1, 3), "quality": (1, 2)},
+        principles_total=(3, 6),
+        exemplars=None,
         decompose_share=0.25,
         concurrency=4,
     )
@@ -62,7 +67,7 @@ def config(world, url, tmp_path):
 
 def made(config, tmp_path):
     out = tmp_path / "data"
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     run(config, out)
     return read_table(out / "sft.parquet", SFTRow), json.loads((out / "card.json").read_text()), out
 
@@ -125,51 +130,85 @@ def test_holistic_rows_have_no_principles(config, tmp_path):
     assert len(read_table(out / "preferences.parquet", PreferencePair)) == card["counts"]["preferences"] > 0
 
 
-def test_an_interrupted_run_repeats_no_finished_call_and_ends_the_same(config, tmp_path, monkeypatch):
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C at a chosen moment."""
+
+
+def keys_in(ledger):
+    with closing(sqlite3.connect(ledger)) as base:
+        return {row[0] for row in base.execute("SELECT key FROM calls")}
+
+
+def counting(monkeypatch, stop_after=None):
+    """The keys of the calls that reach a server, in order."""
     asked = []
-    ask = Teachers.ask
+    send = Teachers.body
 
-    async def counted(self, call):
-        if len(asked) == 25:
-            raise KeyboardInterrupt
-        answer = await ask(self, call)
+    def body(self, call):
+        if len(asked) == stop_after:
+            raise Interrupted
         asked.append(call.key)
-        return answer
+        return send(self, call)
 
-    (tmp_path / "whole").mkdir()
-    whole, _, _ = made(config, tmp_path / "whole")
-    monkeypatch.setattr(Teachers, "ask", counted)
-    with pytest.raises(KeyboardInterrupt):
-        made(config, tmp_path)
-    journal = tmp_path / "data" / "journal.jsonl"
-    finished = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
-    assert len(finished) >= 20
-    with journal.open("a") as file:
-        file.write('{"key": "torn by a ki')
-    asked.clear()
-    asked.extend([""] * 26)  # past the interruption
-    rows, card, _ = made(config, tmp_path)
-    assert not set(finished) & set(asked)
-    assert max(Counter(asked[26:]).values()) == 1
-    assert card["calls"] == {"made": len(asked) - 26, "from_journal": len(finished)}
-    assert rows == whole
-    asked.clear()
-    asked.extend([""] * 26)
-    assert made(config, tmp_path)[0] == whole
-    assert len(asked) == 26
+    monkeypatch.setattr(Teachers, "body", body)
+    return asked
 
 
-def test_a_torn_last_line_is_dropped_and_a_damaged_one_before_it_is_an_error(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    path.write_bytes(b'{"key": "a", "answers": ["x"]}\n{"key": "b", "ans')
-    journal = Journal(path)
-    assert journal.answers == {"a": ("x",)}
-    journal.add("c", ("y", "z"))
-    journal.close()
-    assert Journal(path).answers == {"a": ("x",), "c": ("y", "z")}
-    path.write_bytes(b'{"key"\n{"key": "a", "answers": ["x"]}\n')
-    with pytest.raises(InputError, match="line 1 is damaged"):
-        Journal(path)
+def bytes_of(out):
+    names = (
+        "sft.parquet",
+        "preferences.parquet",
+        "same.parquet",
+        "traces.parquet",
+        "quarantine.jsonl",
+        "card.json",
+        "card.html",
+    )
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def test_an_interrupted_run_repeats_no_finished_call_and_ends_the_same(config, tmp_path, monkeypatch):
+    made(changed(config, out=str(tmp_path / "whole/data")), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        counting(patch, stop_after=25)
+        with pytest.raises(KeyboardInterrupt):
+            made(config, tmp_path)
+    finished = keys_in(config.ledger_path)
+    assert len(finished) >= 15
+    asked = counting(monkeypatch)
+    made(config, tmp_path)
+    assert asked
+    assert not finished & set(asked)
+    assert len(asked) == len(set(asked))
+    assert bytes_of(tmp_path / "data") == bytes_of(tmp_path / "whole/data")
+
+
+def test_the_bytes_are_the_same_whatever_the_concurrency(config, tmp_path):
+    alone = changed(config, out=str(tmp_path / "alone/data"), concurrency=1)
+    many = changed(config, out=str(tmp_path / "many/data"), concurrency=64)
+    made(alone, tmp_path / "alone")
+    made(many, tmp_path / "many")
+    assert bytes_of(tmp_path / "alone/data") == bytes_of(tmp_path / "many/data")
+    assert alone.digest() == many.digest()
+
+
+def test_every_trace_is_kept_readable_or_not(config, tmp_path):
+    _, card, out = made(config, tmp_path)
+    traces = read_table(out / "traces.parquet", Trace)
+    assert len(traces) == card["counts"]["traces"]
+    assert sum(trace.read is not None for trace in traces) == card["counts"]["readable_traces"]
+    assert all((trace.read is None) == (trace.failure is not None) for trace in traces)
+
+
+def test_the_card_carries_tokens_money_and_versions(config, tmp_path):
+    priced = Teacher(model="sandbox-careful", temperatures=(0.0,), samples=1, price_in=1.0, price_out=10.0)
+    _, card, _ = made(changed(config, decomposer=priced, verifier=priced), tmp_path)
+    verify = next(row for row in card["bill"]["by_stage"] if row["stage"] == "verify")
+    assert verify["calls"] == TASKS * CANDIDATES
+    assert verify["money"] == pytest.approx((verify["prompt_tokens"] + 10 * verify["completion_tokens"]) / 1e6)
+    assert card["bill"]["total"]["money"] > 0
+    assert {"decompose", "judge", "verify"} <= set(card["prompts"])
+    assert card["versions"]["openai"]
 
 
 def test_bad_rows_are_quarantined_with_their_reason(config, world, tmp_path):
@@ -197,7 +236,7 @@ def test_bad_rows_are_quarantined_with_their_reason(config, world, tmp_path):
         "train_metadata.jsonl:5": "bad_row",
         "train_metadata.jsonl:6": "bad_row",
     }
-    assert sum(row["key"].startswith("candidates.jsonl") for row in left_out) == (TASKS - 1) * CANDIDATES
+    assert sum("candidates.jsonl" in row["key"] for row in left_out) == (TASKS - 1) * CANDIDATES
     assert card["counts"]["quarantined"] == len(left_out)
 
 
@@ -205,9 +244,9 @@ def test_bad_rows_are_quarantined_with_their_reason(config, world, tmp_path):
 def test_an_empty_dataset_is_an_input_error(config, world, tmp_path, name):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
-    with pytest.raises(InputError, match="holds no usable"):
+    with pytest.raises(InputError, match="holds no rows"):
         made(changed(config, **{name: str(empty)}), tmp_path)
-    with pytest.raises(InputError, match=r"There is no .* file"):
+    with pytest.raises(InputError, match=r"none\.jsonl"):
         made(changed(config, **{name: str(tmp_path / "none.jsonl")}), tmp_path)
 
 
@@ -229,9 +268,11 @@ def test_a_failed_call_is_counted_and_leaves_the_quadruple_out(config, tmp_path,
         return Failure(kind="timed_out", detail="slow") if call.stage == "verify" else await ask(self, call)
 
     monkeypatch.setattr(Teachers, "ask", failing)
-    rows, card, _ = made(config, tmp_path)
+    rows, card, out = made(config, tmp_path)
     assert rows == []
-    assert card["failures"]["quarantined"] == {"timed_out": TASKS * CANDIDATES}
+    assert card["failures"]["quarantined"] == {"verify": {"timed_out": TASKS * CANDIDATES}}
+    bad = json.loads((out / "quarantine.jsonl").read_text().splitlines()[0])
+    assert {"instruction", "source", "edited"} <= set(bad["evidence"])
 
 
 def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tmp_path, capsys):
@@ -243,27 +284,22 @@ def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tm
     assert "done already" in capsys.readouterr().out
 
 
-def test_the_same_image_with_two_instructions_is_two_tasks(world, tmp_path):
-    row = json.loads((world / "tasks/train_metadata.jsonl").read_text().splitlines()[0])
-    image = str(world / "tasks" / row["image"])
-    path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(json.dumps({"instruction": text, "image": image}) + "\n" for text in ("do this", "do that")))
-    tasks, bad = read_tasks(path, ImageStore(tmp_path / "images"))
-    assert len({task.task_id for task in tasks.values()}) == 2
-    assert bad == []
-
-
 def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(tmp_path):
     path = tmp_path / "exemplars.jsonl"
     rows = [{"instruction": f"do {i}", "principles": [{"question": f"Was {i} done?", "category": "follow"}]} for i in range(9)]
     path.write_text("\n".join(map(json.dumps, rows)))
-    exemplars = read_exemplars(path)
-    shown = [system_prompt(Teacher(model="m"), exemplars, Task(task_id=k * 16, source="s", instruction="x"), 0) for k in "abcd"]
+    exemplars = read_exemplars(str(path))
+    shown = [system_prompt(exemplars, 4, "Write 5.", Task(task_id=k * 16, source="s", instruction="x"), 0) for k in "abcd"]
     assert all(text.startswith(DECOMPOSE_SYSTEM) and text.count("Instruction: do") == 4 for text in shown)
     assert len(set(shown)) > 1
-    path.write_text('{"instruction": "x"}')
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"instruction": "x"}')
     with pytest.raises(InputError, match="line 1"):
-        read_exemplars(path)
+        read_exemplars(str(other))
+
+
+def test_the_pool_that_comes_with_the_package_can_be_shown(config):
+    assert len(read_exemplars(EXEMPLARS)) == 60
 
 
 def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, capsys):
@@ -272,7 +308,99 @@ def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, c
     main(["--config", str(path)])
     path.write_text(json.dumps({**config.model_dump(mode="json"), "decompose_share": 0.5}))
     main(["--config", str(path)])
-    card = json.loads((tmp_path / "data/card.json").read_text())
-    assert card["calls"]["made"] == 0
-    assert card["calls"]["from_journal"] > 0
     assert (tmp_path / "data.previous/card.json").is_file()
+    before = keys_in(config.ledger_path)
+    changed_prompt = {**config.model_dump(mode="json"), "thinkers": [{"model": "sandbox-lenient", "personas": ["Be strict."]}]}
+    path.write_text(json.dumps(changed_prompt))
+    main(["--config", str(path)])
+    new = keys_in(config.ledger_path) - before
+    with Ledger(config.ledger_path) as ledger:
+        bills = {(bill.stage, bill.calls) for bill in ledger.bills(new)}
+    assert ("think", TASKS * CANDIDATES) in bills
+    assert {stage for stage, _ in bills} == {"think", "verify"}
+
+
+def test_only_what_failed_is_asked_for_again(config, tmp_path, monkeypatch):
+    ask = Teachers.ask
+
+    async def failing(self, call):
+        return Failure(kind="timed_out", detail="slow") if call.stage == "verify" else await ask(self, call)
+
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    with monkeypatch.context() as patch:
+        patch.setattr(Teachers, "ask", failing)
+        main(["--config", str(path)])
+    asked = counting(monkeypatch)
+    main(["--config", str(path), "--retry"])
+    assert len(asked) == TASKS * CANDIDATES
+    assert json.loads((tmp_path / "data/card.json").read_text())["counts"]["gold"] == TASKS * CANDIDATES
+
+
+def test_a_limit_takes_the_first_tasks_and_pairs(config, tmp_path):
+    _, card, _ = made(changed(config, limit=2), tmp_path)
+    assert card["counts"]["tasks"] == 2
+    assert card["counts"]["quadruples"] == 2 * CANDIDATES
+    assert card["counts"]["preferences"] + card["counts"]["same"] == 2
+    assert card["counts"]["quarantined"] == 0
+
+
+def test_the_hard_filter_keeps_what_meets_a_criterion(config, tmp_path):
+    filtering = changed(config, random_tasks=1, hard_tasks=2, hard_filter=Teacher(model="sandbox-careful", temperatures=(0.0,)))
+    _, card, out = made(filtering, tmp_path)
+    with closing(sqlite3.connect(out / "work.sqlite")) as base:
+        rows = base.execute("SELECT chosen, hard, instruction FROM tasks WHERE origin = 'task'").fetchall()
+    assert sum(chosen == "random" for chosen, *_ in rows) == 1
+    hard = [(criteria, text) for chosen, criteria, text in rows if chosen == "hard"]
+    assert len(hard) == card["passes"]["filter"]["kept"] <= 2
+    assert all(set(criteria.split(",")) <= set(CRITERIA) and criteria for criteria, _ in hard)
+    simple = [text for chosen, criteria, text in rows if chosen is None and criteria == ""]
+    assert all(" and " not in text for text in simple)
+    assert card["counts"]["quadruples"] == CANDIDATES * (1 + len(hard))
+
+
+def test_what_a_benchmark_holds_is_left_out_and_counted(config, world, tmp_path):
+    first = json.loads((world / "tasks/train_metadata.jsonl").read_text().splitlines()[0])
+    held_out = world / "tasks" / "held_out.jsonl"
+    held_out.write_text(json.dumps({"instruction": "something else", "image": first["image"]}) + "\n")
+    _, card, out = made(changed(config, benchmarks=(str(held_out),)), tmp_path)
+    assert card["passes"]["clean"]["image"] == 1
+    assert card["counts"]["left_out"] == 1
+    assert card["counts"]["quadruples"] == (TASKS - 1) * CANDIDATES
+    bad = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["failure"]["kind"]) for row in bad] == [("clean", "duplicate")]
+
+
+def test_train_and_validation_share_no_source(config, tmp_path):
+    _, card, out = made(changed(config, validation_share=0.5), tmp_path)
+    train, validation = (read_table(out / f"sft{suffix}.parquet", SFTRow) for suffix in ("", "_validation"))
+    assert train
+    assert validation
+    assert not {row.source for row in train} & {row.source for row in validation}
+    assert sum(row.kind == "judge" for row in [*train, *validation]) == TASKS * CANDIDATES
+    pairs = [read_table(out / f"preferences{suffix}.parquet", PreferencePair) for suffix in ("", "_validation")]
+    assert not {pair.source for pair in pairs[0]} & {row.source for row in validation}
+    assert card["counts"]["sft_judge_validation"] == sum(row.kind == "judge" for row in validation)
+
+
+def test_editors_make_candidates_once_each_with_several_seeds(config, tmp_path):
+    editor = {
+        "name": "sandbox",
+        "kind": "openai",
+        "model": "sandbox-editor",
+        "base_url": config.teacher_url,
+        "seeds": [0, 1, 2],
+    }
+    making = DataConfig.model_validate({**config.model_dump(), "candidates": None, "pairs": None, "editors": [editor]})
+    rows, card, out = made(making, tmp_path)
+    assert card["passes"]["make"]["failed"] == 0
+    assert TASKS < card["counts"]["quadruples"] <= 3 * TASKS
+    assert card["editors"] == {"sandbox": card["counts"]["quadruples"]}
+    with Ledger(making.ledger_path) as ledger:
+        assert all(
+            ledger.image(key) for key in (making.editors[0].key(rows[0].source, rows[0].instruction, seed) for seed in (0, 1))
+        )
+    first = bytes_of(out)
+    making_again = making.model_copy(update={"out": str(tmp_path / "again/data"), "ledger": str(making.ledger_path)})
+    made(making_again, tmp_path / "again")
+    assert bytes_of(tmp_path / "again/data") == first

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from rrm.sandbox.language import principle_line, think
 from rrm.sandbox.reading import Reading
 from rrm.sandbox.world import BACKGROUNDS, COLOURS, PLACES, SHAPES
 
-Role = Literal["decompose", "judge", "score_only", "holistic", "verify", "gold"]
+Seen = TypeVar("Seen")
+Role = Literal["filter", "decompose", "judge", "score_only", "holistic", "verify", "gold"]
 KEEP_FORGOTTEN = 0.4
 SCORE_NOISE = 0.6
 
@@ -55,13 +56,13 @@ PERSONAS = {
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a request shows: its role, the words, and each image as it was read."""
+class Sight(Generic[Seen]):
+    """What a request shows: its role, the words, and each image as it was read: a scene's `Reading`, or a photo."""
 
     role: Role
     instruction: str
     principles: tuple[Principle, ...]
-    readings: tuple[Reading, ...]
+    readings: tuple[Seen, ...]
 
 
 @cache
@@ -138,6 +139,13 @@ def decompose_any(instruction: str) -> tuple[Principle, ...]:
     return (asked, OTHERS, SAME_BACKGROUND, CLEAN)
 
 
+def hardness(instruction: str) -> dict[str, int]:
+    """Which criteria of a hard task an instruction of the sandbox's meets: several steps, a place."""
+    steps = parse_instruction(instruction.strip().lower()) or []
+    placed = any(step.value in PLACES for step in steps)
+    return {"multi-step": int(len(steps) > 1), "fine-grained": 0, "implicit": 0, "spatial": int(placed)}
+
+
 def spoil_answer(text: str, verdicts: Sequence[int], score: float, rng: np.random.Generator) -> str:
     """The answer as a vague teacher writes it: without a score, with a verdict missing, or in prose."""
     way = int(rng.integers(3))
@@ -152,6 +160,8 @@ def answer(persona: Persona, sight: Sight, rng: np.random.Generator, heat: float
     """What the teacher writes."""
     if sight.role == "decompose":
         return prompts.write_principles(decompose_any(sight.instruction))
+    if sight.role == "filter":
+        return json.dumps([{"criterion": name, "met": met} for name, met in hardness(sight.instruction).items()])
     if sight.role == "holistic":
         sight = Sight(sight.role, sight.instruction, decompose_any(sight.instruction), sight.readings)
     before, after = sight.readings

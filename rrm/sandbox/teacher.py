@@ -22,9 +22,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -34,10 +34,13 @@ from PIL import Image, UnidentifiedImageError
 
 from rrm import prompts
 from rrm.records import Category, Principle
-from rrm.sandbox.personas import PERSONAS, Role, Sight, answer
+from rrm.sandbox import images_api
+from rrm.sandbox.personas import PERSONAS, Role, Seen, Sight, answer
+from rrm.sandbox.photo_teacher import PHOTO_PERSONAS, photo_author
 from rrm.sandbox.reading import Reading, read_scene
 
 ROLES: dict[Role, str] = {
+    "filter": prompts.FILTER_SYSTEM,
     "decompose": prompts.DECOMPOSE_SYSTEM,
     "judge": prompts.JUDGE_SYSTEM,
     "score_only": prompts.SCORE_ONLY_SYSTEM,
@@ -62,15 +65,20 @@ class Refused(Exception):
 @lru_cache(maxsize=65536)
 def read_bytes(digest: bytes, payload: bytes) -> Reading:
     """What the image file shows."""
+    return read_scene(open_bytes(digest, payload))
+
+
+def open_bytes(digest: bytes, payload: bytes) -> Image.Image:
+    """The image in the file, its pixels as they lie: a teacher of photos is not shown what an EXIF tag says."""
     try:
         with Image.open(io.BytesIO(payload)) as image:
-            return read_scene(image.convert("RGB"))
+            return image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise Refused("The image data you provided does not represent a valid image.", param="messages") from error
 
 
-def decode_url(url: str) -> tuple[bytes, Reading]:
-    """Digest and reading of the image in a data URL."""
+def decode_url(url: str, read: Callable[[bytes, bytes], Seen]) -> tuple[bytes, Seen]:
+    """Digest of the image in a data URL, and what is read from that and its bytes."""
     head, comma, body = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise Refused(
@@ -81,7 +89,7 @@ def decode_url(url: str) -> tuple[bytes, Reading]:
     except (binascii.Error, ValueError) as error:
         raise Refused("The image is not valid base64.", param="messages", code="invalid_base64_image") from error
     digest = hashlib.sha256(payload).digest()
-    return digest, read_bytes(digest, payload)
+    return digest, read(digest, payload)
 
 
 def parts_of(message: dict[str, Any]) -> tuple[str, list[str]]:
@@ -97,7 +105,7 @@ def parts_of(message: dict[str, Any]) -> tuple[str, list[str]]:
     return "\n".join(texts), urls
 
 
-def look(messages: list[dict[str, Any]]) -> tuple[Sight, bytes]:
+def look(messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]) -> tuple[Sight[Seen], bytes]:
     """What the system prompt and the last user message show, and a hash of it. Raises Refused for a request of another kind."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Refused("'messages' must be a list of messages.", param="messages")
@@ -107,13 +115,13 @@ def look(messages: list[dict[str, Any]]) -> tuple[Sight, bytes]:
     if role is None or not user:
         raise Refused("A sandbox teacher knows only the system prompts of rrm.prompts, with a user message.", param="messages")
     text, urls = parts_of(user[-1])
-    seen = [decode_url(url) for url in urls]
-    wanted = 1 if role == "decompose" else 2
+    seen = [decode_url(url, read) for url in urls]
+    wanted = 1 if role in ("decompose", "filter") else 2
     if len(seen) != wanted:
         raise Refused(f"This prompt goes with {wanted} image(s), not {len(seen)}.", param="messages")
-    asked, _, rest = text.partition("\nQuestions:\n")
+    asked, _, rest = text.partition(prompts.ANSWERED_BEFORE)[0].partition("\nQuestions:\n")
     questions = QUESTION.findall(rest.partition("\nReference judgements:\n")[0])
-    if not questions and role not in ("decompose", "holistic"):
+    if not questions and role not in ("filter", "decompose", "holistic"):
         raise Refused("There are no numbered questions to judge.", param="messages")
     principles = tuple(Principle(question=question, category=cast(Category, category)) for category, question in questions)
     instruction = asked.partition("Instruction: ")[2].partition("\nRequirement: ")[0].strip()
@@ -145,11 +153,12 @@ def number(body: dict[str, Any], name: str, default: float, low: float, high: fl
 def complete(body: dict[str, Any]) -> dict[str, Any]:
     """The chat completion for a request."""
     model = body.get("model")
-    if model not in PERSONAS:
+    if model not in PERSONAS and model not in PHOTO_PERSONAS:
         raise Refused(f"The model '{model}' does not exist.", 404, "model", "model_not_found")
     if body.get("stream"):
         raise Refused("A sandbox teacher does not stream.", param="stream")
-    sight, key = look(body.get("messages") or [])
+    sight: Sight[Any]
+    sight, key = look(body.get("messages") or [], open_bytes if model in PHOTO_PERSONAS else read_bytes)
     count = int(number(body, "n", 1, 1, 128))
     temperature = number(body, "temperature", 1.0, 0, 2)
     limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
@@ -157,12 +166,14 @@ def complete(body: dict[str, Any]) -> dict[str, Any]:
     seed = body.get("seed")
     if seed is None:
         seed = secrets.randbits(63)
+    photo = PHOTO_PERSONAS.get(model)
+    write = photo_author(photo, sight) if photo else partial(answer, PERSONAS[model], sight)
     choices, written = [], 0
     for index in range(count):
         draw = "greedy" if temperature == 0 else f"{seed}|{index}"
         entropy = hashlib.sha256(f"{model}|{draw}|".encode() + key).digest()
         rng = np.random.default_rng(int.from_bytes(entropy[:16], "big"))
-        text = answer(PERSONAS[model], sight, rng, heat=0.5 + 0.5 * temperature)
+        text = write(rng, 0.5 + 0.5 * temperature)
         reason = "stop" if len(text) <= cut else "length"
         message = {"role": "assistant", "content": text[:cut], "refusal": None}
         choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
@@ -179,6 +190,7 @@ def respond(value: dict[str, Any], status: int = 200) -> Response:
 
 
 app = FastAPI(title="Sandbox teachers", openapi_url=None)
+app.include_router(images_api.router)
 
 
 @app.post("/v1/chat/completions")
@@ -193,7 +205,10 @@ async def chat_completions(request: Request) -> Response:
 @app.get("/v1/models")
 async def models() -> Response:
     """The teachers."""
-    rows = [{"id": name, "object": "model", "created": 0, "owned_by": "sandbox"} for name in PERSONAS]
+    rows = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "sandbox"}
+        for name in (*PERSONAS, *PHOTO_PERSONAS, images_api.MODEL)
+    ]
     return respond({"object": "list", "data": rows})
 
 
@@ -214,17 +229,17 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def running_teacher() -> Iterator[str]:
-    """Base URL of a teacher server in a process of its own, which ends with the block (or with this process)."""
+def running_server(module: str, *flags: str) -> Iterator[str]:
+    """Base URL of `python -m module` with these flags, in a process of its own, which ends with the block (or with this process)."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    command = [sys.executable, "-m", "rrm.sandbox.teacher", "--port", str(port), "--until-stdin-closes"]
+    command = [sys.executable, "-m", module, "--port", str(port), "--until-stdin-closes", *flags]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(url):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the teacher server did not start (exit code {process.poll()})")
+                raise RuntimeError(f"the server {module} did not start (exit code {process.poll()})")
             time.sleep(0.05)
         yield url
     finally:
@@ -236,6 +251,11 @@ def running_teacher() -> Iterator[str]:
             process.wait()
         if process.stdin:
             process.stdin.close()
+
+
+def running_teacher() -> AbstractContextManager[str]:
+    """Base URL of a teacher server in a process of its own, which ends with the block (or with this process)."""
+    return running_server("rrm.sandbox.teacher")
 
 
 def exit_when_stdin_closes() -> None:

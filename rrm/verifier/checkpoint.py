@@ -10,6 +10,7 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rrm.errors import InputError
+from rrm.images import MAX_PIXELS
 from rrm.prompts import Style
 from rrm.stage import write_json
 from rrm.verifier.vision import batch_vision_attention
@@ -56,6 +57,8 @@ def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditiona
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} could not be loaded as a Qwen2.5-VL checkpoint: {reason}") from error
     processor.tokenizer.padding_side = "left"  # trl takes a right-padded prompt for a left-padded one without a word
+    size = processor.image_processor.size
+    size.longest_edge = min(size.longest_edge, MAX_PIXELS)  # the data was made with this budget
     batch_vision_attention(model)
     return model, processor
 

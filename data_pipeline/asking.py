@@ -1,0 +1,57 @@
+"""One row's questions to the teachers: each answer's key is kept, and a question may be put again with what was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from data_pipeline.teachers import Answer, Call
+from rrm.prompts import again_text
+from rrm.records import Failure
+
+Read = TypeVar("Read")
+
+
+class Asks(Protocol):
+    """Whoever answers calls: the teachers, or (in a dry run) the ledger alone."""
+
+    async def ask(self, call: Call) -> Answer:
+        """The answer, or why there is none."""
+
+
+@dataclass
+class Asking:
+    """The questions of one row; `keys` of the answers that were used, and `unusable` answers as they were given."""
+
+    teachers: Asks
+    keys: list[str] = field(default_factory=list)
+    unusable: list[dict[str, Any]] = field(default_factory=list)
+
+    async def ask(self, call: Call) -> Answer:
+        """The answer, or why there is none."""
+        answer = await self.teachers.ask(call)
+        if not isinstance(answer, Failure):
+            self.keys.append(call.key)
+        return answer
+
+    async def until_valid(
+        self, call: Call, read: Callable[[str], Read | Failure], faults: Callable[[Read], list[str]], asks: int
+    ) -> Read | Failure:
+        """What `read` makes of the answer once it has no `faults`; it is asked for at most `asks` times, then it is a failure."""
+        told = Failure(kind="empty")
+        first = call.text
+        for _ in range(asks):
+            answer = await self.ask(call)
+            if isinstance(answer, Failure):
+                return answer
+            text = answer.texts[0]
+            value = Failure(kind="cut_off", detail="cut off at max_tokens") if answer.finish[0] == "length" else read(text)
+            wrong = [value.detail or value.kind] if isinstance(value, Failure) else faults(value)
+            if not isinstance(value, Failure) and not wrong:
+                return value
+            told = value if isinstance(value, Failure) else Failure(kind="unparseable", detail="; ".join(wrong)[:500])
+            self.unusable.append({"model": call.model, "key": call.key, "answer": text, "wrong": wrong})
+            # another seed, too: a server may repeat itself to the letter
+            call = replace(call, text=again_text(first, text, wrong), seed=call.seed + 1)
+        return told

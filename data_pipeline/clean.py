@@ -1,0 +1,141 @@
+"""Clean sets: which tasks and pairs stay, and on which side of the train/validation split each source falls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipeline.duplicates import LOOK_BYTES, Looks, clusters, near_pairs, normalised, split_of
+from data_pipeline.inputs import rows_of
+from data_pipeline.intake import Intake, short_hash
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.schemas import BadRow, ImageRef, read_pair, read_task
+from data_pipeline.settings import DataConfig
+from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.records import Failure, Quarantined
+
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The sources and instructions of the benchmarks: digest → look, and normalised instructions; each with the file's name."""
+
+    looks: dict[str, bytes]
+    files: dict[str, str]
+    instructions: dict[str, str]
+
+
+def source_of(values: Mapping[str, Any]) -> tuple[ImageRef, str]:
+    """Source image and instruction of a row of a benchmark, whatever its schema."""
+    try:
+        pair = read_pair(dict(values))
+        return pair.source, pair.instruction
+    except BadRow:
+        task = read_task(dict(values))
+        return task.image, task.instruction
+
+
+def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut:
+    """What the set must not overlap with; a benchmark's row that cannot be read is quarantined.
+
+    Raises InputError where a benchmark has no readable row.
+    """
+    held = HeldOut({}, {}, {})
+    for where in config.benchmarks:
+        usable = 0
+        source = iter(tqdm(rows_of(where), desc="read benchmark", unit="row"))
+        while chunk := list(islice(source, CHUNK)):
+            parsed = []
+            for row in chunk:
+                try:
+                    parsed.append((row, source_of(row.values or {})))
+                except BadRow as error:
+                    book.quarantine([Quarantined(stage="benchmark", key=f"{row.where}:{row.number}", failure=error.failure)])
+            images = intake.images((ref, row.folder) for row, (ref, _) in parsed)
+            for row, (ref, instruction) in parsed:
+                seen = images[ref, row.folder]
+                if isinstance(seen, Seen):
+                    usable += 1
+                    held.looks.setdefault(seen.digest, seen.look)
+                    held.files.setdefault(seen.digest, row.where)
+                    held.instructions.setdefault(normalised(instruction), row.where)
+                else:
+                    book.quarantine([Quarantined(stage="benchmark", key=f"{row.where}:{row.number}", failure=seen)])
+        if not usable:
+            raise InputError(f"{where} holds no readable source image and instruction; correct 'benchmarks'.")
+    return held
+
+
+def stacked(looks: Iterable[bytes]) -> Looks:
+    """Looks as rows of an array."""
+    return np.frombuffer(b"".join(looks), np.uint8).reshape(-1, LOOK_BYTES)
+
+
+def near_held_out(sources: list[str], looks: Looks, held: HeldOut, bits: int) -> dict[str, str]:
+    """Why a source overlaps with a benchmark's, by digest."""
+    reasons = {source: f"image: the same as in {held.files[source]}" for source in sources if source in held.looks}
+    names = list(held.looks)
+    for i, j in near_pairs(looks, stacked(held.looks.values()), bits):
+        reasons.setdefault(sources[i], f"near_image: nearly the same as in {held.files[names[j]]}")
+    return reasons
+
+
+def leave_out(book: Workbook, found: list[tuple[int, str, str]]) -> None:
+    """Marks tasks (by n and id) as left out, with the reason, and quarantines them."""
+    book.many("UPDATE tasks SET left_out = ? WHERE n = ?", [(reason.partition(":")[0], n) for n, _, reason in found])
+    failures = ((task_id, Failure(kind="duplicate", detail=reason)) for _, task_id, reason in found)
+    book.quarantine([Quarantined(stage="clean", key=task_id, failure=failure) for task_id, failure in failures])
+
+
+def clean(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
+    """Marks the tasks that overlap with a benchmark or repeat one another, and splits by source, unless that was done.
+
+    Sources that look alike (`near_duplicate_bits`) fall on the same side of the split, whatever the order of the rows. A task whose
+    near-duplicate source has the same instruction already is a repeat.
+    """
+    if book.result("clean") is not None:
+        return
+    book.run("DELETE FROM quarantine WHERE stage IN ('clean', 'benchmark')")
+    intake = Intake(store, ledger, config.max_pixels)
+    held = read_held_out(config, intake, book)
+    intake.threads.shutdown()
+    sources = [row[0] for row in book.run("SELECT DISTINCT source FROM tasks ORDER BY source")]
+    looks = stacked(ledger.look(source) for source in sources)
+    groups = clusters(len(sources), near_pairs(looks, None, config.near_duplicate_bits))
+    place = {source: sources[int(group)] for source, group in zip(sources, groups, strict=True)}
+    reasons = near_held_out(sources, looks, held, config.near_duplicate_bits)
+    book.many(
+        "UPDATE tasks SET split = ? WHERE source = ?",
+        ((split_of(key, config.seed, config.validation_share), source) for source, key in place.items()),
+    )
+    taken: set[str] = set()
+    found: list[tuple[int, str, str]] = []
+    shared = 0
+    columns = "n, task_id, source, instruction, requirement, origin"
+    for n, task_id, source, instruction, requirement, origin in book.slabs(f"SELECT {columns} FROM tasks WHERE n > ?"):
+        words = normalised(instruction)
+        repeat = short_hash(place[source], words, requirement or "")
+        if source in reasons:
+            found.append((n, task_id, reasons[source]))
+        elif words in held.instructions and config.leave_out_instructions:
+            found.append((n, task_id, f"instruction: the same as in {held.instructions[words]}"))
+        elif origin == "task" and repeat in taken:
+            found.append((n, task_id, "repeat: another task has this instruction and nearly the same image"))
+        else:
+            shared += words in held.instructions
+            taken.add(repeat)
+    leave_out(book, found)
+    counts = Counter(reason.partition(":")[0] for _, _, reason in found)
+    kept_words = {"instructions_shared_and_kept": shared}
+    book.finish(
+        "clean", {**counts, **kept_words, "sources": len(sources), "look_alikes": len(sources) - len(set(place.values()))}
+    )

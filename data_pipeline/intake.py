@@ -1,0 +1,217 @@
+"""Taking in: tasks, candidates and human pairs from the user's files into the workbook, their images into the image store.
+
+A row that cannot be used is quarantined with the reason; a source without one usable row is an InputError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from data_pipeline.duplicates import look_of
+from data_pipeline.inputs import InputRow, rows_of
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.schemas import BadRow, CandidateRow, ImageRef, PairRow, TaskRow, read_candidate, read_pair, read_task
+from data_pipeline.settings import DataConfig
+from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
+from rrm.images import ImageStore, inside, read_image
+from rrm.records import Failure, Quarantined, Task
+
+Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
+CHUNK = 256
+"""Rows whose images are read together."""
+
+
+def short_hash(*parts: str) -> str:
+    """A name made from content."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+class Intake:
+    """Reads images once each; what was read of an image is kept in the ledger, so that another run need not decode it."""
+
+    def __init__(self, store: ImageStore, ledger: Ledger, max_pixels: int):
+        self.store, self.ledger, self.max_pixels = store, ledger, max_pixels
+        self.threads = ThreadPoolExecutor()
+
+    def reference(self, ref: ImageRef, folder: Path | None) -> tuple[str, bytes | Path] | Failure:
+        """What tells the image from all others, and where its bytes are."""
+        if isinstance(ref, bytes):
+            return f"{hashlib.sha256(ref).hexdigest()}|{self.max_pixels}", ref
+        if folder is None:
+            return Failure(kind="image_unreadable", detail=f"'{ref[:100]}' is a path, but this source has no folder")
+        try:
+            path = inside(folder, ref)
+        except InputError as error:
+            return Failure(kind="image_unreadable", detail=str(error))
+        if not path.is_file():
+            return Failure(kind="image_unreadable", detail=f"There is no image at {path}")
+        stat = path.stat()
+        return f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{self.max_pixels}", path
+
+    def read(self, found: tuple[str, bytes | Path]) -> tuple[str, Seen | Failure]:
+        """Decodes and stores one image."""
+        name, content = found
+        try:
+            payload = content if isinstance(content, bytes) else content.read_bytes()
+            shown = "the image in this row" if isinstance(content, bytes) else str(content)
+            image = read_image(payload, shown, self.max_pixels)
+        except (InputError, OSError) as error:
+            return name, Failure(kind="image_unreadable", detail=str(error)[:300])
+        return name, Seen(self.store.add(image), image.size, look_of(image).to_bytes())
+
+    def images(self, refs: Iterable[tuple[ImageRef, Path | None]]) -> dict[tuple[ImageRef, Path | None], Seen | Failure]:
+        """What was read of each image, new ones decoded in parallel."""
+        known: dict[tuple[ImageRef, Path | None], Seen | Failure] = {}
+        places: dict[tuple[ImageRef, Path | None], tuple[str, bytes | Path]] = {}
+        for ref, folder in set(refs):
+            found = self.reference(ref, folder)
+            if isinstance(found, Failure):
+                known[ref, folder] = found
+                continue
+            seen = self.ledger.image(found[0])
+            if seen is None or (isinstance(seen, Seen) and not self.store.path(seen.digest).exists()):
+                places[ref, folder] = found
+            else:
+                known[ref, folder] = seen
+        if places:
+            read = dict(self.threads.map(self.read, dict(places.values()).items()))
+            self.ledger.add_images(read.items())
+            known |= {key: read[name] for key, (name, _) in places.items()}
+        return known
+
+    def rows(
+        self,
+        where: str,
+        what: str,
+        read: Callable[[dict[str, Any]], Read],
+        refs_of: Callable[[Read], list[ImageRef]],
+        book: Workbook,
+    ) -> Iterator[tuple[InputRow, Read, list[str]]]:
+        """Every usable row with the digests of its images, in order; the others are quarantined.
+
+        Raises InputError where there is no such source.
+        """
+        usable = 0
+        first: Quarantined | None = None
+        source = iter(tqdm(rows_of(where), desc=f"read {what}s", unit="row"))
+        while chunk := list(islice(source, CHUNK)):
+            parsed: list[tuple[InputRow, Read | Failure]] = []
+            for row in chunk:
+                try:
+                    if row.values is None:
+                        raise BadRow("bad_row", "not a JSON object")
+                    parsed.append((row, read(row.values)))
+                except BadRow as error:
+                    parsed.append((row, error.failure))
+            wanted = [(ref, row.folder) for row, value in parsed if not isinstance(value, Failure) for ref in refs_of(value)]
+            images = self.images(wanted)
+            for row, value in parsed:
+                key = f"{row.where}:{row.number}"
+                failure = value if isinstance(value, Failure) else None
+                digests = []
+                for ref in [] if isinstance(value, Failure) else refs_of(value):
+                    seen = images[ref, row.folder]
+                    if isinstance(seen, Failure):
+                        failure = failure or seen
+                    else:
+                        digests.append(seen.digest)
+                if failure is not None or isinstance(value, Failure):
+                    bad = Quarantined(stage="read", key=key, failure=failure or Failure(kind="bad_row"), evidence=shown(row))
+                    first = first or bad
+                    book.quarantine([bad])
+                    continue
+                usable += 1
+                yield row, value, digests
+        if not usable:
+            told = f"; {first.key}: {first.failure.detail}" if first else ""
+            raise InputError(f"{where} holds no usable {what}{told}.")
+
+
+def shown(row: InputRow) -> dict[str, Any]:
+    """The row for the quarantine, without the bytes of its images."""
+    values = row.values or {}
+    return {"row": {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}}
+
+
+def take_tasks(config: DataConfig, book: Workbook, intake: Intake) -> int:
+    """Adds the tasks, and the edits that a row may bring along; returns how many rows were usable."""
+    count = 0
+    rows = intake.rows(config.tasks, "task", read_task, lambda task: [task.image, *task.edits], book)
+    for _, value, (source, *edits) in rows:
+        task_id = short_hash(source, value.instruction, value.requirement or "")
+        task = Task(task_id=task_id, source=source, instruction=value.instruction, requirement=value.requirement)
+        count += book.add_task(task, "task")
+        if isinstance(value.image, str):
+            book.run("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", (value.image, value.instruction, task_id))
+        for edited in edits:
+            book.add_quadruple(short_hash(task_id, edited), task_id, edited, value.editor or "given")
+        if config.limit and count >= config.limit:
+            break
+    return count
+
+
+def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
+    """Adds the ready-made candidates; the same image twice for one task counts once, whoever made it."""
+    assert config.candidates is not None
+    count = 0
+
+    def refs(value: CandidateRow) -> list[ImageRef]:
+        return [value.image, *([value.source] if value.source is not None else [])]
+
+    for row, value, (edited, *source) in intake.rows(config.candidates, "candidate", read_candidate, refs, book):
+        if value.task is not None:
+            found = book.run("SELECT task_id FROM names WHERE name = ? AND instruction = ?", (value.task, value.instruction))
+        else:
+            query = "SELECT task_id FROM tasks WHERE source = ? AND instruction = ? AND origin = 'task' ORDER BY n LIMIT 1"
+            found = book.run(query, (source[0], value.instruction))
+        task = found.fetchone()
+        if task is not None:
+            count += book.add_quadruple(short_hash(task[0], edited), task[0], edited, value.editor)
+        elif not config.limit:
+            shown_as = value.task or "its source"
+            failure = Failure(kind="bad_row", detail=f"no task has the image '{shown_as}' and this instruction")
+            book.quarantine([Quarantined(stage="read", key=f"{row.where}:{row.number}", failure=failure, evidence=shown(row))])
+    return count
+
+
+def take_pairs(config: DataConfig, book: Workbook, intake: Intake) -> int:
+    """Adds the human pairs, each with its task."""
+    assert config.pairs is not None
+    count = 0
+    rows = intake.rows(config.pairs, "pair", read_pair, lambda pair: [pair.source, pair.a, pair.b], book)
+    for _, value, (source, a, b) in rows:
+        task_id = short_hash(source, value.instruction, "")
+        book.add_task(Task(task_id=task_id, source=source, instruction=value.instruction), "pair")
+        pair_id = short_hash(source, value.instruction, a, b, value.label)
+        book.run(
+            "INSERT OR IGNORE INTO pairs (pair_id, task_id, edited_a, edited_b, label) VALUES (?, ?, ?, ?, ?)",
+            (pair_id, task_id, a, b, value.label),
+        )
+        count += 1
+        if config.limit and count >= config.limit:
+            break
+    return count
+
+
+def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
+    """Reads all that the config names, unless that was done."""
+    if book.result("read") is not None:
+        return
+    intake = Intake(store, ledger, config.max_pixels)
+    book.run("BEGIN")
+    counts = {"tasks": take_tasks(config, book, intake)}
+    if config.candidates:
+        counts["candidates"] = take_candidates(config, book, intake)
+    if config.pairs:
+        counts["pairs"] = take_pairs(config, book, intake)
+    book.finish("read", counts)
+    book.run("COMMIT")
+    intake.threads.shutdown()

@@ -1,0 +1,167 @@
+"""What to make data from, which teachers to ask, and how: the pipeline's config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data_pipeline.editors import Editor
+from rrm.config import Config
+from rrm.images import MAX_PIXELS
+from rrm.records import Category
+
+Variant = Literal["T", "V", "T+V", "holistic"]
+Range = tuple[int, int]
+EXEMPLARS = str(Path(__file__).with_name("exemplars.jsonl"))
+SANDBOX = "sandbox"
+SPEED = ("out", "ledger", "concurrency", "timeout", "patience", "give_up_after", "key_variable", "teacher_url")
+"""Keys that change nothing but the speed and the place."""
+
+
+class Teacher(Config):
+    """A model behind an OpenAI-compatible server, and how it is asked."""
+
+    model: str
+    base_url: str | None = Field(None, description="the server, ending in /v1; None: the config's 'teacher_url'")
+    key_variable: str | None = Field(None, description="environment variable with the key; None: the config's 'key_variable'")
+    concurrency: int | None = Field(None, ge=1, description="requests in flight; None: the config's 'concurrency'")
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0, description="prompt and completion together")
+    price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
+    price_out: float = Field(0.0, ge=0, description="money per million completion tokens")
+    max_tokens: int = Field(4096, ge=1, description="of one answer")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
+    )
+    temperatures: tuple[float, ...] = Field((0.7,), min_length=1)
+    samples: int = Field(2, ge=1, description="answers per temperature and prompt variant")
+    one_by_one: bool = Field(False, description="a request per sample, for servers that do not know 'n'")
+    personas: tuple[str, ...] = Field(("",), min_length=1, description="prompt variants: each is added to the system prompt")
+    version: str = Field("", description="part of what an answer depends on; change it to have a renewed model asked again")
+
+
+class DataConfig(Config):
+    """One data set."""
+
+    out: str
+    tasks: str
+    candidates: str | None = None
+    editors: tuple[Editor, ...] = ()
+    pairs: str | None = None
+    benchmarks: tuple[str, ...] = Field((), description="tasks, pairs or benchmark files that the set must not overlap with")
+    ledger: str | None = Field(None, description="SQLite file of every answer; None: <out>.ledger.sqlite")
+    limit: int | None = Field(None, ge=1, description="only so many tasks, and so many pairs")
+    max_pixels: int = Field(MAX_PIXELS, ge=784, description="larger images are scaled down, by qwen-vl-utils' rules")
+
+    random_tasks: int | None = Field(None, ge=0, description="tasks drawn by seed; None without 'hard_tasks': all of them")
+    hard_tasks: int | None = Field(None, ge=0, description="tasks kept by the hard filter from among the others")
+    hard_filter: Teacher | None = None
+
+    near_duplicate_bits: int = Field(
+        8, ge=0, le=16, description="perceptual hashes of 64 bits that differ in no more are alike"
+    )
+    leave_out_instructions: bool = Field(True, description="also leave out tasks that share an instruction with a benchmark")
+    validation_share: float = Field(0.0, ge=0, lt=1, description="of the sources, each with its near-duplicates")
+
+    variant: Variant = "T+V"
+    exemplars: str | None = EXEMPLARS
+    exemplars_per_query: int = Field(4, ge=0)
+    principles: dict[Category, Range] = Field({"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)})
+    principles_total: Range = (8, 12)
+    asks: int = Field(3, ge=1, description="times that a decomposition or a verification is asked for until it is valid")
+    teacher_url: str = SANDBOX
+    key_variable: str = "OPENAI_API_KEY"
+    decomposer: Teacher
+    thinkers: tuple[Teacher, ...] = Field(min_length=1)
+    verifier: Teacher
+    decompose_share: float = Field(0.1, ge=0, lt=1)
+    concurrency: int = Field(32, ge=1)
+    timeout: float = Field(120.0, gt=0)
+    patience: float = Field(600.0, gt=0, description="seconds that a call waits out rate limits and broken connections")
+    give_up_after: int = Field(8, ge=1, description="calls lost in a row until a teacher counts as gone for good")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Refuses keys that contradict each other."""
+        if self.hard_tasks and self.hard_filter is None:
+            raise ValueError("'hard_tasks' needs a 'hard_filter' teacher")
+        seen: dict[tuple[str, str], Teacher] = {}
+        for teacher in self.pool:
+            other = seen.setdefault((teacher.base_url or self.teacher_url, teacher.model), teacher)
+            if line_of(other) != line_of(teacher):
+                raise ValueError(f"'{teacher.model}' is named twice with other limits, prices or keys; give it the same ones")
+        return self
+
+    def what(self) -> dict[str, Any]:
+        """Every key that the set depends on; how fast it is made, and where, is not among them."""
+        limits = {"concurrency", "requests_per_minute", "tokens_per_minute", "key_variable", "max_tokens_field", "base_url"}
+        roles: dict[str, Any] = dict.fromkeys(("decomposer", "verifier", "hard_filter"), limits)
+        return self.model_dump(mode="json", exclude={**dict.fromkeys(SPEED, True), **roles, "thinkers": {"__all__": limits}})
+
+    def digest(self) -> str:
+        """A hash of what the set depends on."""
+        return hashlib.sha256(json.dumps(self.what(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_sandbox_at(self, url: str) -> Self:
+        """The config with this address in place of "sandbox"."""
+
+        def there(address: str | None) -> str | None:
+            return url if address == SANDBOX else address
+
+        def moved(teacher: Teacher) -> Teacher:
+            return teacher.model_copy(update={"base_url": there(teacher.base_url)})
+
+        values = {
+            "teacher_url": there(self.teacher_url),
+            "editors": tuple(editor.model_copy(update={"base_url": there(editor.base_url)}) for editor in self.editors),
+            "decomposer": moved(self.decomposer),
+            "thinkers": tuple(map(moved, self.thinkers)),
+            "verifier": moved(self.verifier),
+            "hard_filter": moved(self.hard_filter) if self.hard_filter else None,
+        }
+        return self.model_copy(update=values)
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether principles are used at all."""
+        return self.variant != "holistic"
+
+    @property
+    def verifies(self) -> bool:
+        """Whether traces are verified and selected."""
+        return self.variant in ("V", "T+V")
+
+    @property
+    def filters(self) -> bool:
+        """Whether tasks are chosen by the hard filter."""
+        return bool(self.hard_tasks)
+
+    @property
+    def needed(self) -> list[Teacher]:
+        """The teachers without whom nothing comes out."""
+        return [
+            *([self.hard_filter] if self.hard_filter and self.filters else []),
+            *([self.decomposer] if self.decomposes else []),
+            *([self.verifier] if self.verifies else []),
+        ]
+
+    @property
+    def pool(self) -> list[Teacher]:
+        """Every teacher that this variant asks."""
+        return [*self.needed, *self.thinkers]
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the answers are kept."""
+        return Path(self.ledger) if self.ledger else Path(self.out).with_name(Path(self.out).name + ".ledger.sqlite")
+
+
+def line_of(teacher: Teacher) -> tuple[object, ...]:
+    """What two teachers must share to be the same model on the same server."""
+    limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.max_tokens_field)
+    return (*limits, teacher.price_in, teacher.price_out, teacher.key_variable)
