@@ -44,7 +44,7 @@ def main(given: list[str]) -> None:
     else:
         sources = [config.tasks, config.candidates, config.pairs, *config.benchmarks]
         files = [path for where in sources if where for path in fingerprint_files(where)]
-        inputs: list[str | Path] = [*files, *([config.exemplars] if config.exemplars else [])]
+        inputs: list[str | Path] = [*files, *([config.exemplars_path] if config.exemplars_path else [])]
         if asked.retry and Path(config.out).exists():
             set_aside(Path(config.out), "what failed is asked for again")
         run_stage("data", config.out, config, inputs, lambda out: run(config, out, asked.max_cost, asked.engine))

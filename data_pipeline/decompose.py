@@ -79,7 +79,7 @@ def wanted_text(config: DataConfig) -> str:
 
 def decompose_call(task: Task, config: DataConfig) -> Call:
     """The request for a task's principles."""
-    exemplars = read_exemplars(config.exemplars) if config.exemplars else ()
+    exemplars = read_exemplars(str(config.exemplars_path)) if config.exemplars else ()
     system = system_prompt(exemplars, config.exemplars_per_query, wanted_text(config), task, config.seed)
     text = prompts.decompose_text("full", task.instruction)
     if task.requirement:

@@ -25,7 +25,7 @@ from data_pipeline.intake import take_in
 from data_pipeline.judge import judge
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import CHOSEN, LocalEngine, choose, decompose_all, filter_hard, judge_all
-from data_pipeline.run import adopt_images, opened, teachers_there
+from data_pipeline.run import adopt_images, foreseen, opened, teachers_there
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
@@ -45,8 +45,8 @@ def scratch(config: DataConfig) -> Iterator[tuple[Workbook, Ledger, ImageStore]]
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".foresight-", dir=Path(config.out).parent))
     try:
-        adopt_images(Path(config.out), folder)
-        with opened(config, folder) as (book, ledger, store):
+        adopt_images([Path(config.out) / "images"], foreseen(config))
+        with opened(config, folder, foreseen(config)) as (book, ledger, store):
             take_in(config, book, ledger, store)
             clean(config, book, ledger, store)
             choose(config, book)

@@ -6,7 +6,7 @@ A row that cannot be used is quarantined with the reason; a source without one u
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -37,8 +37,9 @@ def short_hash(*parts: str) -> str:
 class Intake:
     """Reads images once each; what was read of an image is kept in the ledger, so that another run need not decode it."""
 
-    def __init__(self, store: ImageStore, ledger: Ledger, max_pixels: int):
+    def __init__(self, store: ImageStore, ledger: Ledger, max_pixels: int, limit: int | None = None):
         self.store, self.ledger, self.max_pixels = store, ledger, max_pixels
+        self.chunk = min(CHUNK, limit or CHUNK)
         self.threads = ThreadPoolExecutor()
 
     def reference(self, ref: ImageRef, folder: Path | None) -> tuple[str, bytes | Path] | Failure:
@@ -94,21 +95,28 @@ class Intake:
         read: Callable[[dict[str, Any]], Read],
         refs_of: Callable[[Read], list[ImageRef]],
         book: Workbook,
+        stranger: Callable[[Read], str | None] = lambda row: None,
     ) -> Iterator[tuple[InputRow, Read, list[str]]]:
         """Every usable row with the digests of its images, in order; the others are quarantined.
 
-        Raises InputError where there is no such source.
+        `stranger` says of a row, before its images are read, why it has no place here; "" passes it over without a word. Raises InputError
+        where there is no such source.
         """
         usable = 0
         first: Quarantined | None = None
         source = iter(tqdm(rows_of(where), desc=f"read {what}s", unit="row"))
-        while chunk := list(islice(source, CHUNK)):
+        while chunk := list(islice(source, self.chunk)):
             parsed: list[tuple[InputRow, Read | Failure]] = []
             for row in chunk:
                 try:
                     if row.values is None:
                         raise BadRow("bad_row", "not a JSON object")
-                    parsed.append((row, read(row.values)))
+                    given = read(row.values)
+                    reason = stranger(given)
+                    if reason:
+                        raise BadRow("bad_row", reason)
+                    if reason is None:
+                        parsed.append((row, given))
                 except BadRow as error:
                     parsed.append((row, error.failure))
             wanted = [(ref, row.folder) for row, value in parsed if not isinstance(value, Failure) for ref in refs_of(value)]
@@ -159,25 +167,36 @@ def take_tasks(config: DataConfig, book: Workbook, intake: Intake) -> int:
 
 
 def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
-    """Adds the ready-made candidates; the same image twice for one task counts once, whoever made it."""
+    """Adds the ready-made candidates; the same image twice for one task counts once, whoever made it. Candidates of tasks that a limit
+    leaves out are passed over."""
     assert config.candidates is not None
     count = 0
 
     def refs(value: CandidateRow) -> list[ImageRef]:
         return [value.image, *([value.source] if value.source is not None else [])]
 
-    for row, value, (edited, *source) in intake.rows(config.candidates, "candidate", read_candidate, refs, book):
-        if value.task is not None:
+    def task_of(value: CandidateRow, source: Sequence[str] = ()) -> str | None:
+        if value.source is None:
             found = book.run("SELECT task_id FROM names WHERE name = ? AND instruction = ?", (value.task, value.instruction))
         else:
             query = "SELECT task_id FROM tasks WHERE source = ? AND instruction = ? AND origin = 'task' ORDER BY n LIMIT 1"
-            found = book.run(query, (source[0], value.instruction))
-        task = found.fetchone()
+            found = book.run(query, (*source, value.instruction))
+        row = found.fetchone()
+        return None if row is None else str(row[0])
+
+    def unknown(value: CandidateRow) -> str:
+        return "" if config.limit else f"no task has the image '{value.task or 'that is its source'}' and this instruction"
+
+    def stranger(value: CandidateRow) -> str | None:
+        return unknown(value) if value.source is None and task_of(value) is None else None
+
+    rows = intake.rows(config.candidates, "candidate", read_candidate, refs, book, stranger)
+    for row, value, (edited, *source) in rows:
+        task = task_of(value, source)
         if task is not None:
-            count += book.add_quadruple(short_hash(task[0], edited), task[0], edited, value.editor)
-        elif not config.limit:
-            shown_as = value.task or "its source"
-            failure = Failure(kind="bad_row", detail=f"no task has the image '{shown_as}' and this instruction")
+            count += book.add_quadruple(short_hash(task, edited), task, edited, value.editor)
+        elif reason := unknown(value):
+            failure = Failure(kind="bad_row", detail=reason)
             book.quarantine([Quarantined(stage="read", key=f"{row.where}:{row.number}", failure=failure, evidence=shown(row))])
     return count
 
@@ -205,7 +224,7 @@ def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
     """Reads all that the config names, unless that was done."""
     if book.result("read") is not None:
         return
-    intake = Intake(store, ledger, config.max_pixels)
+    intake = Intake(store, ledger, config.max_pixels, config.limit)
     book.run("BEGIN")
     counts = {"tasks": take_tasks(config, book, intake)}
     if config.candidates:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,34 @@ def teachers_there(config: DataConfig) -> Iterator[DataConfig]:
         yield config.with_sandbox_at(url)
 
 
-def adopt_images(earlier: Path, out: Path) -> None:
-    """Links the images that lie in another folder of the set, so that they need not be decoded again."""
-    if (earlier / "images").is_dir() and not (out / "images").exists():
-        shutil.copytree(earlier / "images", out / "images", copy_function=os.link, ignore=shutil.ignore_patterns("*.part"))
+def link(source: str, target: str) -> None:
+    """Gives the file a second name, unless that is taken."""
+    if not os.path.exists(target):
+        os.link(source, target)
+
+
+def adopt_images(earlier: Iterable[Path], images: Path) -> None:
+    """Links the images of other folders into a new one, so that they need not be decoded again."""
+    if images.exists():
+        return
+    for folder in earlier:
+        if folder.is_dir():
+            shutil.copytree(folder, images, copy_function=link, ignore=shutil.ignore_patterns("*.part"), dirs_exist_ok=True)
+
+
+def foreseen(config: DataConfig) -> Path:
+    """Where a plan or a dry run keeps the images that it read, for the run to come."""
+    return Path(config.out).with_name(Path(config.out).name + ".images")
 
 
 @contextmanager
-def opened(config: DataConfig, out: Path) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
+def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
     """The files of a run."""
     ledger = Ledger(config.ledger_path)
     try:
         book = Workbook(out / "work.sqlite")
         try:
-            yield book, ledger, ImageStore(out / "images")
+            yield book, ledger, ImageStore(images)
         finally:
             book.close()
     finally:
@@ -106,8 +120,9 @@ async def ask_teachers(
 
 def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: str = "local") -> dict[str, Any]:
     """Makes the data set in `out`; returns the counts of its card."""
-    adopt_images(previous(out), out)
-    with opened(config, out) as (book, ledger, store):
+    adopt_images([previous(out) / "images", foreseen(config)], out / "images")
+    shutil.rmtree(foreseen(config), ignore_errors=True)
+    with opened(config, out, out / "images") as (book, ledger, store):
         take_in(config, book, ledger, store)
         clean(config, book, ledger, store)
         with teachers_there(config) as there:

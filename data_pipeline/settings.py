@@ -16,7 +16,8 @@ from rrm.records import Category
 
 Variant = Literal["T", "V", "T+V", "holistic"]
 Range = tuple[int, int]
-EXEMPLARS = str(Path(__file__).with_name("exemplars.jsonl"))
+PACKAGE = "package"
+"""The pool of exemplars that comes with it, in `exemplars`."""
 SANDBOX = "sandbox"
 SPEED = ("out", "ledger", "concurrency", "timeout", "patience", "give_up_after", "key_variable", "teacher_url")
 """Keys that change nothing but the speed and the place."""
@@ -68,7 +69,7 @@ class DataConfig(Config):
     validation_share: float = Field(0.0, ge=0, lt=1, description="of the sources, each with its near-duplicates")
 
     variant: Variant = "T+V"
-    exemplars: str | None = EXEMPLARS
+    exemplars: str | None = Field(PACKAGE, description="a JSONL file of them, or None")
     exemplars_per_query: int = Field(4, ge=0)
     principles: dict[Category, Range] = Field({"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)})
     principles_total: Range = (8, 12)
@@ -154,6 +155,13 @@ class DataConfig(Config):
     def pool(self) -> list[Teacher]:
         """Every teacher that this variant asks."""
         return [*self.needed, *self.thinkers]
+
+    @property
+    def exemplars_path(self) -> Path | None:
+        """The file of exemplars, if there is one."""
+        if self.exemplars == PACKAGE:
+            return Path(__file__).with_name("exemplars.jsonl")
+        return Path(self.exemplars) if self.exemplars else None
 
     @property
     def ledger_path(self) -> Path:

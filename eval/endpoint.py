@@ -14,7 +14,7 @@ from PIL import Image
 
 from eval.judges import Edit, Principles, Task
 from rrm.errors import InputError
-from rrm.images import png_bytes
+from rrm.images import fit, png_bytes
 from rrm.parsing import read_principles, read_trace, thought_of
 from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
 from rrm.records import Failure, Judgement
@@ -24,7 +24,8 @@ SANDBOX = "sandbox"
 
 
 def image_part(image: Image.Image) -> dict[str, Any]:
-    """An image as a part of a chat message."""
+    """An image as a part of a chat message, within the pixel budget."""
+    image = fit(image)
     return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()}}
 
 

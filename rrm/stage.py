@@ -18,6 +18,7 @@ from typing import Any
 from rrm.config import Config
 from rrm.errors import InputError
 
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
 
 
@@ -42,7 +43,10 @@ def fingerprint_of(path: Path) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         whole = hashlib.sha256()
         for file in files:
-            whole.update(f"{file.relative_to(path)}|{file.stat().st_size}|".encode() + ends_of(file))
+            stat = file.stat()
+            # a folder of images can be too large to be read for this
+            content = str(stat.st_mtime_ns).encode() if file.suffix.lower() in IMAGES else ends_of(file)
+            whole.update(f"{file.relative_to(path)}|{stat.st_size}|".encode() + content)
         return whole.hexdigest()[:16]
     raise InputError(f"{path} does not exist; run the stage that makes it first, or correct the path in the config.")
 

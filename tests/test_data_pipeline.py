@@ -12,7 +12,7 @@ from data_pipeline.hard import CRITERIA
 from data_pipeline.ledger import Ledger
 from data_pipeline.rows import read_table
 from data_pipeline.run import run
-from data_pipeline.settings import EXEMPLARS, DataConfig, Teacher
+from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Teachers
 from rrm.errors import InputError
 from rrm.images import ImageStore
@@ -299,7 +299,8 @@ def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(tmp_path):
 
 
 def test_the_pool_that_comes_with_the_package_can_be_shown(config):
-    assert len(read_exemplars(EXEMPLARS)) == 60
+    pool = changed(config, exemplars="package").exemplars_path
+    assert len(read_exemplars(str(pool))) == 60
 
 
 def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, capsys):
@@ -343,6 +344,7 @@ def test_a_limit_takes_the_first_tasks_and_pairs(config, tmp_path):
     assert card["counts"]["quadruples"] == 2 * CANDIDATES
     assert card["counts"]["preferences"] + card["counts"]["same"] == 2
     assert card["counts"]["quarantined"] == 0
+    assert len(list((tmp_path / "data/images").rglob("*.png"))) <= 2 * (1 + CANDIDATES) + 2 * 3  # no other image was read
 
 
 def test_the_hard_filter_keeps_what_meets_a_criterion(config, tmp_path):

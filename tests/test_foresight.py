@@ -77,9 +77,12 @@ def test_a_dry_run_counts_every_call_and_makes_none(config, tmp_path, capsys):
 
 def test_a_plan_of_the_whole_is_what_the_run_then_takes(config, tmp_path):
     found = plan(config, size=TASKS)
+    assert list((tmp_path / "data.images").rglob("*.png"))  # kept for the run
     again = dry_run(config)
     assert set(again["calls"]) == {"decompose | sandbox-careful"}  # of the pairs: the sample's answers are in the ledger
     main(["--config", write(config, tmp_path / "d.yaml")])
+    assert list((tmp_path / "data/images").rglob("*.png"))
+    assert not (tmp_path / "data.images").exists()
     bill = json.loads((tmp_path / "data/card.json").read_text())["bill"]
     for row in bill["by_stage"]:
         line = found["stages"][f"{row['stage']} | {row['model']}"]

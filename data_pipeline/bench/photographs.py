@@ -88,7 +88,7 @@ def write_dataset(folder: Path, side: int, instructions: Sequence[str], edits: i
         name = f"images/{photo}_{kind}.{ending}"
         sources[name] = upright(photo, side)
         (folder / name).write_bytes(write(sources[name]))
-    if large:
+    if large:  # 12 megapixels on their side, and a near-duplicate of a photograph that is there already
         sources["images/large.jpg"] = upright("coffee", 10_000).resize(LARGE, Image.Resampling.BICUBIC)
         (folder / "images/large.jpg").write_bytes(turned(sources["images/large.jpg"], 6))
     tasks: list[dict[str, Any]] = []
@@ -150,7 +150,7 @@ def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: 
         sizes = orientations = right = total = 0
         with closing(sqlite3.connect(folder / "data/work.sqlite")) as base:
             stored = dict(base.execute("SELECT n.name, t.source FROM names n JOIN tasks t USING (task_id)").fetchall())
-            outcomes = base.execute("SELECT n, outcome FROM quadruples ORDER BY n").fetchall()
+            outcomes = base.execute("SELECT n, outcome FROM quadruples WHERE outcome IS NOT NULL ORDER BY n").fetchall()
         for file, image in made["sources"].items():
             wanted = as_stored(image)
             found = store.get(stored[file])
@@ -167,7 +167,8 @@ def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: 
             "sizes_right": sizes,
             "orientations_right": orientations,
             "broken_files": made["broken"],
-            "quarantined": counts["quarantined"],
+            "broken_quarantined": counts["quarantined"] - counts["left_out"],
+            "near_duplicates_left_out": counts["left_out"],
             "quadruples": counts["quadruples"],
             "candidates": len(made["truths"]),
             "sft_rows": counts["sft_judge"],
