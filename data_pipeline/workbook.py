@@ -55,8 +55,11 @@ class Workbook:
         return base
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, and deletes it where its inputs were not all read: it would be begun anew anyway."""
+        useless = self.result("read") is None
         self.base.close()
+        for leftover in self.path.parent.glob(self.path.name + "*") if useless else ():
+            leftover.unlink()
 
     def run(self, query: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
         """One statement."""

@@ -202,6 +202,7 @@ def page(config: ReportConfig) -> tuple[str, dict[str, Any]]:
         editor_figures=editor_figures(summary["editor"]),
         examples=judged_examples(stages["eval"]),
         samples=editor_samples(stages["edit-eval"]),
+        has_card=(run / "data" / "card.html").is_file(),
     )
     return html, summary
 

@@ -6,10 +6,10 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rrm.errors import InputError
 
@@ -18,6 +18,17 @@ class Config(BaseModel):
     """Base of every stage's config. Paths are relative to the working folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_keys(cls, values: Any) -> Any:
+        """Refuses an unknown key, and names the nearest known one."""
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+                raise ValueError(f"unknown key '{key}'; {hint}")
+        return values
 
     @classmethod
     def read(cls, path: str | Path, **overrides: object) -> Self:
@@ -35,17 +46,20 @@ class Config(BaseModel):
         if not isinstance(values, dict):
             raise InputError(f"{path} must hold keys and values, not a {type(values).__name__}.")
         values.update({key: value for key, value in overrides.items() if value is not None})
-        for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}."
-                raise InputError(f"{path} has an unknown key '{key}'; {hint}")
+        return cls.checked(values, str(path))
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], where_from: str) -> Self:
+        """The config with these values. Raises InputError, naming where they are from, for an unknown key or a wrong value."""
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{path}: '{where}': {first['msg']}.") from error
+            said = first["msg"].removeprefix("Value error, ").rstrip(".")
+            raise InputError(
+                f"{where_from}: {f'{where!r}: ' if where else ''}{said}{'' if said.endswith('?') else '.'}"
+            ) from error
 
     def digest(self) -> str:
         """A hash of every value, to tell whether finished work is still what is asked for."""

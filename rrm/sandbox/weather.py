@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uvicorn
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rrm.config import Config
 from rrm.errors import InputError
@@ -174,11 +174,7 @@ def settings_of(values: dict[str, Any], path: str | None = None) -> WeatherConfi
     """The config, from a file, from values, or from both. Raises InputError for what is no setting."""
     if path:
         return WeatherConfig.read(path, **values)
-    try:
-        return WeatherConfig.model_validate(values)
-    except ValidationError as failed:
-        first = failed.errors()[0]
-        raise InputError(f"'{first['loc'][0]}' of the weather is wrong: {first['msg']}.") from failed
+    return WeatherConfig.checked(values, "the weather")
 
 
 def flags_of(config: WeatherConfig) -> list[str]:
