@@ -172,12 +172,16 @@ class Line:
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
                     return self.give_up(Failure(kind="server_gone", detail=error.message[:200]))
-                self.not_before = max(self.not_before, time.monotonic() + wait_of(error, waits))
+                wait = wait_of(error, waits)
+                if wait > self.config.patience:
+                    return self.give_up(
+                        Failure(kind="server_gone", detail=f"429, and again in {wait:.0f} s: {error.message}"[:200])
+                    )
+                self.not_before = max(self.not_before, time.monotonic() + wait)
                 waits += 1
                 if self.not_before < patient_until:
                     continue
-                failure = Failure(kind="server_gone", detail=f"429 for {self.config.patience:g} s")
-                return failure
+                return Failure(kind="server_gone", detail=f"429 for {self.config.patience:g} s")
             except openai.APITimeoutError:
                 failure = Failure(kind="timed_out", detail=f"no answer within {self.config.timeout:g} s")
             except openai.APIConnectionError as error:
@@ -235,9 +239,11 @@ class Teachers:
         self.lines: dict[tuple[str, str], Line] = {}
         for teacher in config.pool:
             address = teacher.base_url or config.teacher_url
-            self.lines.setdefault((address, teacher.model), Line(address, teacher, config, share))
+            if (address, teacher.model) not in self.lines:
+                self.lines[address, teacher.model] = Line(address, teacher, config, share)
         self.needed = {self.line(t.model, t.base_url) for t in config.needed}
         self.thinkers = {self.line(t.model, t.base_url) for t in config.thinkers}
+        self.under_way: dict[str, asyncio.Task[Answer]] = {}
 
     def line(self, model: str, base_url: str | None) -> Line:
         """The connection to this model."""
@@ -266,13 +272,23 @@ class Teachers:
                     raise InputError(f"The teacher at {address} has no model '{model}'; it serves {known}.")
 
     async def ask(self, call: Call) -> Answer:
-        """The answer, from the ledger where it is there already, or why there is none.
+        """The answer, from the ledger where it is there already, or why there is none; a call that is under way is not made twice.
 
         Raises InputError where a teacher that nothing can do without is gone, and where the budget is spent.
         """
         known = self.ledger.get(call.key)
         if known is not None:
             return known
+        if (same := self.under_way.get(call.key)) is not None:
+            return await same
+        self.under_way[call.key] = asyncio.ensure_future(self.ask_anew(call))
+        try:
+            return await self.under_way[call.key]
+        finally:
+            del self.under_way[call.key]
+
+    async def ask_anew(self, call: Call) -> Answer:
+        """The teacher's answer, in the ledger when this returns, or why there is none."""
         line = self.line(call.model, call.base_url)
         async with line.place() as client:
             if line.gone is None:

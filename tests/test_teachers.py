@@ -256,3 +256,31 @@ def test_no_prompt_takes_more_tokens_than_the_bound(store, ledger, tmp_path):
 def test_the_same_model_named_with_other_limits_is_refused(tmp_path):
     with pytest.raises(ValueError, match="named twice"):
         config_at("http://x/v1", tmp_path, thinkers=[{"model": "canned", "requests_per_minute": 5}])
+
+
+def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
+    (task,) = sample_tasks(store, 1, 0)
+    with running_weather(canned=True, delay=0.2, log=tmp_path / "log.jsonl") as url:
+        config = config_at(url, tmp_path)
+
+        async def together():
+            teachers = Teachers(config, store, ledger, Budget())
+            try:
+                return await asyncio.gather(*(teachers.ask(decompose_call(task, config)) for _ in range(5)))
+            finally:
+                await teachers.close()
+
+        answers = asyncio.run(together())
+    assert len({answer.texts for answer in answers}) == 1
+    asked = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "asked" for event in asked) == 1
+
+
+def test_a_server_that_asks_for_more_patience_than_there_is_counts_as_gone(store, ledger, tmp_path):
+    with running_weather(canned=True, requests_per_second=0.02) as url:
+        config = config_at(url, tmp_path, patience=2)
+        begin = time.monotonic()
+        with pytest.raises(InputError, match=r"gone for good \(429, and again in \d+ s"):
+            outcomes_of(config, store, ledger, sample_tasks(store, 30, 0))
+    assert time.monotonic() - begin < 10
+    assert sum(bill.calls for bill in ledger.bills()) == 1
