@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from data_pipeline.duplicates import LOOK_BYTES, Looks, clusters, near_pairs, normalised, split_of
+from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
 from data_pipeline.inputs import rows_of
 from data_pipeline.intake import Intake, short_hash
 from data_pipeline.ledger import Ledger, Seen
@@ -73,11 +72,6 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
         if not usable:
             raise InputError(f"{where} holds no readable source image and instruction; correct 'benchmarks'.")
     return held
-
-
-def stacked(looks: Iterable[bytes]) -> Looks:
-    """Looks as rows of an array."""
-    return np.frombuffer(b"".join(looks), np.uint8).reshape(-1, LOOK_BYTES)
 
 
 def near_held_out(sources: list[str], looks: Looks, held: HeldOut, bits: int) -> dict[str, str]:

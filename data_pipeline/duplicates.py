@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import imagehash
 import numpy as np
@@ -36,7 +36,6 @@ PAIRS_AT_ONCE = 1 << 18
 ARTICLES = {"a", "an", "the"}
 APOSTROPHES = "'’ʼ"
 
-Reason = Literal["image", "near_image", "instruction"]
 Looks = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.intp]
 
@@ -68,9 +67,9 @@ def look_of(image: Image.Image) -> Look:
     return Look(np.packbits(bits).tobytes(), thumbnail.tobytes())
 
 
-def stacked(looks: Iterable[Look]) -> Looks:
-    """The looks as rows of an array, (N, 200), which `near_pairs` compares."""
-    return np.frombuffer(b"".join(look.to_bytes() for look in looks), np.uint8).reshape(-1, LOOK_BYTES)
+def stacked(looks: Iterable[bytes]) -> Looks:
+    """Looks, as the bytes to keep, as rows of an array (N, 200), which `near_pairs` compares."""
+    return np.frombuffer(b"".join(looks), np.uint8).reshape(-1, LOOK_BYTES)
 
 
 def near_pairs(
@@ -146,15 +145,6 @@ def clusters(count: int, pairs: Iterable[tuple[int, int]]) -> Indices:
     return ids
 
 
-def cluster_keys(ids: Iterable[int], digests: Sequence[str]) -> list[str]:
-    """For each image, the smallest digest in its cluster: a name that does not depend on the order in which images were read."""
-    ids = list(ids)
-    keys: dict[int, str] = {}
-    for cluster, digest in zip(ids, digests, strict=True):
-        keys[cluster] = min(digest, keys.get(cluster, digest))
-    return [keys[cluster] for cluster in ids]
-
-
 def split_of(cluster_key: str, seed: int, validation_share: float) -> Literal["train", "validation"]:
     """The side on which a cluster falls, whatever else is in the set: "validation" for about this share of the clusters."""
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{cluster_key}".encode()).digest()[:8], "big") / 2**64
@@ -177,46 +167,3 @@ def without_punctuation(char: str) -> str:
     if char in APOSTROPHES or category == "Cf":
         return ""
     return " " if category.startswith("P") else char
-
-
-class Source(NamedTuple):
-    """What a task starts from: its image's digest and look, and the instruction."""
-
-    digest: str
-    look: Look
-    instruction: str
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Benchmark sources, ready to be compared with."""
-
-    digests: frozenset[str]
-    instructions: frozenset[str]
-    looks: Looks
-
-    @classmethod
-    def of(cls, sources: Sequence[Source]) -> Self:
-        """These sources."""
-        return cls(
-            frozenset(source.digest for source in sources),
-            frozenset(normalised(source.instruction) for source in sources),
-            stacked({source.look for source in sources}),
-        )
-
-
-def overlaps(train: Sequence[Source], held_out: HeldOut, bits: int = BITS, levels: int = LEVELS) -> list[Reason | None]:
-    """Why each training source must be left out, the gravest reason first, or None where it shares nothing with the benchmarks.
-
-    A source stands alone here: call it with as few or as many at a time as suits.
-    """
-    near = {i for i, _ in near_pairs(stacked(source.look for source in train), held_out.looks, bits, levels)}
-
-    def reason(index: int, source: Source) -> Reason | None:
-        if source.digest in held_out.digests:
-            return "image"
-        if index in near:
-            return "near_image"
-        return "instruction" if normalised(source.instruction) in held_out.instructions else None
-
-    return [reason(index, source) for index, source in enumerate(train)]

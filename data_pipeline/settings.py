@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -91,6 +92,10 @@ class DataConfig(Config):
         """Refuses keys that contradict each other."""
         if self.hard_tasks and self.hard_filter is None:
             raise ValueError("'hard_tasks' needs a 'hard_filter' teacher")
+        for one, other in combinations(self.thinkers, 2):
+            alike = (one.model, one.version) == (other.model, other.version)
+            if alike and set(one.temperatures) & set(other.temperatures) and set(one.personas) & set(other.personas):
+                raise ValueError(f"'{one.model}' would think the same twice; give it more 'samples', or another 'version'")
         seen: dict[tuple[str, str], Teacher] = {}
         for teacher in self.pool:
             other = seen.setdefault((teacher.base_url or self.teacher_url, teacher.model), teacher)

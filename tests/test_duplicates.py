@@ -1,4 +1,4 @@
-"""Near-duplicates, clusters, splits and overlaps: against brute force, and on photos and the sandbox's scenes."""
+"""Near-duplicates, clusters and splits: against brute force, and on photos and the sandbox's scenes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from PIL import Image, ImageDraw
 from data_pipeline.duplicates import (
     BITS,
     LEVELS,
-    HeldOut,
     Look,
-    Source,
-    cluster_keys,
+    Looks,
     clusters,
     look_of,
     near_pairs,
     normalised,
-    overlaps,
     split_of,
-    stacked,
 )
+from data_pipeline.duplicates import stacked as stack
 from rrm.errors import InputError
 from rrm.sandbox.edits import apply_step, sample_steps
 from rrm.sandbox.world import Scene, draw, sample_scene
@@ -56,6 +53,10 @@ def encoded(image: Image.Image, encoding: str, quality: int) -> Image.Image:
 def resized(image: Image.Image, factor: float) -> Image.Image:
     """The image at another size."""
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+
+
+def stacked(looks: Iterable[Look]) -> Looks:
+    return stack(look.to_bytes() for look in looks)
 
 
 def near(a: Look, b: Look, bits: int, levels: int) -> bool:
@@ -293,22 +294,6 @@ def test_clusters_of_more_pairs_than_are_held_at_once_join_across_batches(monkey
     assert 1 < len(set(ids)) < 60
 
 
-def test_clusters_and_their_keys_do_not_depend_on_the_order_of_the_images() -> None:
-    rng = np.random.default_rng(0)
-    looks = [made(seed) for seed in range(10)]
-    looks += [shifted(look, [1], by=2) for look in looks[:6]] + [shifted(look, [2, 3], by=5, at=7) for look in looks[:3]]
-    digests = [f"{int(n):04x}" for n in rng.permutation(60000)[: len(looks)]]
-
-    def keys(order: np.ndarray) -> dict[str, str]:
-        ids = clusters(len(order), near_pairs(stacked(looks[i] for i in order)))
-        return dict(zip([digests[i] for i in order], cluster_keys(ids, [digests[i] for i in order]), strict=True))
-
-    expected = keys(np.arange(len(looks)))
-    assert len(set(expected.values())) == 10
-    assert expected[digests[0]] == expected[digests[10]] == expected[digests[16]] == min(digests[0], digests[10], digests[16])
-    assert all(keys(rng.permutation(len(looks))) == expected for _ in range(5))
-
-
 def test_a_split_takes_its_share_and_stays_as_it_is() -> None:
     keys = [f"key {i}" for i in range(10_000)]
     sides = {key: split_of(key, seed=0, validation_share=0.1) for key in keys}
@@ -359,35 +344,3 @@ def test_an_instruction_is_normalised(written: str, expected: str) -> None:
 @given(st.text("aAtheTHE .,'’-éＥß中\u200b", max_size=30))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
-
-
-def test_overlaps_give_the_gravest_reason() -> None:
-    benchmark = HeldOut.of([Source("d1", made(1), "Remove the tree."), Source("d2", made(2), "make it night")])
-    train = [
-        Source("d1", made(1), "remove tree"),
-        Source("x", shifted(made(2), range(BITS), by=LEVELS), "remove the tree"),
-        Source("x", shifted(made(2), range(BITS + 1)), "add a dog"),
-        Source("y", made(3), "remove a tree!"),
-        Source("z", made(4), "remove the trees"),
-    ]
-    assert overlaps(train, benchmark) == ["image", "near_image", None, "instruction", None]
-    assert overlaps(train, benchmark, bits=BITS + 1) == ["image", "near_image", "near_image", "instruction", None]
-    assert overlaps(train, benchmark, levels=LEVELS - 1) == ["image", "instruction", None, "instruction", None]
-
-
-def test_overlaps_are_the_same_in_chunks_and_in_any_order() -> None:
-    rng = np.random.default_rng(0)
-    held_out = HeldOut.of([Source(f"d{i}", made(i), f"instruction {i}") for i in range(20)])
-    train = [
-        Source(f"d{d}", shifted(made(look), by=by), f"instruction {instruction}")
-        for d, look, instruction, by in rng.integers((60, 60, 60, 10), size=(40, 4)).tolist()
-    ]
-    reasons = overlaps(train, held_out)
-    assert {"image", "near_image", "instruction", None} == set(reasons)
-    assert [reason for s in range(0, 40, 7) for reason in overlaps(train[s : s + 7], held_out)] == reasons
-    assert overlaps(train[::-1], held_out) == reasons[::-1]
-
-
-def test_nothing_overlaps_with_no_benchmark() -> None:
-    assert overlaps([Source("d", made(0), "remove the tree")], HeldOut.of([])) == [None]
-    assert overlaps([], HeldOut.of([Source("d", made(0), "remove the tree")])) == []

@@ -258,6 +258,14 @@ def test_the_same_model_named_with_other_limits_is_refused(tmp_path):
         config_at("http://x/v1", tmp_path, thinkers=[{"model": "canned", "requests_per_minute": 5}])
 
 
+def test_a_thinker_listed_twice_is_refused_unless_it_is_asked_differently(tmp_path):
+    again = {"model": "m", "base_url": "http://y/v1"}
+    with pytest.raises(ValueError, match="would think the same twice"):
+        config_at("http://x/v1", tmp_path, thinkers=[{"model": "m"}, again])
+    config_at("http://x/v1", tmp_path, thinkers=[{"model": "m"}, {**again, "temperatures": [1.0]}])
+    config_at("http://x/v1", tmp_path, thinkers=[{"model": "m"}, {**again, "version": "2"}])
+
+
 def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
     (task,) = sample_tasks(store, 1, 0)
     with running_weather(canned=True, delay=0.2, log=tmp_path / "log.jsonl") as url:
