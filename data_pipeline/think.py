@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data_pipeline.settings import DataConfig, Variant
 from data_pipeline.teachers import Answer, Call, calls_to
 from rrm import prompts
-from rrm.parsing import read_holistic, read_trace
+from rrm.parsing import read_answer
 from rrm.records import Failure, Quadruple, Trace, Verdicts
 
 SYSTEMS: dict[Variant, str] = {
@@ -28,7 +28,7 @@ def think_calls(quadruple: Quadruple, config: DataConfig) -> list[Call]:
 
 def read_one(text: str, finish: str, count: int) -> Verdicts | Failure:
     """What can be read from one answer on `count` principles (0: a holistic one)."""
-    read = read_trace(text, count) if count else read_holistic(text)
+    read = read_answer(text, count)
     if isinstance(read, Failure) and finish == "length":
         return Failure(kind="cut_off", detail=f"cut off at max_tokens: {read.detail}")
     return read

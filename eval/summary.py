@@ -45,10 +45,9 @@ def score_by_quality(judgements: Mapping[str, Judgement], truths: Mapping[str, T
 
 
 def verdicts_report(judgements: Mapping[str, Judgement], truths: Mapping[str, Truth]) -> metrics.VerdictAccuracy:
-    """How well the verdicts on all edits agree with the truth."""
-    return metrics.verdict_accuracy(
-        [(None if j.read is None else j.read.verdicts, truths[name].verdicts) for name, j in judgements.items()]
-    )
+    """How well the verdicts on all edits agree with the truth; a holistic judgement has none, and is left out."""
+    given = {name: None if j.read is None else j.read.verdicts for name, j in judgements.items()}
+    return metrics.verdict_accuracy([(verdicts, truths[name].verdicts) for name, verdicts in given.items() if verdicts != ()])
 
 
 def summarise_model(

@@ -209,6 +209,11 @@ def read_trace(text: str, count: int) -> Verdicts | Failure:
     return Verdicts.model_validate({"verdicts": verdicts, "average": sum(verdicts) / len(verdicts), "score": score})
 
 
+def read_answer(text: str, count: int) -> Verdicts | Failure:
+    """What a judge's answer amounts to: a trace on `count` principles, or a holistic judgement where it was shown none."""
+    return read_trace(text, count) if count else read_holistic(text)
+
+
 def read_gold(text: str, count: int) -> tuple[list[Literal[0, 1]], list[str]] | Failure:
     """Gold 0/1 and one-line reasons for `count` principles, from a verifier's list of `{"question", "gold", "reason"}`."""
     values = read_verdict_rows(text, "gold", count)
@@ -275,6 +280,6 @@ def count_fault(found: int, allowed: tuple[int, int], what: str) -> str | None:
 
 
 def thought_of(text: str) -> str:
-    """The reasoning: what stands before the verdict list, or the whole text where there is none."""
-    start = text.find('[{"question"')
-    return text[: start if start >= 0 else len(text)].strip()
+    """The reasoning: what stands before the verdict list, or before the score where there is no list."""
+    starts = [start for mark in ('[{"question"', "<score>") if (start := text.find(mark)) >= 0]
+    return text[: starts[0] if starts else len(text)].strip()

@@ -1,8 +1,8 @@
 """Every prompt of the toolkit, and the one form in which an RRM is asked and answers.
 
-Two styles: "full" carries the paper's rules (arXiv 2604.27505, appendix, in our words) and is what teachers and real Qwen2.5-VL verifiers
-are asked with; "brief" is the same question without the rules, for the sandbox's tiny verifier. A checkpoint is trained, benchmarked and
-used as a reward with one and the same style.
+Two styles with principles: "full" carries the paper's rules (arXiv 2604.27505, appendix, in our words) and is what teachers and real Qwen2.5-VL
+verifiers are asked with; "brief" is the same question without the rules, for the sandbox's tiny verifier. "holistic" and "brief_holistic" ask for
+a score without principles (VIEScore's way). A checkpoint is trained, benchmarked and used as a reward with one and the same style.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from rrm.records import Principle
 
-Style = Literal["full", "brief"]
+Style = Literal["full", "brief", "holistic", "brief_holistic"]
 CATEGORY_NAMES = {"follow": "Instruction Following", "keep": "Feature Preservation", "quality": "Image Quality"}
 
 RULES = """\
@@ -80,9 +80,20 @@ def numbered(principles: Sequence[Principle]) -> str:
     return "\n".join(f"{i}. [{p.category}] {p.question}" for i, p in enumerate(principles, 1))
 
 
+def is_brief(style: Style) -> bool:
+    """Whether the question comes without system prompt and rules."""
+    return style in ("brief", "brief_holistic")
+
+
+def is_holistic(style: Style) -> bool:
+    """Whether the judge is shown no principles, and gives no verdicts."""
+    return style in ("holistic", "brief_holistic")
+
+
 def judge_text(style: Style, instruction: str, principles: Sequence[Principle]) -> str:
     """What stands behind the two images when an edit is to be judged; a holistic judge is shown no principles."""
-    if style == "brief":
+    principles = () if is_holistic(style) else principles
+    if is_brief(style):
         questions = "".join(f" {i}. {p.question}" for i, p in enumerate(principles, 1))
         return f"judge: {instruction}{questions}"
     return f"Instruction: {instruction}\nQuestions:\n{numbered(principles)}" if principles else f"Instruction: {instruction}"
@@ -96,7 +107,7 @@ def verify_text(instruction: str, principles: Sequence[Principle], references: S
 
 def decompose_text(style: Style, instruction: str) -> str:
     """What stands behind the source image when an instruction is to be decomposed."""
-    return f"decompose: {instruction}" if style == "brief" else f"Instruction: {instruction}"
+    return f"decompose: {instruction}" if is_brief(style) else f"Instruction: {instruction}"
 
 
 ANSWERED_BEFORE = "\n\nYou answered before:\n"
@@ -109,13 +120,13 @@ def again_text(text: str, answer: str, faults: Sequence[str]) -> str:
 
 
 def judge_system(style: Style) -> str | None:
-    """The judge's system prompt; the brief style has none."""
-    return JUDGE_SYSTEM if style == "full" else None
+    """The judge's system prompt; the brief styles have none."""
+    return None if is_brief(style) else HOLISTIC_SYSTEM if is_holistic(style) else JUDGE_SYSTEM
 
 
 def decompose_system(style: Style) -> str | None:
-    """The decomposer's system prompt; the brief style has none."""
-    return DECOMPOSE_SYSTEM if style == "full" else None
+    """The decomposer's system prompt; the brief styles have none."""
+    return None if is_brief(style) else DECOMPOSE_SYSTEM
 
 
 def write_answer(verdicts: Sequence[int], score: float) -> str:

@@ -68,10 +68,10 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny verifier with its processor, asked in the brief style."""
-    from rrm.verifier.checkpoint import save
+    from rrm.verifier.checkpoint import Origin, save
     from rrm.verifier.tiny import build_model, build_processor
 
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     processor = build_processor()
-    save(build_model(processor), processor, folder, "brief", {"stage": "test"})
+    save(build_model(processor), processor, folder, "brief", Origin(stage="test"))
     return folder

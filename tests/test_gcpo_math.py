@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from rrm.verifier.gcpo_math import clipped_loss, group_advantages, tie_rate, weighted_advantage, win_loss_ratios
+from rrm.verifier.gcpo_math import (
+    clipped_objective,
+    clipped_tokens,
+    group_advantages,
+    kl_estimate,
+    mean_over_traces,
+    tie_rate,
+    weighted_advantage,
+    win_loss_ratios,
+    zero_variance_groups,
+)
 
 NAN = float("nan")
 
@@ -69,19 +79,43 @@ def test_weighted_advantage_by_hand():
     assert weighted_advantage(torch.tensor([0.5, -0.5]), torch.tensor([10, 20])).item() == pytest.approx((0.05 - 0.025) / 2)
 
 
-def test_clipped_loss_by_hand():
-    old = torch.zeros(2, 3)
-    new = torch.log(torch.tensor([[1.5, 1.0, 9.0], [0.5, 1.1, 1.0]]))
+def test_groups_without_variance_are_counted_by_their_rewards():
+    # all lost; all won; one of three differs
+    rewards = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.5, 0.5, 0.25]])
+    assert zero_variance_groups(rewards).item() == pytest.approx(2 / 3)
+
+
+def test_the_clipped_loss_by_hand():
+    ratio = torch.tensor([[1.5, 1.0, 9.0], [0.5, 1.1, 1.0]])
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     # trace 1, A = 1: ratios 1.5 → clipped 1.2, 1.0; the third token is padding: mean 1.1
     # trace 2, A = −2: ratio .5 → max cost keeps clip .8 → −1.6; 1.1 → −2.2; 1 → −2: mean −5.8/3
-    loss = clipped_loss(new, old, torch.tensor([1.0, -2.0]), mask, 0.2)
-    assert loss.item() == pytest.approx(-(1.1 - 5.8 / 3) / 2)
+    gain = clipped_objective(ratio, torch.tensor([1.0, -2.0]), 0.2)
+    assert mean_over_traces(gain, mask).item() == pytest.approx((1.1 - 5.8 / 3) / 2)
+
+
+def test_tokens_count_as_clipped_where_the_clip_takes_their_gradient():
+    ratio = torch.tensor([[0.7, 1.0, 1.3], [0.7, 1.0, 1.3], [0.7, 1.0, 1.3]], requires_grad=True)
+    advantages = torch.tensor([1.0, -1.0, 0.0])
+    low, high = clipped_tokens(ratio, advantages, 0.2)
+    assert low.tolist() == [[False] * 3, [True, False, False], [False] * 3]
+    assert high.tolist() == [[False, False, True], [False] * 3, [False] * 3]
+    clipped_objective(ratio, advantages, 0.2).sum().backward()
+    assert torch.equal(ratio.grad[:2] == 0, (low | high)[:2])
 
 
 def test_on_policy_the_gradient_is_that_of_advantage_times_log_probability():
     logps = torch.randn(2, 4, requires_grad=True)
     advantages, mask = torch.tensor([0.3, -0.7]), torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0]])
-    clipped_loss(logps, logps.detach(), advantages, mask, 0.2).backward()
+    ratio = (logps - logps.detach()).exp()
+    (-mean_over_traces(clipped_objective(ratio, advantages, 0.2), mask)).backward()
     expected = -(advantages[:, None] * mask / mask.sum(1, keepdim=True)) / 2
     assert torch.allclose(logps.grad, expected)
+
+
+def test_the_kl_estimate_is_zero_where_the_policies_agree_and_unbiased_where_they_do_not():
+    assert kl_estimate(torch.tensor([[-1.0]]), torch.tensor([[-1.0]])).item() == 0
+    # a coin: π = (¾, ¼), reference = (½, ½); the estimate's mean under π is Σ π log(π / reference)
+    policy, reference = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
+    estimate = kl_estimate(policy.log()[None], reference.log()[None])[0]
+    assert (policy * estimate).sum().item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))

@@ -1,9 +1,13 @@
-"""Loading and saving verifier checkpoints: plain transformers folders with a `rrm.json` that says how they are asked."""
+"""Loading and saving verifier checkpoints: plain transformers folders with a `rrm.json` and a model card that say how they are asked and
+what made them."""
 
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -13,6 +17,7 @@ from rrm.errors import InputError
 from rrm.images import MAX_PIXELS
 from rrm.prompts import Style
 from rrm.stage import write_json
+from rrm.verifier.model_card import Origin, model_card
 from rrm.verifier.vision import batch_vision_attention
 
 CARD = "rrm.json"
@@ -41,6 +46,15 @@ def style_of(path: str | Path) -> Style:
     return json.loads(card.read_text())["style"] if card.is_file() else "full"
 
 
+def load_processor(source: str) -> Qwen2_5_VLProcessor:
+    """The processor of a checkpoint folder or hub id, as training and judging use it."""
+    processor = AutoProcessor.from_pretrained(source)
+    processor.tokenizer.padding_side = "left"  # trl takes a right-padded prompt for a left-padded one without a word
+    size = processor.image_processor.size
+    size.longest_edge = min(size.longest_edge, MAX_PIXELS)  # the data was made with this budget
+    return processor
+
+
 def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
     """Model and processor of a local checkpoint folder or, where no such folder exists and it looks like one, of a hub id.
 
@@ -52,15 +66,28 @@ def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditiona
     torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch_dtype)
-        processor = AutoProcessor.from_pretrained(source)
+        processor = load_processor(source)
     except Exception as error:  # transformers raises many kinds for a damaged or unreachable checkpoint
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} could not be loaded as a Qwen2.5-VL checkpoint: {reason}") from error
-    processor.tokenizer.padding_side = "left"  # trl takes a right-padded prompt for a left-padded one without a word
-    size = processor.image_processor.size
-    size.longest_edge = min(size.longest_edge, MAX_PIXELS)  # the data was made with this budget
     batch_vision_attention(model)
     return model, processor
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a training gives; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in ("edit-rrm", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "deepspeed", "datasets"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def root_of(base: str) -> str:
+    """The first base of a line of checkpoints: GCPO's base is the SFT checkpoint, whose base is, say, a hub id."""
+    card = Path(base) / CARD
+    before = json.loads(card.read_text())["made_by"].get("base") if card.is_file() else None
+    return root_of(before) if before else base
 
 
 def save(
@@ -68,10 +95,14 @@ def save(
     processor: Qwen2_5_VLProcessor,
     folder: Path,
     style: Style,
-    made_by: dict[str, object],
+    made_by: Origin,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Writes the checkpoint with its card: prompt style, what made it, versions."""
-    model.save_pretrained(folder)
+    """Writes the checkpoint: weights (the model's own, or `weights`), processor, rrm.json and the model card README.md."""
+    model.config.use_cache = True  # transformers' trainer switches it off
+    model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     processor.save_pretrained(folder)
-    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
-    write_json(folder / CARD, {"style": style, "made_by": made_by, "versions": versions})
+    versions = packages()
+    write_json(folder / CARD, {"style": style, "made_by": made_by.model_dump(mode="json"), "versions": versions})
+    root = root_of(made_by.base) if made_by.base else None
+    (folder / "README.md").write_text(model_card(style, made_by, root, versions))

@@ -3,13 +3,18 @@
     python -m rrm.verifier.gcpo --config configs/sandbox/gcpo.yaml
 
 The policy is the RRM. Both images of a pair are judged N times; a trace earns the share of the other image's traces that it stands
-on the right side of (rrm.verifier.gcpo_math). Clipped surrogate, no KL, no division by the standard deviation.
+on the right side of. Then the pairing is dropped: advantages are rewards less the mean of a trace's own group of N, the loss is the
+clipped surrogate per token, averaged over a trace's tokens and over all traces; no KL, no division by a standard deviation. The
+mathematics is in rrm.verifier.gcpo_math; trl samples, batches and takes the steps (gradients are clipped to norm 1, its default).
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,164 +22,330 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate.utils import gather_object
+from pydantic import Field
 from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from rrm.errors import InputError
 from rrm.images import ImageStore
-from rrm.parsing import read_trace
-from rrm.prompts import Style
-from rrm.records import Failure, PreferencePair
+from rrm.parsing import read_answer
+from rrm.prompts import Style, is_holistic
+from rrm.records import Failure, FailureKind, PreferencePair
 from rrm.stage import command
-from rrm.verifier.checkpoint import load, save, style_of
-from rrm.verifier.gcpo_math import tie_rate, weighted_advantage, win_loss_ratios
+from rrm.verifier.checkpoint import load, style_of
+from rrm.verifier.gcpo_math import (
+    clipped_objective,
+    clipped_tokens,
+    group_advantages,
+    kl_estimate,
+    mean_over_traces,
+    tie_rate,
+    weighted_advantage,
+    win_loss_ratios,
+    zero_variance_groups,
+)
 from rrm.verifier.messages import judge_messages
-from rrm.verifier.training import MetricsFile, TrainingStage, check_processes, last_checkpoint, lora, merged, run_training
+from rrm.verifier.rollout import complete, left_padded
+from rrm.verifier.shared_prompts import sharing_prompts
+from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
+from rrm.verifier.vision import batch_vision_attention
+
+Tokens = Literal["all", "score"]
+KLTokens = Literal["all", "thought"]
 
 
 class GCPOStage(TrainingStage):
-    """Keys of a GCPO config."""
+    """Keys of a GCPO config; `steps` counts updates. `tokens` and `beta` are off by default: what they switch on departs from the paper."""
 
-    pairs: int
+    pairs: int = Field(ge=1)
     """Pairs per update, over all processes."""
-    traces: int
+    draw_pairs: int | None = None
+    """How many pairs of the data are used, drawn by `seed`; None: all of them."""
+    traces: int = Field(ge=2)
     """N, traces per image."""
+    updates: int = Field(default=1, ge=1)
+    """Updates on one batch of rollouts; the clip acts from the second one on."""
     micro_batch: int | None = None
     """Traces per forward and process; the accumulation follows. None: all of a process's share at once."""
     adam_beta2: float = 0.99
-    epsilon: float = 0.2
-    temperature: float = 1.0
-    beta: float = 0.0
-    """KL to the SFT model on sampled tokens; 0 is the paper's."""
-    tokens: Literal["all", "score"] = "all"
-    """Tokens that carry the policy gradient; "all" is the paper's, "score" those of the final score alone."""
+    warmup: int = 5
+    """Updates over which the learning rate rises from 0; it then stays. (The first of them moves nothing.)"""
+    epsilon: float = Field(default=0.2, gt=0)
+    """The clip: ratios to the sampling policy count within 1 ± epsilon."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; ratios, KL and entropy are those of the policy at this temperature, too."""
+    tokens: Tokens = "all"
+    """A departure from the paper if "score": only the tokens of the final score carry the policy gradient. A token's weight stays what it
+    is in the paper's loss, 1/L of its trace's L tokens. A trace without a final score then carries none."""
+    beta: float = Field(default=0.0, ge=0)
+    """A departure from the paper if above 0: weight of the KL to the SFT model (`base`), per token and averaged like the loss, over all L
+    tokens of a trace whatever `kl_tokens` selects. Needs a second copy of the model in memory, unless `lora_rank` is set."""
+    kl_tokens: KLTokens = "thought"
+    """Where the KL is charged when `beta` is above 0: on the thought (every token before those of the final score; the whole trace where
+    there is none), or on all tokens."""
     max_tokens: int = 1024
     save_every: int = 20
+    """Updates between checkpoints; a multiple of `updates`, since rollouts are not saved."""
     log_every: int = 1
     vllm_server: str | None = None
-    """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process."""
+    """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process. With a server each token's gain is weighted by trl's
+    importance ratio between the two samplers."""
 
 
 class PairSampler(Sampler[int]):
-    """Row indices for pairs in adjacent rows (2i preferred, 2i + 1 other): pairs are permuted, never torn apart.
+    """Row indices of a whole run, for pairs in adjacent rows (2i preferred, 2i + 1 other): pairs are permuted, never torn apart.
 
-    Every row comes `traces` times in a run; a chunk of `pairs` pairs comes `repeats` times before the next; a last incomplete
-    chunk is left out of that epoch.
+    The pairs come as one permutation after another, without a gap: every `total` pairs in a row are each pair once, and a batch that
+    one permutation does not fill goes on with the next (which may bring it a pair for the second time: two more groups). Each of
+    the `batches` of `pairs` pairs is given `repeats` times before the next, every row `traces` times in a run.
     """
 
-    def __init__(self, rows: int, traces: int, pairs: int, repeats: int, seed: int, shuffle: bool = True):
-        if rows % 2:
-            raise ValueError(f"{rows} rows are not pairs")
-        self.total, self.traces, self.pairs, self.repeats, self.shuffle = rows // 2, traces, pairs, repeats, shuffle
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, total: int, traces: int, pairs: int, repeats: int, batches: int, seed: int):
+        self.total, self.traces, self.pairs = total, traces, pairs
+        self.repeats, self.batches, self.seed = repeats, batches, seed
+
+    def order(self) -> Iterator[int]:
+        """Pairs, without end."""
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            yield from torch.randperm(self.total, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.total, generator=self.generator) if self.shuffle else torch.arange(self.total)
-        for start in range(0, self.total - self.pairs + 1, self.pairs):
+        order = self.order()
+        for _ in range(self.batches):
+            batch = list(islice(order, self.pairs))
             for _ in range(self.repeats):
-                for pair in order[start : start + self.pairs].tolist():
+                for pair in batch:
                     for row in (2 * pair, 2 * pair + 1):
                         yield from [row] * self.traces
 
     def __len__(self) -> int:
-        return self.total // self.pairs * self.pairs * self.repeats * 2 * self.traces
+        return self.batches * self.repeats * self.pairs * 2 * self.traces
 
 
-UNREADABLE = -1.0
-"""Stands for "no score" between the reward function and the trainer: trl would warn of every None as of a mistake."""
+FAILURES: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "refused", "empty", "cut_off")
+"""Why a trace has no score."""
+
+Read = float | FailureKind
 
 
-def final_score(prompts: list[Any], completions: list[Any], count: list[int], **_: Any) -> list[float]:
-    """The score that each trace ends in, UNREADABLE where there is none (a wrong number of verdicts included)."""
-    reads = [read_trace(completion[0]["content"], n) for completion, n in zip(completions, count, strict=True)]
-    return [UNREADABLE if isinstance(read, Failure) else read.score for read in reads]
+def read_score(text: str, count: int, ended: bool) -> Read:
+    """The trace's score, or why it has none: a trace that met the length limit before it could be read is cut off."""
+    read = read_answer(text, count)
+    if isinstance(read, Failure):
+        return read.kind if ended else "cut_off"
+    return read.score
 
 
-class GCPOTrainer(GRPOTrainer):
-    """GRPOTrainer over preference pairs: adjacent rows are a pair, and rewards are win and loss ratios."""
+def score_tokens(pieces: Sequence[str]) -> list[bool]:
+    """Whether each token (as text) lies in the final score, between the last `<score>` and its end tag."""
+    text = "".join(pieces)
+    begin, end = text.rfind("<score>"), text.rfind("</score>")
+    found, place = [], 0
+    for piece in pieces:
+        found.append(begin >= 0 and begin + len("<score>") <= place < end)
+        place += len(piece)
+    return found
 
-    def __init__(self, *args: Any, tokens: Literal["all", "score"] = "all", rollouts: Path | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.gradient_tokens = tokens
+
+METRICS = {
+    "completions/mean_length": "trace_length",
+    "sampling/importance_sampling_ratio/mean": "server_ratio",
+    "sampling/sampling_logp_difference/mean": "server_logp_difference",
+}
+"""What trl logs under a path that is kept, and our name for it."""
+
+ROLLOUTS = pa.schema([
+    ("step", pa.int64()), ("pair_id", pa.string()), ("side", pa.string()), ("trace", pa.int64()), ("text", pa.string()),
+    ("tokens", pa.int64()), ("score", pa.float64()), ("failure", pa.string()), ("reward", pa.float64()), ("advantage", pa.float64()),
+])  # fmt: skip
+
+
+class RolloutFolder(TrainerCallback):
+    """Deletes what was sampled for the steps that a resumed run does again, perhaps with other processes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Before any process writes: they wait for one another when the first rewards are made."""
+        if state.is_world_process_zero:
+            for path in self.folder.glob("step-*"):
+                if int(path.name.split("-")[1]) > state.global_step:
+                    path.unlink()
+
+
+class GCPOTrainer(Watched, GRPOTrainer):
+    """GRPOTrainer over preference pairs: adjacent rows are a pair, rewards are win and loss ratios, the loss is gcpo_math's."""
+
+    loss_has_a_scale = False
+
+    def __init__(self, *, rollouts: Path, tokens: Tokens = "all", kl_tokens: KLTokens = "thought", **kwargs: Any):
+        # trl asks for a reward function, which sees one process's rows; rewards are made in _calculate_rewards, from all of them
+        super().__init__(reward_funcs=read_score, **kwargs)
         self.rollouts = rollouts
-
-    def _pairs_per_generation(self) -> int:
-        rows = self.args.generation_batch_size // self.num_generations
-        if rows % 2:
-            raise InputError(
-                f"a generation batch of {rows} prompts tears a pair apart; make traces × pairs × 2 divide into it."
-            )
-        return rows // 2
+        self.add_callback(RolloutFolder(rollouts))
+        self.gradient_tokens, self.kl_tokens = tokens, kl_tokens
+        if self.ref_model is not None:
+            batch_vision_attention(self.accelerator.unwrap_model(self.ref_model))
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
-        repeats = self.num_iterations * self.args.steps_per_generation
-        rows = len(self.train_dataset if dataset is None else dataset)
-        return PairSampler(rows, self.num_generations, self._pairs_per_generation(), repeats, self.args.seed)
+        args = self.args
+        return PairSampler(
+            total=len(self.train_dataset) // 2,
+            traces=self.num_generations,
+            pairs=args.generation_batch_size // (2 * self.num_generations),
+            repeats=self.num_iterations * args.steps_per_generation,
+            batches=math.ceil(args.max_steps / self.num_iterations),
+            seed=args.seed,
+        )
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        return PairSampler(len(eval_dataset), self.num_generations_eval, 1, 1, self.args.seed, shuffle=False)
+    def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
+        """What can be read from each of this process's traces."""
+        ends = {*self.eos_token_ids, self.processing_class.tokenizer.pad_token_id}
+        return [
+            read_score(completion[0]["content"], row["count"], ids[-1] in ends)
+            for row, completion, ids in zip(inputs, completions, completion_ids, strict=True)
+        ]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (all processes' rows, 1)
-        scores = torch.where(scores == UNREADABLE, torch.nan, scores)
-        mode = "train" if self.model.training else "eval"
-        group = self.num_generations if mode == "train" else self.num_generations_eval
-        scores_P2G = scores[:, 0].view(-1, 2, group)
-        ratios = win_loss_ratios(scores_P2G)
-        metrics = self._metrics[mode]
-        metrics["win_ratio"].append(ratios[:, 0].mean().item())
-        metrics["tie_rate"].append(tie_rate(scores_P2G).item())
-        metrics["unreadable_rate"].append(scores.isnan().float().mean().item())
-        metrics["score_mean"].append(scores.nanmean().item())
-        if self.rollouts is not None and mode == "train":
-            self._write_rollouts(prompts, completions, scores, ratios)
-        return ratios.reshape(-1, 1)
-
-    def _write_rollouts(self, prompts: Any, completions: Any, scores: torch.Tensor, ratios: torch.Tensor) -> None:
-        first = self.accelerator.process_index * len(prompts)
-        mine = slice(first, first + len(prompts))
-        assert self.rollouts is not None
-        self.rollouts.mkdir(parents=True, exist_ok=True)
-        table = pa.table({
+        """Win and loss ratios of all processes' traces in the sampler's order, (traces, 1)."""
+        own = self.read(inputs, completions, completion_ids_list)
+        reads: list[Read] = gather_object(own)
+        lengths = torch.tensor(gather_object([len(ids) for ids in completion_ids_list]))
+        scores_P2G = torch.tensor([math.nan if isinstance(read, str) else read for read in reads])
+        scores_P2G = scores_P2G.view(-1, 2, self.num_generations)
+        ratios_P2G = win_loss_ratios(scores_P2G)
+        advantages_P2G = group_advantages(ratios_P2G)
+        preferred, other = scores_P2G.unbind(1)
+        self._log_values(
+            win_ratio=ratios_P2G[:, 0].mean(), loss_ratio=ratios_P2G[:, 1].mean(), tie_rate=tie_rate(scores_P2G),
+            unreadable_rate=scores_P2G.isnan().float().mean(), score_preferred=preferred.nanmean(), score_other=other.nanmean(),
+            weighted_advantage=weighted_advantage(advantages_P2G.flatten(), lengths),
+            zero_variance_groups=zero_variance_groups(ratios_P2G), **{kind: reads.count(kind) for kind in FAILURES},
+        )  # fmt: skip
+        first = self.accelerator.process_index * len(own)
+        step, mine = self.state.global_step + 1, slice(first, first + len(own))
+        columns = {
+            "step": [step] * len(own),
+            "pair_id": [row["pair_id"] for row in inputs],
+            "side": [row["side"] for row in inputs],
+            "trace": [i % self.num_generations for i in range(first, first + len(own))],
             "text": [completion[0]["content"] for completion in completions],
-            "score": pa.array([None if s != s else s for s in scores[mine, 0].tolist()], pa.float64()),
-            "reward": ratios.reshape(-1)[mine].tolist(),
-        })  # fmt: skip
-        pq.write_table(table, self.rollouts / f"step-{self.state.global_step:06d}-{self.accelerator.process_index}.parquet")
+            "tokens": [len(ids) for ids in completion_ids_list],
+            "score": [None if isinstance(read, str) else read for read in own],
+            "failure": [read if isinstance(read, str) else None for read in own],
+            "reward": ratios_P2G.flatten()[mine].tolist(),
+            "advantage": advantages_P2G.flatten()[mine].tolist(),
+        }
+        self.rollouts.mkdir(parents=True, exist_ok=True)
+        path = self.rollouts / f"step-{step:06d}-{self.accelerator.process_index}.parquet"
+        pq.write_table(pa.table(columns, ROLLOUTS), path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+        return ratios_P2G.reshape(-1, 1).to(self.accelerator.device)
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any) -> Any:
+        """Rollouts in this process read every prompt once; a vLLM server's, and those of weights sharded by ZeRO-3, are trl's own."""
+        if self.use_vllm or is_deepspeed_zero3_enabled():
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args)
+        batch = left_padded(prompt_ids, multimodal_fields, self.processing_class.tokenizer.pad_token_id)
+        options = self.args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=options) as model:
+            return complete(model, batch, self.generation_config), None
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Log-probabilities of the traces; a prompt that several traces answer is read once."""
+        with sharing_prompts(model, input_ids.shape[1] - logits_to_keep):
+            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        begun = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
-        mode = "train" if self.model.training else "eval"
-        lengths = batch["completion_mask"].sum(1)
-        value = weighted_advantage(batch["advantages"], lengths)
-        self._metrics[mode]["weighted_advantage"].append(self.accelerator.gather(value).mean().item())
-        if self.gradient_tokens == "score":
-            batch["advantages"] = batch["advantages"][:, None] * self.score_tokens(batch["completion_ids"])
+        on_score, on_thought = self.gradient_tokens == "score", self.beta > 0 and self.kl_tokens == "thought"
+        if on_score or on_thought:
+            score_BT = self.score_mask(batch["completion_ids"])
+            if on_score:
+                batch["policy_tokens"] = score_BT
+            if on_thought:
+                batch["kl_tokens"] = (score_BT.cumsum(1) == 0).float()
+        self._log_values(rollout_seconds=time.perf_counter() - begun)
         return batch
 
-    def score_tokens(self, ids_BT: torch.Tensor) -> torch.Tensor:
-        """1 for the tokens of the final score, up to the end of its tag, (B, T)."""
-        tokenizer = self.processing_class.tokenizer
-        mask = torch.zeros(ids_BT.shape, device=ids_BT.device)
-        for row, ids in enumerate(ids_BT.tolist()):
-            pieces = [tokenizer.decode([i]) for i in ids]
-            text = "".join(pieces)
-            begin, end = text.rfind("<score>"), text.rfind("</score>")
-            place = 0
-            for column, piece in enumerate(pieces):
-                if begin >= 0 and begin + len("<score>") <= place < end:
-                    mask[row, column] = 1.0
-                place += len(piece)
-        return mask
+    def score_mask(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """1 for the tokens of the final score, (B, T)."""
+        decode = self.processing_class.tokenizer.decode
+        pieces = {i: decode([i]) for i in ids_BT.unique().tolist()}
+        rows = [score_tokens([pieces[i] for i in ids]) for ids in ids_BT.tolist()]
+        return torch.tensor(rows, dtype=torch.float32, device=ids_BT.device)
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """−(1/B) Σ_i (1/L_i) Σ_t [min(ρA, clip(ρ, 1 ± ε)A) − β·KL] of a micro-batch, over the number of micro-batches in the update."""
+        mask = inputs["completion_mask"]
+        logps, entropy, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], mask], dim=1),
+            mask.shape[1],
+            compute_entropy=True,
+            **{key: inputs.get(key) for key in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
+        )
+        # without them there is one update per batch of rollouts, and the policy is still the one that sampled
+        ratio = (logps - inputs.get("old_per_token_logps", logps.detach())).exp()
+        policy_tokens, kl_tokens = inputs.get("policy_tokens", mask), inputs.get("kl_tokens", mask)
+        gain = clipped_objective(ratio, inputs["advantages"], self.epsilon_low) * policy_tokens
+        if "importance_sampling_ratio" in inputs:
+            gain = gain * inputs["importance_sampling_ratio"]
+        if self.beta > 0:
+            kl = kl_estimate(logps, inputs["ref_per_token_logps"])
+            gain = gain - self.beta * kl * kl_tokens
+            self._log_token_means(mask * kl_tokens, kl=kl)
+        low, high = clipped_tokens(ratio, inputs["advantages"], self.epsilon_low)
+        self._log_token_means(mask * policy_tokens, clip_low=low, clip_high=high)
+        self._log_token_means(mask, entropy=entropy)
+        return -mean_over_traces(gain, mask) / self.current_gradient_accumulation_steps
+
+    def _log_values(self, **values: torch.Tensor | float) -> None:
+        for name, value in values.items():
+            self._metrics["train"][name].append(float(value))
+
+    def _log_token_means(self, mask_BT: torch.Tensor, **values_BT: torch.Tensor) -> None:
+        """Means over the tokens that the mask leaves, in all processes."""
+        sums = torch.stack([mask_BT.sum(), *((value.detach() * mask_BT).sum() for value in values_BT.values())]).float()
+        count, *totals = self.accelerator.reduce(sums, reduction="sum").tolist()
+        self._log_values(**{name: total / max(count, 1) for name, total in zip(values_BT, totals, strict=True)})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs under plain names; `epoch` is passes over the pairs, `update_seconds` forwards and backwards without rollouts."""
+        metrics = self._metrics["train"]
+        if steps := metrics.pop("step_time", None):
+            self._log_values(update_seconds=(sum(steps) - sum(metrics.get("rollout_seconds", []))) / len(steps))
+        metrics.pop("frac_reward_zero_std", None)  # zero_variance_groups
+        for name in [name for name in metrics if "/" in name]:
+            values = metrics.pop(name)
+            if name in METRICS:
+                metrics[METRICS[name]] = values
+        pairs = self.args.generation_batch_size / (2 * self.num_generations)
+        self.state.epoch = self.state.global_step / self.num_iterations * pairs / (len(self.train_dataset) // 2)
+        super().log(logs, start_time)
 
 
 def pair_rows(pair: PreferencePair, style: Style, store: ImageStore) -> list[dict[str, Any]]:
     """The pair as two adjacent rows of trl's prompt form, the preferred image first."""
     edits = (pair.edited_a, pair.edited_b) if pair.label == "a" else (pair.edited_b, pair.edited_a)
-    prompt = judge_messages(style, pair.instruction, pair.principles)
+    row = {
+        "prompt": judge_messages(style, pair.instruction, pair.principles),
+        "count": 0 if is_holistic(style) else len(pair.principles),
+        "pair_id": pair.pair_id,
+    }
     return [
-        {"prompt": prompt, "images": [str(store.path(pair.source)), str(store.path(edit))], "count": len(pair.principles)}
-        for edit in edits
+        {**row, "side": side, "images": [str(store.path(pair.source)), str(store.path(edit))]}
+        for side, edit in zip(("preferred", "other"), edits, strict=True)
     ]
 
 
@@ -191,8 +362,20 @@ def read_pairs(data: Path) -> list[PreferencePair]:
     return pairs
 
 
+def draw_pairs(pairs: list[PreferencePair], count: int | None, seed: int) -> list[PreferencePair]:
+    """`count` of the pairs, drawn by `seed` (the same draw holds every smaller one), or all. Raises InputError where there are fewer."""
+    if count is None:
+        return pairs
+    if count > len(pairs):
+        raise InputError(f"draw_pairs asks for {count} pairs, and there are {len(pairs)}; lower it.")
+    return [pairs[i] for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()]
+
+
 def build_dataset(pairs: list[PreferencePair], style: Style, store: ImageStore) -> datasets.Dataset:
-    """Rows 2i and 2i + 1 are pair i."""
+    """Rows 2i and 2i + 1 are pair i. Raises InputError for a pair without principles, unless the style asks for none."""
+    for pair in pairs:
+        if not pair.principles and not is_holistic(style):
+            raise InputError(f"The pair {pair.pair_id!r} has no principles to judge by; leave it out, or use a holistic base.")
     dataset = datasets.Dataset.from_list([row for pair in pairs for row in pair_rows(pair, style, store)])
     return dataset.cast_column("images", datasets.List(datasets.Image()))
 
@@ -206,38 +389,43 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         raise InputError(
             f"pairs × 2 × traces = {total} does not divide into {processes} process(es) × micro_batch {micro}; change one of them."
         )
+    if config.save_every % config.updates:
+        raise InputError(
+            f"save_every {config.save_every} is not a multiple of updates {config.updates}; rollouts are not saved, so change one of them."
+        )
     return GRPOConfig(
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro, generation_batch_size=total, num_generations=config.traces,
-        learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup", warmup_steps=5, adam_beta2=config.adam_beta2,
-        loss_type="grpo", scale_rewards=False, beta=config.beta, epsilon=config.epsilon, temperature=config.temperature, top_p=1.0,
-        top_k=0, max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        save_total_limit=1, logging_steps=config.log_every, report_to=[], bf16=config.dtype == "bfloat16",
-        deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing, use_vllm=config.vllm_server is not None,
-        vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+        num_iterations=config.updates, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.warmup, adam_beta2=config.adam_beta2, loss_type="grpo", scale_rewards=False,
+        beta=config.beta, epsilon=config.epsilon, temperature=config.temperature, top_p=1.0, top_k=0,
+        max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
+        save_total_limit=config.keep, logging_steps=config.log_every, report_to=[],
+        bf16=config.dtype == "bfloat16", deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing,
+        use_vllm=config.vllm_server is not None, vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False,
+        use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
     )  # fmt: skip
 
 
 def train(config: GCPOStage, out: Path) -> dict[str, Any]:
     """Trains, or carries on from the last checkpoint in `out`, and writes out/model."""
     style = style_of(config.base)
-    dataset = build_dataset(read_pairs(config.data), style, ImageStore(config.data / "images"))
-    model, processor = load(config.base, config.dtype)
+    pairs = draw_pairs(read_pairs(config.data), config.draw_pairs, config.seed)
+    if len(pairs) < config.pairs:
+        raise InputError(f"{config.data} holds {len(pairs)} pairs, fewer than one update's {config.pairs}; lower 'pairs'.")
+    dataset = build_dataset(pairs, style, ImageStore(config.data / "images"))
+    start(config)
     settings = arguments(config, out, int(os.environ.get("WORLD_SIZE", "1")))
-    if len(dataset) < 2 * config.pairs:
-        raise InputError(
-            f"{config.data} holds {len(dataset) // 2} pairs, fewer than one update's {config.pairs}; lower 'pairs'."
-        )
+    model, processor = load(config.base, config.dtype)
     trainer = GCPOTrainer(
-        model=model, args=settings, train_dataset=dataset, processing_class=processor, reward_funcs=final_score,
-        peft_config=lora(config.lora_rank), callbacks=[MetricsFile(out / "metrics.jsonl")], tokens=config.tokens,
-        rollouts=out / "rollouts",
+        model=model, args=settings, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
+        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, rollouts=out / "rollouts", tokens=config.tokens,
+        kl_tokens=config.kl_tokens,
     )  # fmt: skip
     check_processes(trainer)
-    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
-    if trainer.is_world_process_zero():
-        save(merged(trainer), processor, out / "model", style, {"stage": "gcpo", **config.model_dump(mode="json")})
-    return {"pairs": len(dataset) // 2, "steps": config.steps}
+    trainer.carry_on(out / "checkpoints", config.resume_from)
+    rows = {"pairs": len(pairs)}
+    return {**rows, **finish("gcpo", trainer, processor, config, style, out, rows)}
 
 
 if __name__ == "__main__":

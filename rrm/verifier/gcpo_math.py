@@ -1,7 +1,10 @@
 """GCPO's mathematics (Group Contrastive Preference Optimization, arXiv 2604.27505), as pure functions.
 
-Shapes: P pairs, 2 images of a pair (0 = preferred, 1 = other), G traces per image, T tokens. A trace without a readable score has
-the score NaN: every comparison with it is false, on both sides, and its own ratio is 0.
+Shapes: P pairs, 2 images of a pair (0 = preferred, 1 = other), G traces per image, B traces, T tokens. A trace without a readable
+score has the score NaN: every comparison with it is false, on both sides, and its own ratio is 0.
+
+The paper's loss is −mean_over_traces(clipped_objective(…)): per token, averaged over a trace's tokens, over the N traces, over both
+groups (1/2N) and over the pairs. The trainer may add β·kl_estimate(…) per token before averaging.
 """
 
 from __future__ import annotations
@@ -34,19 +37,34 @@ def group_advantages(rewards_XG: torch.Tensor) -> torch.Tensor:
     return rewards_XG - rewards_XG.mean(-1, keepdim=True)
 
 
+def zero_variance_groups(rewards_XG: torch.Tensor) -> torch.Tensor:
+    """Share of the groups (last axis) whose rewards are all equal: they move nothing."""
+    return (rewards_XG.amax(-1) == rewards_XG.amin(-1)).to(torch.float32).mean()
+
+
 def weighted_advantage(advantages_B: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
     """(1/G) Σ A_i / L_i with L_i the trace's length in tokens: above 0 when good traces are the shorter ones."""
     return (advantages_B / lengths_B.clamp(min=1)).mean()
 
 
-def clipped_loss(
-    logps_BT: torch.Tensor, old_logps_BT: torch.Tensor, advantages_B: torch.Tensor, mask_BT: torch.Tensor, epsilon: float
-) -> torch.Tensor:
-    """The paper's loss: −min(ρA, clip(ρ, 1±ε)A) per token, averaged over each trace's tokens, then over all 2N traces.
-
-    `train` leaves this to trl's `loss_type="grpo"` with β = 0; this is the reference that a test compares it with.
-    """
-    ratio = (logps_BT - old_logps_BT).exp()
+def clipped_objective(ratio_BT: torch.Tensor, advantages_B: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """min(ρA, clip(ρ, 1 ± ε)·A) per token, (B, T), with ρ = π(token) / π_sampling(token)."""
     advantage = advantages_B[:, None]
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
-    return -((gain * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)).mean()
+    return torch.minimum(ratio_BT * advantage, ratio_BT.clamp(1 - epsilon, 1 + epsilon) * advantage)
+
+
+def clipped_tokens(ratio_BT: torch.Tensor, advantages_B: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the clip takes the gradient away, (B, T) each: ρ below 1 − ε with A < 0 (low), ρ above 1 + ε with A > 0 (high)."""
+    advantage = advantages_B[:, None]
+    return (ratio_BT < 1 - epsilon) & (advantage < 0), (ratio_BT > 1 + epsilon) & (advantage > 0)
+
+
+def kl_estimate(logps_BT: torch.Tensor, reference_logps_BT: torch.Tensor) -> torch.Tensor:
+    """exp(d) − d − 1 with d = log π_ref − log π, (B, T): GRPO's estimate of KL(π ‖ π_ref) on the sampled tokens, never below 0."""
+    difference = reference_logps_BT - logps_BT
+    return difference.exp() - difference - 1
+
+
+def mean_over_traces(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """(1/B) Σ_i (1/L_i) Σ_t over the L_i tokens that the mask leaves of trace i."""
+    return ((values_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)).mean()

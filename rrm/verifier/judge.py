@@ -9,18 +9,19 @@ from typing import Self
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from rrm.parsing import read_principles, read_trace, thought_of
-from rrm.prompts import Style
+from rrm.parsing import read_answer, read_principles, thought_of
+from rrm.prompts import Style, is_brief, is_holistic
 from rrm.records import EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
+from rrm.verifier.rollout import complete
 
 
 def judgement_of(text: str, principles: tuple[Principle, ...]) -> Judgement:
-    """The judgement that a trace amounts to: its thought and verdicts, or a named failure."""
-    read = read_trace(text, len(principles))
+    """The judgement that an answer amounts to: its thought and verdicts (none of a holistic one), or a named failure."""
+    read = read_answer(text, len(principles))
     if isinstance(read, Failure):
         return Judgement(principles=principles, thought=text, failure=read)
     return Judgement(principles=principles, thought=thought_of(text), read=read)
@@ -37,7 +38,7 @@ class Judge:
         self.processor = processor
         self.style = style
         self.batch = batch
-        self.max_new_tokens = max_new_tokens or (128 if style == "brief" else 2048)
+        self.max_new_tokens = max_new_tokens or (128 if is_brief(style) else 2048)
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
@@ -58,30 +59,33 @@ class Judge:
             if temperature > 0
             else {"do_sample": False}
         )
-        output = self.model.generate(**batch, **sampling, max_new_tokens=self.max_new_tokens)
-        new = output[:, batch["input_ids"].shape[1] :]
-        return self.processor.batch_decode(new, skip_special_tokens=True)
+        config = GenerationConfig(**sampling, max_new_tokens=self.max_new_tokens)
+        return self.processor.batch_decode(complete(self.model, batch, config), skip_special_tokens=True)
 
     def judge_many(
         self, edits: Sequence[EditToJudge], temperature: float = 0.0, progress: str | None = None
     ) -> list[Judgement]:
-        """A judgement, or a named failure, for every edit, in order. An edit without principles is a failure."""
+        """A judgement, or a named failure, for every edit, in order. An edit without principles is a failure, unless they are not used."""
         judgements: list[Judgement] = []
         starts = range(0, len(edits), self.batch)
         for start in tqdm(starts, desc=progress, disable=progress is None):
             part = edits[start : start + self.batch]
-            askable = [e for e in part if e.principles]
+            principles = [() if is_holistic(self.style) else e.principles for e in part]
+            askable = [e for e in part if e.principles or is_holistic(self.style)]
             asked = [(judge_messages(self.style, e.instruction, e.principles), [e.source, e.edited]) for e in askable]
             texts = iter(self.generate(asked, temperature) if asked else [])
             nothing = Judgement(failure=Failure(kind="bad_row", detail="no principles to judge by"))
-            judgements += [judgement_of(next(texts), e.principles) if e.principles else nothing for e in part]
+            judgements += [
+                judgement_of(next(texts), used) if e.principles or is_holistic(self.style) else nothing
+                for e, used in zip(part, principles, strict=True)
+            ]
         return judgements
 
     def judge(
         self, source: Image.Image, edited: Image.Image, instruction: str, principles: Sequence[Principle] = ()
     ) -> Judgement:
         """The judgement on one edit; without principles the model decomposes the instruction itself first."""
-        if not principles:
+        if not principles and not is_holistic(self.style):
             found = self.decompose(source, instruction)
             if isinstance(found, Failure):
                 return Judgement(failure=found)

@@ -8,12 +8,16 @@ Input: both images, instruction, principles. Target: the selected trace; loss on
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 import torch
+from torch.utils.data import Sampler
 from trl import SFTConfig, SFTTrainer
 
 from rrm.errors import InputError
@@ -21,9 +25,9 @@ from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
 from rrm.stage import command
-from rrm.verifier.checkpoint import load, save
+from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
-from rrm.verifier.training import MetricsFile, TrainingStage, check_processes, last_checkpoint, lora, merged, run_training
+from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
 
 
 class SFTStage(TrainingStage):
@@ -65,27 +69,68 @@ def build_dataset(rows: list[SFTRow], style: Style, store: ImageStore) -> datase
     return dataset.cast_column("images", datasets.List(datasets.Image()))
 
 
+class UpdateSampler(Sampler[int]):
+    """Row indices of a whole run: one permutation after another, without a gap, `per_update` of them for each of the `updates`.
+
+    So an update holds the same rows whether they are accumulated or spread over processes.
+    """
+
+    def __init__(self, rows: int, per_update: int, updates: int, seed: int):
+        self.rows, self.length, self.seed = rows, per_update * updates, seed
+
+    def order(self) -> Iterator[int]:
+        """Rows, without end."""
+        for epoch in count():
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            yield from torch.randperm(self.rows, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self.order(), self.length)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class WatchedSFT(Watched, SFTTrainer):
+    """trl's SFTTrainer, watched, over whole updates."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows = len(self.train_dataset if train_dataset is None else train_dataset)
+        per_update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return UpdateSampler(rows, per_update, self.args.max_steps, self.args.seed)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """`epoch` is passes over the rows."""
+        rows = (
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size * self.state.global_step
+        )
+        self.state.epoch = rows / len(self.train_dataset)
+        super().log(logs, start_time)
+
+
 def train(config: SFTStage, out: Path) -> dict[str, Any]:
     """Trains, or carries on from the last checkpoint in `out`, and writes out/model."""
-    dataset = build_dataset(read_rows(config.data), config.style, ImageStore(config.data / "images"))
-    model, processor = load(config.base, config.dtype)
+    rows = read_rows(config.data)
+    dataset = build_dataset(rows, config.style, ImageStore(config.data / "images"))
+    start(config)
     arguments = SFTConfig(
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=config.batch,
         gradient_accumulation_steps=config.accumulate, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
         warmup_steps=config.warmup, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        save_total_limit=1, logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
+        save_total_limit=config.keep, logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=config.deepspeed, weight_decay=0.01, adam_beta2=0.99,
         disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+        average_tokens_across_devices=True,  # every token of an update weighs the same, however it is spread
     )  # fmt: skip
-    trainer = SFTTrainer(
+    model, processor = load(config.base, config.dtype)
+    trainer = WatchedSFT(
         model=model, args=arguments, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
-        callbacks=[MetricsFile(out / "metrics.jsonl")],
+        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion,
     )  # fmt: skip
     check_processes(trainer)
-    done = trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
-    if trainer.is_world_process_zero():
-        save(merged(trainer), processor, out / "model", config.style, {"stage": "sft", **config.model_dump(mode="json")})
-    return {"rows": len(dataset), "steps": config.steps, "train_loss": round(done.training_loss, 4)}
+    trainer.carry_on(out / "checkpoints", config.resume_from)
+    kinds: Counter[str] = Counter(row.kind for row in rows)
+    return {"rows": len(rows), **finish("sft", trainer, processor, config, config.style, out, kinds)}
 
 
 if __name__ == "__main__":

@@ -1,28 +1,46 @@
-"""What SFT and GCPO share around trl's trainers: the metrics file, resuming, LoRA."""
+"""What SFT and GCPO share around trl's trainers: starting, watching for divergence, resuming, LoRA, leaving a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Callable
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
+import torch
 from peft import LoraConfig, PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from rrm.config import Config
 from rrm.errors import InputError
-from rrm.stage import run_stage
+from rrm.prompts import Style
+from rrm.stage import fingerprint_of, run_stage
+from rrm.verifier.checkpoint import Origin, load, save
+
+WINDOW, LEAST = 50, 3
+"""Logged steps that a new one is compared with, and the fewest that it can be compared with."""
+
+LAST_LOGGED = ("loss", "grad_norm", "mean_token_accuracy", "win_ratio", "tie_rate", "unreadable_rate", "entropy")
+"""What a checkpoint tells of the end of its training: the last value of each that was logged."""
 
 
 class TrainingStage(Config):
@@ -41,6 +59,13 @@ class TrainingStage(Config):
     dtype: str = "float32"
     deepspeed: str | None = None
     gradient_checkpointing: bool = False
+    keep: int = 2
+    """Checkpoints kept: where a run goes wrong, the last one may lie too near to it."""
+    explosion: float | None = 100.0
+    """The run stops at a gradient norm (in SFT also a loss) of more than this many times the median of the last 50 logged; None: only at
+    one that is not finite."""
+    resume_from: Path | None = None
+    """A checkpoint of another run to carry on from, optimiser state and step included; the learning rate is this config's."""
 
 
 Stage = TypeVar("Stage", bound=TrainingStage)
@@ -53,7 +78,37 @@ def run_training(name: str, about: str | None, kind: type[Stage], train: Callabl
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     config = kind.read(parser.parse_args().config)
     inputs: list[str | Path] = [config.data, *([config.base] if Path(config.base).exists() else [])]
+    if config.resume_from is not None:
+        if config.resume_from.resolve().is_relative_to(config.out.resolve()):
+            raise InputError(
+                f"resume_from lies in 'out', which is set aside by this change; name another 'out' than {config.out}."
+            )
+        inputs.append(config.resume_from)
     run_stage(name, config.out, config, inputs, lambda out: train(config, out))
+
+
+def start(config: TrainingStage) -> None:
+    """Seeds everything, and readies DeepSpeed where it is asked for; call it before a trainer's arguments are made.
+
+    Raises InputError where DeepSpeed has no launcher or a config under which no whole model could be saved.
+    """
+    set_seed(config.seed)
+    if config.deepspeed is None:
+        return
+    if "RANK" not in os.environ:
+        raise InputError("'deepspeed' needs a launcher, also for one process: start with launch/ or torchrun.")
+    if not Path(config.deepspeed).is_file():
+        raise InputError(f"There is no DeepSpeed config at {config.deepspeed}; launch/ has two.")
+    zero = json.loads(Path(config.deepspeed).read_text()).get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise InputError(f"{config.deepspeed} must set stage3_gather_16bit_weights_on_model_save, or no model can be saved.")
+    if shutil.which("ninja") is None:  # DeepSpeed compiles with it; it lies beside the interpreter where nothing is activated
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if not torch.cuda.is_available():
+        import deepspeed
+
+        # left to itself DeepSpeed learns the number of processes too late for the batch size of stage 3
+        deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
 
 
 class MetricsFile(TrainerCallback):
@@ -65,8 +120,13 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Drops what the resumed run will log again."""
         if state.is_world_process_zero and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step]
+            whole = self.path.read_text().split("\n")[:-1]  # a kill may have torn the line after the last line break
+            lines = [line for line in whole if json.loads(line)["step"] <= state.global_step]
             self.path.write_text("".join(line + "\n" for line in lines))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Logs with every checkpoint, so that a mean over steps never straddles the point that a run resumes from."""
+        control.should_log = control.should_log or control.should_save
 
     def on_log(
         self,
@@ -82,13 +142,146 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
+def times_usual(value: float, earlier: Sequence[float]) -> float | None:
+    """The value over the median of the last ones before it that are not 0; None where too few were logged.
+
+    A 0 (the norm of a GCPO step in which every comparison is tied) says nothing about what is usual.
+    """
+    usual = [e for e in earlier[-WINDOW:] if e > 0]
+    return value / median(usual) if len(usual) >= LEAST else None
+
+
+def trouble(loss: float, norm: float, losses: Sequence[float], norms: Sequence[float], explosion: float | None) -> str | None:
+    """What is wrong with an update of this loss and gradient norm, given those logged earlier; None if nothing is."""
+    if not math.isfinite(loss):
+        return f"the loss was {loss}"
+    if not math.isfinite(norm) or norm < 0:  # DeepSpeed reports -1 for a norm that overflowed
+        return f"the gradient norm was {norm}"
+    for name, value, earlier in (("loss", loss, losses), ("gradient norm", norm, norms)):
+        times = times_usual(value, earlier)
+        if explosion is not None and times is not None and times > explosion:
+            return f"the {name} was {value:.3g}, {times:.0f} times the median of the last logged ones"
+    return None
+
+
+class Watched(Trainer):
+    """A trainer that stops before a step that would spoil the model, and whose resumed runs are the uninterrupted one's.
+
+    A mixin: it stands before trl's trainer in a class's bases.
+    """
+
+    loss_has_a_scale = True
+    """Whether a loss many times the usual one means anything; a policy gradient's is about 0."""
+
+    def __init__(self, *args: Any, explosion: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.explosion = explosion
+        self.args.logging_nan_inf_filter = False  # it would put an average in the place of a loss that is not finite
+        self.losses: list[torch.Tensor] = []
+        self.begin, self.seconds_before = time.monotonic(), 0.0
+        self.resumed_from: str | None = None
+
+    def carry_on(self, checkpoints: Path, otherwise: Path | None) -> None:
+        """Trains from the newest complete checkpoint in the folder, from the one named otherwise, or from the base."""
+        with self.accelerator.main_process_first():
+            self.resumed_from = last_checkpoint(checkpoints) or (str(otherwise) if otherwise else None)
+        if self.resumed_from is not None:
+            state = read_state(Path(self.resumed_from))
+            if state is None:
+                raise InputError(f"{self.resumed_from} is no complete checkpoint of a training (no trainer_state.json).")
+            self.seconds_before = max((line.get("seconds", 0.0) for line in state["log_history"]), default=0.0)
+        self.begin = time.monotonic()
+        self.train(resume_from_checkpoint=self.resumed_from)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the seconds of training so far, those before a resume included."""
+        logs["seconds"] = round(self.seconds_before + time.monotonic() - self.begin, 2)
+        super().log(logs, start_time)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keeps the losses of an update."""
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss.detach().float().mean())
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        loss = self.accelerator.gather(torch.stack(self.losses).sum().reshape(1)).mean().item()
+        self.losses.clear()
+        lines = [line for line in self.state.log_history[-WINDOW:] if "grad_norm" in line]
+        losses, norms = [line["loss"] for line in lines if self.loss_has_a_scale], [line["grad_norm"] for line in lines]
+        self._stop_at(trouble(loss, float(norm), losses, norms, self.explosion), self.state.global_step + 1)
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.check_weights()
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # trainer_state.json, which comes next, says that everyone's files are there
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # a saved Qwen2.5-VL names its weights otherwise than the model does: the trainer's own loading finds none, and only warns
+        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            set_learning_rate(self.lr_scheduler, self.args.learning_rate)
+
+    def check_weights(self) -> None:
+        """Raises InputError where a trained weight is not finite, in every process alike."""
+        shards = [getattr(p, "ds_tensor", p).detach() for p in self.model.parameters() if p.requires_grad]
+        bad = torch.tensor([float(any(not bool(shard.isfinite().all()) for shard in shards))], device=self.args.device)
+        broken = bool(self.accelerator.gather(bad).any())
+        self._stop_at("a weight was not finite after it" if broken else None, self.state.global_step)
+
+    def _stop_at(self, what: str | None, step: int) -> None:
+        if what is None:
+            return
+        if not self.is_world_process_zero():
+            time.sleep(10)  # the main process stops at the same place; a launcher ends it with the first process that fails
+            raise SystemExit(2)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)  # ends the progress bar before the sentence
+        checkpoint = get_last_checkpoint(str(self.args.output_dir)) if Path(self.args.output_dir).is_dir() else None
+        good = checkpoint or self.resumed_from
+        how = (
+            f"carry on from the last good checkpoint with 'resume_from: {good}', a lower 'learning_rate' and another 'out'"
+            if good
+            else "no checkpoint was written before it: start again with a lower 'learning_rate'"
+        )
+        raise InputError(f"Training stopped at step {step} because {what}; {how}.")
+
+
+def set_learning_rate(scheduler: LambdaLR, rate: float) -> None:
+    """Makes a scheduler that was loaded with another run's peak learning rate follow its curve at this one."""
+    scheduler.base_lrs = [rate for _ in scheduler.base_lrs]
+    for group, curve in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = rate, rate * curve(scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+
+def read_state(checkpoint: Path) -> dict[str, Any] | None:
+    """trainer_state.json of a checkpoint, written last; None where it is missing or torn."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return dict(state)
+
+
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint in the folder, if any."""
+    """The newest complete checkpoint in the folder, if any; others are renamed."""
     if not folder.is_dir():
         return None
-    for unfinished in folder.glob("checkpoint-*"):
-        if not (unfinished / "trainer_state.json").is_file():
-            unfinished.rename(unfinished.with_name("unfinished-" + unfinished.name))
+    for checkpoint in folder.glob("checkpoint-*"):
+        if read_state(checkpoint) is None:
+            checkpoint.rename(checkpoint.with_name("unfinished-" + checkpoint.name))
     return get_last_checkpoint(str(folder))
 
 
@@ -109,7 +302,54 @@ def lora(rank: int) -> LoraConfig | None:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules, task_type="CAUSAL_LM")
 
 
-def merged(trainer: Trainer) -> Qwen2_5_VLForConditionalGeneration:
-    """The trained model without wrappers, adapters merged."""
+def merged(base: str, adapter: Path, dtype: str) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """The base with the adapter in its weights, and the base's processor."""
+    model, processor = load(base, dtype)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload(), processor
+
+
+def figures(log_history: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
+    """Steps, seconds and the last logged values of a training, from its log."""
+    lines = [line for line in log_history if "loss" in line]
+    if not lines:
+        return {}
+    last = {key: line[key] for line in lines for key in LAST_LOGGED if line.get(key) is not None}
+    ended = {"steps": lines[-1]["step"], "seconds": lines[-1]["seconds"]}
+    return {**ended, **{key: float(f"{last[key]:.4g}") for key in LAST_LOGGED if key in last}}
+
+
+def origin(stage: str, config: TrainingStage, rows: dict[str, int], processes: int, log: Sequence[Mapping[str, Any]]) -> Origin:
+    """Where a checkpoint of this training comes from."""
+    return Origin(
+        stage=stage, config=config.model_dump(mode="json"), base=config.base,
+        base_fingerprint=fingerprint_of(Path(config.base)) if Path(config.base).exists() else None,
+        data_fingerprint=fingerprint_of(config.data), rows=rows, seed=config.seed, processes=processes, training=figures(log),
+    )  # fmt: skip
+
+
+def finish(
+    stage: str,
+    trainer: Watched,
+    processor: Qwen2_5_VLProcessor,
+    config: TrainingStage,
+    style: Style,
+    out: Path,
+    rows: dict[str, int],
+) -> dict[str, int | float]:
+    """Leaves out/model, whole and merged, and under LoRA out/adapter; the training's figures. Every process must call it."""
+    trainer.check_weights()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    if is_deepspeed_zero3_enabled():
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes, for the main one
+        unset_hf_deepspeed_config()  # else a model that the main process loads would be spread over all of them again
+    else:
+        weights = model.state_dict()
+    if trainer.is_world_process_zero():
+        made_by = origin(stage, config, rows, trainer.accelerator.num_processes, trainer.state.log_history)
+        if isinstance(model, PeftModel):
+            model.save_pretrained(out / "adapter", state_dict=weights, save_embedding_layers=False)
+            save(merged(config.base, out / "adapter", config.dtype)[0], processor, out / "model", style, made_by)
+        else:
+            save(model, processor, out / "model", style, made_by, weights)
+    trainer.accelerator.wait_for_everyone()
+    return figures(trainer.state.log_history)

@@ -1,0 +1,75 @@
+"""Any checkpoint of an SFT or GCPO run as a folder that plain transformers loads, adapters merged, ZeRO shards put together.
+
+    python -m rrm.verifier.export --checkpoint runs/demo/sft/checkpoints/checkpoint-400 --config configs/sandbox/sft.yaml --out exported
+
+The config is the run's. The folder is what a run leaves as its out/model: weights, processor, rrm.json and model card. It has been loaded
+with plain transformers, and not yet with vLLM.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from rrm.errors import InputError
+from rrm.stage import command
+from rrm.verifier.checkpoint import load, save, style_of
+from rrm.verifier.gcpo import GCPOStage, read_pairs
+from rrm.verifier.sft import SFTStage, read_rows
+from rrm.verifier.training import TrainingStage, merged, origin, read_state
+
+
+def read_config(path: Path) -> SFTStage | GCPOStage:
+    """The config of the run, told apart by 'pairs', which only GCPO has."""
+    values = yaml.safe_load(path.read_text()) if path.is_file() else None
+    return GCPOStage.read(path) if isinstance(values, dict) and "pairs" in values else SFTStage.read(path)
+
+
+def whole(checkpoint: Path, config: TrainingStage) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """The model of a checkpoint, and its processor. Raises InputError where it holds no weights."""
+    if (checkpoint / "adapter_config.json").is_file():
+        return merged(config.base, checkpoint, config.dtype)
+    if any(checkpoint.glob("*.safetensors")):
+        return load(checkpoint, config.dtype)
+    if (checkpoint / "latest").is_file():
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        model, processor = load(config.base, config.dtype)
+        model.load_state_dict(get_fp32_state_dict_from_zero_checkpoint(str(checkpoint)))
+        return model, processor
+    raise InputError(f"{checkpoint} holds no weights: neither *.safetensors nor shards of ZeRO.")
+
+
+def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
+    """Writes the checkpoint of this config's run to `out`. Raises InputError where it is incomplete or `out` holds something."""
+    state = read_state(checkpoint)
+    if state is None:
+        raise InputError(f"{checkpoint} is no complete checkpoint of a training (no trainer_state.json).")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} holds files already; name an empty folder.")
+    rows: dict[str, int]
+    if isinstance(config, SFTStage):
+        stage, style, rows = "sft", config.style, Counter(row.kind for row in read_rows(config.data))
+    else:
+        stage, style, rows = "gcpo", style_of(config.base), {"pairs": config.draw_pairs or len(read_pairs(config.data))}
+    model, processor = whole(checkpoint, config)
+    processes = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
+    save(model, processor, out, style, origin(stage, config, rows, processes, state["log_history"]))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--checkpoint", "--config", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    options = parser.parse_args()
+    export(options.checkpoint, read_config(options.config), options.out)
+    print(f"exported: {options.out}")
+
+
+if __name__ == "__main__":
+    command(main)
