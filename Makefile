@@ -3,10 +3,10 @@ ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
 PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean world data plan bench-data sft gcpo eval edit-nft edit-grpo edit-eval report sandbox-base
+.PHONY: help setup demo test check clean world data plan bench-data bench-verifier doctor bench-gpu sft gcpo eval edit-nft edit-grpo edit-eval report ablation sandbox-base
 
 help: ## list the targets
-	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## install everything into .venv (seconds when that is done)
 	@$(IN) sh launch/setup.sh
@@ -38,6 +38,16 @@ plan: setup ## what `make data` will call and cost, measured on a sample of its 
 bench-data: setup ## measure the data pipeline: rates, memory, kills, hostile answers, photographs → runs/bench/data.json
 	@$(PY) -m data_pipeline.bench
 
+bench-verifier: setup ## measure GCPO's step, forwards and rollouts beside trl and transformers → runs/bench/verifier.json
+	@$(PY) -m rrm.verifier.bench
+
+doctor: CONFIG ?= configs/qwen2_5_vl_7b/sft.yaml
+doctor: setup ## look at a training's config, data and machine before it is paid for (GPUS=8 GPU_MEMORY=80 to plan for another)
+	@$(PY) -m rrm.cli doctor --config "$(CONFIG)" $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU_MEMORY),--gpu-memory $(GPU_MEMORY))
+
+bench-gpu: setup ## measure SFT, GCPO and scoring at 3B and 7B on this GPU, random weights → runs/bench/gpu.json
+	@$(PY) -m rrm.verifier.bench_gpu
+
 sft: CONFIG ?= configs/sandbox/sft.yaml
 sft: setup ## cold start of the RRM on the selected traces (trl SFTTrainer)
 	@$(PY) -m rrm.verifier.sft --config "$(CONFIG)"
@@ -66,6 +76,11 @@ report: CONFIG ?= configs/sandbox/report.yaml
 report: setup ## one HTML page and summary.json of everything that was run
 	@$(PY) -m eval.report --config "$(CONFIG)"
 
-sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about half an hour)
-	@$(PY) -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
+ablation: CONFIG ?= configs/sandbox/ablation.yaml
+ablation: setup ## what each part of the verifier is worth, over seeds (up to 3 hours) → docs/evidence/verifier.md
+	@$(PY) -m eval.ablation --config "$(CONFIG)"
+
+sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about an hour)
 	@$(PY) -m rrm.editor.base --out rrm/sandbox/checkpoints/editor-base
+	@$(PY) -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
+	@$(PY) -m rrm.verifier.base --hidden 64 --layers 3 --out rrm/sandbox/checkpoints/rrm-base-mini

@@ -1,6 +1,7 @@
 """The `rrm` command.
 
 rrm score --source a.png --edited b.png --instruction "make the mug red" [--principles file.json] [--json]
+rrm doctor --config configs/qwen2_5_vl_7b/gcpo.yaml [--gpus 6 --gpu-memory 80] [--json]
 """
 
 from __future__ import annotations
@@ -97,6 +98,18 @@ def score(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def examine(options: argparse.Namespace) -> None:
+    """`rrm doctor`: exit code 0 where nothing failed, 1 where something did."""
+    if (options.gpus is not None and options.gpus < 1) or (options.gpu_memory is not None and options.gpu_memory <= 0):
+        raise InputError("--gpus and --gpu-memory must be above 0; leave them out for this machine's own.")
+    if options.sample < 1:
+        raise InputError("--sample must be at least 1 row.")
+    from rrm.doctor.run import doctor  # imports the trainers: not before it is asked for
+
+    if not doctor(options.config, options.gpus, options.gpu_memory, options.sample, options.like, options.json):
+        raise SystemExit(1)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="rrm", description="Reasoning reward models for image editing.")
@@ -111,6 +124,14 @@ def build_parser() -> argparse.ArgumentParser:
     scoring.add_argument("--model", help="checkpoint folder of an RRM (default: $RRM_MODEL)")
     scoring.add_argument("--json", action="store_true", help="print JSON")
     scoring.set_defaults(run=score)
+    doctor = commands.add_parser("doctor", help="look at a training's config, data and machine before it is paid for")
+    doctor.add_argument("--config", required=True, type=Path, help="an SFT or GCPO config")
+    doctor.add_argument("--gpus", type=int, help="GPUs that will train, without the vLLM server's (default: this machine's)")
+    doctor.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory of each (default: this machine's)")
+    doctor.add_argument("--sample", type=int, default=64, help="rows of the data that are read in full (default: 64)")
+    doctor.add_argument("--like", metavar="BASE", help="a checkpoint of the base's shape, where the base is still to be made")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=examine)
     return parser
 
 
