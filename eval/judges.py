@@ -11,9 +11,13 @@ from typing import Protocol, Self
 
 from PIL import Image
 
+from eval.index import sandbox_principles, sandbox_steps
 from rrm.errors import InputError
 from rrm.prompts import judge_system, judge_text
 from rrm.records import EditToJudge, Failure, Judgement, Principle, Verdicts
+from rrm.sandbox.edits import true_verdicts
+from rrm.sandbox.personas import biased_mean
+from rrm.sandbox.reading import read_scene
 
 Principles = tuple[Principle, ...]
 Task = tuple[Image.Image, str]
@@ -87,6 +91,32 @@ class ChanceJudge(Closing):
         score = round(dice.uniform(0, 10), 1)
         read = Verdicts.model_validate({"verdicts": verdicts, "average": sum(verdicts) / len(verdicts), "score": score})
         return Judgement(principles=edit.principles, thought="(random)", read=read)
+
+
+class NoiselessTeacher(Closing):
+    """What the sandbox's teachers would say if they never erred: the truth of the pixels, scored with the bias that all of them share."""
+
+    fingerprint = "noiseless"
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """The instruction alone."""
+        return instruction
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles]:
+        """The sandbox's own principles."""
+        return [sandbox_principles(instruction) for _, instruction in tasks]
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """The true verdicts and the score that a teacher would give for them."""
+        return [self.judge(edit) for edit in edits]
+
+    def judge(self, edit: Edit) -> Judgement:
+        """The judgement on one edit."""
+        principles = sandbox_principles(edit.instruction)
+        verdicts = true_verdicts(read_scene(edit.source), read_scene(edit.edited), sandbox_steps(edit.instruction))
+        average = sum(verdicts) / len(verdicts)
+        read = Verdicts.model_validate({"verdicts": verdicts, "average": average, "score": biased_mean(principles, verdicts)})
+        return Judgement(principles=principles, thought="(the truth)", read=read)
 
 
 def content_digest(path: Path) -> str:

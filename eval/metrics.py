@@ -106,6 +106,17 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], level: 
     return around(centre, clustered_error(contributions, clusters), level)
 
 
+def p_of_zero(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """Two-sided p of a mean of zero under the normal approximation with clustered errors; None for fewer than two clusters."""
+    centre = mean(values)
+    if centre is None:
+        return None
+    error = clustered_error([(value - centre) / len(values) for value in values], clusters)
+    if error is None:
+        return None
+    return float(2 * norm.sf(abs(centre) / error)) if error else float(centre == 0)
+
+
 def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
     """The unweighted mean over task types of each one's mean, and its clustered 95% interval."""
     by_task: dict[str, list[float]] = defaultdict(list)
@@ -162,7 +173,10 @@ def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
 
 
 def paired_difference(first: Sequence[ScoredPair], second: Sequence[ScoredPair]) -> dict[str, object]:
-    """How much more accurate `first` is than `second` on the same pairs in the same order, with clustered 95% intervals."""
+    """How much more accurate `first` is than `second` on the same pairs in the same order, with clustered 95% intervals.
+
+    `p` is that of a difference of zero in `half_tie`, two-sided, from the same clustered error (normal approximation).
+    """
     sources = [pair.source for pair in first]
     if sources != [pair.source for pair in second]:
         raise ValueError("a paired difference needs the same pairs in the same order")
@@ -174,6 +188,7 @@ def paired_difference(first: Sequence[ScoredPair], second: Sequence[ScoredPair])
         "strict_ci95": clustered_interval(strict, sources),
         "half_tie": mean(half),
         "ci95": clustered_interval(half, sources),
+        "p": p_of_zero(half, sources),
     }
 
 

@@ -18,7 +18,7 @@ from eval.editreward_bench import BenchRow, read_bench
 from eval.endpoint import SANDBOX, EndpointJudge
 from eval.examples import write_examples
 from eval.index import PairIndex, principles_file, read_index, sandbox_principles
-from eval.judges import ChanceJudge, CheckpointJudge, EditJudge
+from eval.judges import ChanceJudge, CheckpointJudge, EditJudge, NoiselessTeacher
 from eval.rows import JudgedRows
 from eval.scoring import TaskKey, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
@@ -27,6 +27,7 @@ from rrm.errors import InputError
 from rrm.records import Failure, Principle
 from rrm.stage import DONE, STARTED, run_stage, write_json
 
+NOISELESS = "noiseless"
 Open = Callable[["EvalConfig", str], EditJudge]
 VERSIONS = ("edit-rrm", "torch", "transformers", "openai", "datasets", "pillow", "numpy")
 
@@ -37,7 +38,7 @@ class EvalConfig(Config):
     bench: str
     """EditScore's EditReward-Bench or a set in its schema: folder, .parquet, .jsonl, or hub id with optional @revision."""
     models: dict[str, str] = Field(min_length=1)
-    """Name → `chance`, `teacher` (the endpoint below), or a checkpoint folder."""
+    """Name → `chance`, `teacher` (the endpoint below), `noiseless` (the sandbox's teachers without an error), or a checkpoint folder."""
     out: str
     judgements: str | None = None
     """Folder of the append-only judgements; inside `out` unless named. One outside outlives a change of this config."""
@@ -67,6 +68,8 @@ class EvalConfig(Config):
         unknown = {name for pair in self.compare for name in pair} - set(self.models)
         if unknown:
             raise ValueError(f"'compare' names {', '.join(sorted(unknown))}, which 'models' does not")
+        if NOISELESS in self.models.values() and self.principles != SANDBOX:
+            raise ValueError(f"a model '{NOISELESS}' needs 'principles: sandbox'")
         if "teacher" in self.models.values() and not (self.teacher_url and self.teacher_model):
             raise ValueError("a model 'teacher' needs teacher_url and teacher_model")
         if self.truth and self.principles != SANDBOX:
@@ -80,6 +83,8 @@ def open_judge(config: EvalConfig, spec: str) -> EditJudge:
     """The judge that a value of `models` stands for."""
     if spec == "chance":
         return ChanceJudge(config.seed)
+    if spec == NOISELESS:
+        return NoiselessTeacher()
     if spec != "teacher":
         return CheckpointJudge(spec, config.batch)
     return EndpointJudge(
@@ -102,7 +107,7 @@ def inputs_of(path: Path) -> list[Path]:
 
 def all_inputs(config: EvalConfig) -> list[Path]:
     """Everything on disk that the result depends on."""
-    paths = [Path(spec) for spec in config.models.values() if spec not in ("chance", "teacher")]
+    paths = [Path(spec) for spec in config.models.values() if spec not in ("chance", "teacher", NOISELESS)]
     if Path(config.bench).exists():
         paths.append(Path(config.bench))
     if config.principles not in (SANDBOX, "decompose"):

@@ -20,8 +20,6 @@ TASK_TYPES = {
     "add": "subject-add",
     "background": "background_change",
 }
-OTHER_DIMENSIONS_SHARE = 0.75
-"""Rows of the two other dimensions per row of "overall", about as in the public set."""
 
 
 def task_type(case: Case) -> str:
@@ -79,10 +77,18 @@ def dimension_rows(
 
 
 def benchmark_rows(
-    rng: np.random.Generator, cases: Sequence[Case], edits: Sequence[Sequence[Edit]], pairs: int, least: float
+    rng: np.random.Generator,
+    cases: Sequence[Case],
+    edits: Sequence[Sequence[Edit]],
+    pairs: int,
+    others_share: float,
+    least: float,
 ) -> list[dict[str, Any]]:
-    """Rows of all three dimensions; overall pairs differ by `least` utility or more, and no gold is a tie."""
-    others = round(pairs * OTHER_DIMENSIONS_SHARE)
+    """Rows of all three dimensions, `others_share` rows of the two others per row of "overall".
+
+    Overall pairs differ by `least` utility or more, and no gold is a tie.
+    """
+    others = round(pairs * others_share)
     return [
         *dimension_rows(rng, cases, edits, "prompt_following", follow_share, 1e-6, others),
         *dimension_rows(rng, cases, edits, "consistency", keep_share, 1e-6, others),

@@ -47,6 +47,8 @@ class WorldConfig(Config):
     pairs: int = Field(1500, ge=1)
     benchmark_sources: int = Field(320, ge=1)
     benchmark_pairs: int = Field(640, ge=1)
+    benchmark_others: float = Field(0.75, ge=0)
+    """Rows of each of the two other dimensions per row of "overall"; the public set has about three quarters."""
     editor_base: str | None = None
     editor_samples: int = Field(2, ge=0)
     editor_share: float = Field(0.4, ge=0, le=1)
@@ -181,7 +183,12 @@ def build(config: WorldConfig, out: Path) -> dict[str, Any]:
     count = write_candidates(out, train, edits["candidates"])
     labels = write_pairs(out, config, others, edits["pairs"])
     rows = benchmark_rows(
-        np.random.default_rng([config.seed, 50]), bench, edits["benchmark"], config.benchmark_pairs, SAME_BELOW
+        np.random.default_rng([config.seed, 50]),
+        bench,
+        edits["benchmark"],
+        config.benchmark_pairs,
+        config.benchmark_others,
+        SAME_BELOW,
     )
     write_benchmark(out / "benchmark", rows)
     everything = [

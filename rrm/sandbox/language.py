@@ -47,3 +47,16 @@ def think(
     for number, (principle, ok) in enumerate(zip(principles, verdicts, strict=True), 1):
         lines.append(principle_line(number, principle, before, after, steps, ok))
     return "\n".join(lines)
+
+
+def agrees(thought: str, verdicts: Sequence[int]) -> bool | None:
+    """Whether the thought says ok of exactly what the verdicts say 1 of; None where it says nothing of some principle."""
+    said: dict[int, int] = {}
+    for line in thought.splitlines():
+        number, colon, rest = line.partition(":")
+        word = rest.rsplit(" ", 1)[-1]
+        if colon and number.strip().isdigit() and word in ("ok", "bad"):
+            said[int(number)] = int(word == "ok")
+    if set(said) != set(range(1, len(verdicts) + 1)):
+        return None
+    return all(said[number] == verdict for number, verdict in enumerate(verdicts, 1))

@@ -113,19 +113,27 @@ def perceive(persona: Persona, sight: Sight, steps: list[Step], rng: np.random.G
     return verdicts
 
 
-def biased_score(persona: Persona, principles: Sequence[Principle], verdicts: Sequence[int], rng: np.random.Generator) -> float:
-    """The score that goes with the verdicts, to the nearest half: clip(10(.2 follow + .3 keep + .5 quality) + noise).
+def biased_mean(principles: Sequence[Principle], verdicts: Sequence[int], keep_forgotten: bool = False) -> float:
+    """10(.2 follow + .3 keep + .5 quality) of the shares met: the bias that all teachers share, without their noise.
 
-    A category without a question counts as met, and so does what should be kept, in KEEP_FORGOTTEN of all cases.
+    A category without a question counts as met, and so does what should be kept where it is forgotten.
     """
 
     def share(category: str) -> float:
         values = [v for p, v in zip(principles, verdicts, strict=True) if p.category == category]
         return float(np.mean(values)) if values else 1.0
 
-    keep = 1.0 if rng.random() < KEEP_FORGOTTEN else share("keep")
-    score = 10 * (0.2 * share("follow") + 0.3 * keep + 0.5 * share("quality")) + rng.normal(0, SCORE_NOISE)
-    if share("follow") < 1:
+    keep = 1.0 if keep_forgotten else share("keep")
+    return 10 * (0.2 * share("follow") + 0.3 * keep + 0.5 * share("quality"))
+
+
+def biased_score(persona: Persona, principles: Sequence[Principle], verdicts: Sequence[int], rng: np.random.Generator) -> float:
+    """The score that goes with the verdicts, to the nearest half: clip(biased mean + noise).
+
+    What should be kept is forgotten in KEEP_FORGOTTEN of all cases.
+    """
+    score = biased_mean(principles, verdicts, rng.random() < KEEP_FORGOTTEN) + rng.normal(0, SCORE_NOISE)
+    if any(v == 0 and p.category == "follow" for p, v in zip(principles, verdicts, strict=True)):
         score += persona.undone_points
     return round(2 * float(np.clip(score, 0, 10))) / 2
 

@@ -3,7 +3,8 @@
     python -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
 
 First captions of one image; then two images and three questions where something stands: the answer lists every cell before and after,
-the background, the artefact and what stands at the places asked about; last, what an instruction wants. Held-out scenes are never shown.
+the background, the artefact and what stands at the places asked about; then what an instruction wants; last, the same questions of edits as
+editors really leave them, half of them the base editor's own samples. No verdict and no score is ever shown, and no held-out scene.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from rrm.editor.tiny import TinyKontext
+from rrm.sandbox.cases import sample_cases
+from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import sample_steps, write_instruction
 from rrm.sandbox.language import cell_line, look
 from rrm.sandbox.reading import Reading, read_scene
@@ -45,6 +50,9 @@ from rrm.sandbox.world import (
 from rrm.stage import command, write_json
 from rrm.verifier.tiny import build_model, build_processor
 from rrm.verifier.vision import batch_vision_attention
+
+EDITOR = Path(__file__).parents[1] / "sandbox" / "checkpoints" / "editor-base"
+SAMPLED = 1536
 
 
 @dataclass(frozen=True)
@@ -169,14 +177,52 @@ def plan_lesson(rng: np.random.Generator) -> Lesson:
     return Lesson([draw(scene)], f"plan: {write_instruction(steps)}", answer)
 
 
-LESSONS = {"caption": caption_lesson, "compare": compare_lesson, "plan": plan_lesson}
-REVIEW = {"caption": (), "compare": ("caption",), "plan": ("compare", "caption", "compare")}
+def asked(rng: np.random.Generator, before: Scene, images: tuple[Image.Image, Image.Image]) -> Lesson:
+    """Three questions about two images, answered from what is read in their pixels."""
+    was, now = (read_scene(image) for image in images)
+    queries = [some_query(rng, before) for _ in range(3)]
+    answer = [cell_line(was, now), f"background {was.background} > {now.background}", f"image {look(now)}"]
+    answer += [find_line(query, was, now) for query in queries]
+    return Lesson(list(images), "compare: " + " ".join(f"find {query}" for query in queries), " ".join(answer))
+
+
+@cache
+def sampled_edits(seed: int) -> list[tuple[Scene, Image.Image]]:
+    """Scenes, and what the base editor made of an instruction about them: two samples of each of SAMPLED cases."""
+    editor = TinyKontext.load(EDITOR)
+    cases = sample_cases(np.random.default_rng([seed, 88]), SAMPLED, False, set())
+    edits = []
+    for turn in range(2):
+        for start in tqdm(range(0, SAMPLED, 64), desc="base editor", leave=False):
+            part = cases[start : start + 64]
+            images = editor.edit([c.source for c in part], [c.instruction for c in part], seed=turn * SAMPLED + start, steps=6)
+            edits += [(case.scene, image) for case, image in zip(part, images, strict=True)]
+    return edits
+
+
+def edit_lesson(rng: np.random.Generator) -> Lesson:
+    """A source and an edit of it, the base editor's or a scripted one, and three questions where something is."""
+    if rng.random() < 0.5:
+        pool = sampled_edits(0)
+        scene, image = pool[int(rng.integers(len(pool)))]
+    else:
+        scene = sample_scene(rng)
+        image = script_edit(rng, scene, sample_steps(rng, scene), str(rng.choice(EDITORS)))
+    return asked(rng, scene, (draw(scene), image))
+
+
+LESSONS = {"caption": caption_lesson, "compare": compare_lesson, "plan": plan_lesson, "edit": edit_lesson}
+REVIEW = {
+    "caption": (), "compare": ("caption",), "plan": ("compare", "caption", "compare"), "edit": ("plan", "compare", "plan", "caption"),
+}  # fmt: skip
 """Lessons of earlier phases whose batches are mixed in, so that they are not forgotten."""
+EVERY = {"plan": 2, "edit": 3}
+"""How often a phase reviews; every eighth step unless it is named here."""
 
 
 def lesson_at(phase: str, step: int) -> Callable[[np.random.Generator], Lesson]:
-    """The lesson of this step's batch: the phase's own, but for one of its reviews every eighth step, or every second of plans."""
-    every = 2 if phase == "plan" else 8
+    """The lesson of this step's batch: the phase's own, but for one of its reviews now and then."""
+    every = EVERY.get(phase, 8)
     turn, rest = divmod(step, every)
     reviews = REVIEW[phase]
     return LESSONS[reviews[turn % len(reviews)] if reviews and rest == every - 1 else phase]
@@ -265,16 +311,20 @@ def main() -> None:
     parser.add_argument("--caption-steps", type=int, default=900)
     parser.add_argument("--compare-steps", type=int, default=1600)
     parser.add_argument("--plan-steps", type=int, default=500)
+    parser.add_argument("--edit-steps", type=int, default=1000)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     processor = build_processor(options.seed)
-    model = build_model(processor, options.seed)
+    model = build_model(processor, options.seed, options.hidden, options.layers)
     batch_vision_attention(model)
     begin = time.monotonic()
     losses = {
         "caption": train(model, processor, "caption", options.caption_steps, 64, 2e-3, options.seed),
         "compare": train(model, processor, "compare", options.compare_steps, 40, 1.5e-3, options.seed),
         "plan": train(model, processor, "plan", options.plan_steps, 40, 1e-3, options.seed),
+        "edit": train(model, processor, "edit", options.edit_steps, 40, 1e-3, options.seed),
     }
     checks = {lesson: check(model, processor, lesson, options.seed) for lesson in losses}
     model.save_pretrained(options.out)
@@ -282,7 +332,8 @@ def main() -> None:
     weights = (options.out / "model.safetensors").read_bytes()
     recipe = {
         "command": f"python -m rrm.verifier.base --seed {options.seed} --caption-steps {options.caption_steps} "
-        f"--compare-steps {options.compare_steps} --plan-steps {options.plan_steps}",
+        f"--compare-steps {options.compare_steps} --plan-steps {options.plan_steps} --edit-steps {options.edit_steps} "
+        f"--hidden {options.hidden} --layers {options.layers}",
         "seed": options.seed, "seconds": round(time.monotonic() - begin), "last_loss": {k: float(np.mean(v[-50:])) for k, v in losses.items()},
         "accuracy": checks, "sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow", "numpy")},

@@ -1,0 +1,50 @@
+"""What each part of the method is worth, over seeds: `python -m eval.ablation --config configs/sandbox/ablation.yaml`.
+
+Runs every world, data set, training and evaluation of the study as a stage of its own, several at once, and writes
+verifier.json, verifier.md and its plots into the folder `evidence` after each. It can be stopped, and carries on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from eval.ablation.evidence import collect
+from eval.ablation.jobs import run_jobs
+from eval.ablation.page import write_page
+from eval.ablation.study import AblationConfig, plan
+from rrm.errors import InputError
+from rrm.stage import command, write_json
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--list", action="store_true", help="print the stages in the order in which they would be started")
+    options = parser.parse_args()
+    config = AblationConfig.read(options.config)
+    study = plan(config)
+    if options.list:
+        print("\n".join(job.name for job in sorted(study.jobs.values(), key=lambda job: job.rank)))
+        return
+
+    def write() -> None:
+        evidence = collect(study, f"python -m eval.ablation --config {options.config}")
+        if evidence["models"]:
+            config.evidence.mkdir(parents=True, exist_ok=True)
+            write_json(config.evidence / "verifier.json", evidence)
+            write_page(evidence, config.evidence)
+
+    failed = run_jobs(study.jobs, config.out, config.jobs, write)
+    write()
+    if failed:
+        lines = "; ".join(f"{f.job}: {f.reason}" for f in failed[:5])
+        raise InputError(
+            f"{len(failed)} of {len(study.jobs)} stages have no result ({lines}); see {config.out}/logs and run it again."
+        )
+    print(config.evidence / "verifier.md")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,210 @@
+"""From what the study's stages left to its evidence: every number per seed and pooled, paired tests, and the targets."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from eval import metrics
+from eval.ablation.study import AblationConfig, Study
+from eval.collect import read_json
+from eval.index import PairIndex, Truth, edit_id, read_index
+from eval.jsonl import read_jsonl
+from eval.rows import JudgedRow
+from eval.summary import QUALITY_BANDS, band_of, scored_pairs
+from rrm.records import Judgement
+from rrm.sandbox.language import agrees
+from rrm.stage import DONE
+
+PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "peft", "tokenizers", "numpy", "scipy", "pillow")
+COMPARED = (("gcpo", "sft-tv"), ("sft-tv", "sft-t"), ("sft-tv", "sft-v"), ("sft-tv", "sft-holistic"))
+"""(model, against): who is compared with whom on the same pairs, beside the sizes and the remedies."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's judgements of one seed's benchmark."""
+
+    pairs: list[PairIndex]
+    truths: dict[str, Truth]
+    judgements: dict[str, Judgement]
+    seed: int
+
+    @property
+    def scored(self) -> list[metrics.ScoredPair]:
+        """The pairs with both scores; sources of different seeds are different clusters."""
+        return [
+            metrics.ScoredPair(f"{self.seed}/{pair.source}", pair.task_type, pair.preferred, pair.other)
+            for pair in scored_pairs(self.pairs, self.judgements)
+        ]
+
+
+@cache
+def index_of_bench(bench: str) -> tuple[list[PairIndex], dict[str, Truth]]:
+    """The pairs of a benchmark and the truth about its edits; read once."""
+    return read_index(bench, None, True)
+
+
+def judged(study: Study, seed: int, name: str) -> Judged | None:
+    """The model's judgements, or None where its evaluation is not done."""
+    folder = study.folder(seed, f"eval-{name}")
+    if not (folder / DONE).is_file():
+        return None
+    pairs, truths = index_of_bench(str(study.folder(seed, "world", "benchmark")))
+    rows = [JudgedRow.model_validate(value) for _, value in read_jsonl(folder / name / "rows.jsonl")]
+    found = {edit_id(row.source, row.instruction, row.edited): row.judgement for row in rows}
+    return Judged(pairs, truths, {name: found[name] for name in truths}, seed)
+
+
+def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
+    """The mean score of readable judgements by quality of the edit, and of all of them."""
+    scores: dict[str, list[float]] = {name: [] for name, _ in QUALITY_BANDS}
+    for one in found:
+        for name, judgement in one.judgements.items():
+            if judgement.score is not None:
+                scores[band_of(one.truths[name].utility)].append(judgement.score)
+    return {
+        **{band: metrics.mean(values) for band, values in scores.items()},
+        "all": metrics.mean([v for s in scores.values() for v in s]),
+    }
+
+
+def measures(found: Sequence[Judged]) -> dict[str, Any]:
+    """All numbers of one model over one or several seeds' benchmarks."""
+    scored = [pair for one in found for pair in one.scored]
+    sources = [pair.source for pair in scored]
+    judgements = [(name, j, one.truths[name]) for one in found for name, j in one.judgements.items()]
+    given = [(None if j.read is None else j.read.verdicts, truth.verdicts) for _, j, truth in judgements]
+    verdicts = metrics.verdict_accuracy([(said, truth) for said, truth in given if said != ()])
+    consistent = [agrees(j.thought, j.read.verdicts) for _, j, _ in judgements if j.read is not None and j.read.verdicts]
+    checked = [bool(value) for value in consistent if value is not None]
+    readable = sum(j.read is not None for _, j, _ in judgements)
+    return {
+        **metrics.accuracies(scored),
+        "ci95": metrics.clustered_interval([pair.half_tie for pair in scored], sources),
+        "strict_ci95": metrics.clustered_interval([pair.strict for pair in scored], sources),
+        "tie_rate": sum(pair.tied for pair in scored) / len(scored),
+        "edits": len(judgements),
+        "trace_validity": readable / len(judgements),
+        "verdict_balanced_accuracy": verdicts.balanced,
+        "verdict_recall_met": verdicts.recall_of_1,
+        "verdict_recall_not_met": verdicts.recall_of_0,
+        "thoughts_complete": metrics.mean([float(value is not None) for value in consistent]),
+        "verdicts_agree_with_thought": metrics.mean(checked),
+        "mean_score_by_quality": mean_scores(found),
+    }
+
+
+def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
+    """How much better the first model is on the same pairs: overall, and the difference of verdicts and of scores."""
+    ours, theirs = ([pair for one in found for pair in one.scored] for found in (first, second))
+    by_seed = {
+        str(a.seed): metrics.paired_difference(a.scored, b.scored) for a, b in zip(first, second, strict=True)
+    }  # fmt: skip
+    stricter = [
+        (f"{a.seed}/{name}", judgement.score - other.score)
+        for a, b in zip(first, second, strict=True)
+        for name, judgement in a.judgements.items()
+        if judgement.score is not None and (other := b.judgements[name]).score is not None
+    ]
+    shifts = [shift for _, shift in stricter]
+    return {
+        "pooled": metrics.paired_difference(ours, theirs),
+        "seeds": by_seed,
+        "score_shift": metrics.mean(shifts),
+        "score_shift_ci95": metrics.clustered_interval(shifts, [name for name, _ in stricter]),
+    }
+
+
+def target(what: str, least: float, values: Mapping[int, float | None]) -> dict[str, Any]:
+    """Whether a number reaches what was aimed at, for every seed that there is one of."""
+    known = {str(seed): value for seed, value in values.items() if value is not None}
+    return {"what": what, "at_least": least, "seeds": known, "met": bool(known) and all(v >= least for v in known.values())}
+
+
+def targets(models: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was to be reached, and whether it was, seed by seed."""
+
+    def of(name: str, key: str) -> dict[int, float | None]:
+        return {int(seed): found[key] for seed, found in models.get(name, {}).get("seeds", {}).items()}
+
+    gains: dict[str, Any] = {}
+    for comparison in comparisons:
+        if (comparison["model"], comparison["against"]) == ("gcpo", "sft-tv"):
+            gains = comparison["seeds"]
+    before, after = of("sft-tv", "verdict_balanced_accuracy"), of("gcpo", "verdict_balanced_accuracy")
+    kept = {seed: a - b for seed, a in after.items() if a is not None and (b := before.get(seed)) is not None}
+    return [
+        target("verdict balanced accuracy after SFT", 0.95, before),
+        target("pairs (ties half) after SFT", 0.70, of("sft-tv", "half_tie")),
+        target("pairs (ties half) after GCPO", 0.85, of("gcpo", "half_tie")),
+        target("paired gain of GCPO", 0.10, {int(s): d["half_tie"] for s, d in gains.items()}),
+        target("1 − p of that gain", 0.999, {int(s): None if d["p"] is None else 1 - d["p"] for s, d in gains.items()}),
+        target("change of verdict accuracy by GCPO", -0.01, kept),
+        target("verdict list agrees with the thought after GCPO", 0.98, of("gcpo", "verdicts_agree_with_thought")),
+    ]
+
+
+def stage_seconds(study: Study) -> dict[str, float]:
+    """Seconds of every stage that is done."""
+    done = {name: study.config.out / name / DONE for name in study.jobs}
+    return {name: read_json(path)["seconds"] for name, path in done.items() if path.is_file()}
+
+
+def collect(study: Study, command: str) -> dict[str, Any]:
+    """The evidence as it stands: what is done is in it, what is not is named."""
+    config: AblationConfig = study.config
+    names = dict.fromkeys(name.partition("/eval-")[2] for name in study.jobs if "/eval-" in name)
+    by_model = {name: [found for seed in config.seeds if (found := judged(study, seed, name))] for name in names}
+    models = {
+        name: {"seeds": {str(one.seed): measures([one]) for one in found}, "pooled": measures(found)}
+        for name, found in by_model.items()
+        if found
+    }
+    sizes = [size for size in config.bases if size != config.main]
+    wanted = [*COMPARED, *(("sft-tv", f"sft-tv-{size}") for size in sizes), *(("gcpo", f"gcpo-{size}") for size in sizes)]
+    wanted += [(f"gcpo-{name}", "gcpo") for name in config.remedies]
+    wanted += [(f"gcpo-{size}", f"sft-tv-{size}") for size in sizes]
+    comparisons = []
+    for name, other in wanted:
+        shared = {one.seed for one in by_model.get(name, ())} & {one.seed for one in by_model.get(other, ())}
+        if shared:
+            first, second = ([one for one in by_model[model] if one.seed in shared] for model in (name, other))
+            comparisons.append({"model": name, "against": other, **compared(first, second)})
+    seconds = stage_seconds(study)
+    return {
+        "command": command,
+        "config": config.model_dump(mode="json"),
+        "versions": {package: version(package) for package in PACKAGES},
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
+        "stages": {"done": len(seconds), "planned": len(study.jobs), "seconds_in_all": round(sum(seconds.values()))},
+        "unfinished": [name for name in study.jobs if name not in seconds],
+        "targets": targets(models, comparisons),
+        "models": models,
+        "comparisons": comparisons,
+        "sizes": {size: parameters(Path(base)) for size, base in config.bases.items()},
+        "seconds": seconds,
+    }
+
+
+def parameters(checkpoint: Path) -> int | None:
+    """How many weights the checkpoint has; None for one that is not a local folder."""
+    from safetensors import safe_open
+
+    if not checkpoint.is_dir():
+        return None
+    total = 0
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                count = 1
+                for side in tensors.get_slice(name).get_shape():
+                    count *= side
+                total += count
+    return total
