@@ -36,7 +36,16 @@ from rrm.verifier.gcpo import GCPOStage
 from rrm.verifier.messages import judge_messages
 from rrm.verifier.model_card import PRINCIPLES
 from rrm.verifier.sft import SFTStage, UpdateSampler, train
-from rrm.verifier.training import MetricsFile, TrainingStage, last_checkpoint, run_training, start, times_usual, trouble
+from rrm.verifier.training import (
+    MetricsFile,
+    TrainingStage,
+    figures,
+    last_checkpoint,
+    run_training,
+    start,
+    times_usual,
+    trouble,
+)
 
 torch.set_num_threads(1)  # as torchrun does: the order of a sum is part of what is compared
 GOLDEN = Path(__file__).parent / "golden"
@@ -327,6 +336,10 @@ def test_the_base_model_of_a_card_is_the_first_of_its_line(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "rrm.json").write_text(json.dumps({"style": "full", "made_by": {"stage": name, "base": base}}))
     assert root_of(str(tmp_path / "gcpo")) == "Qwen/Qwen2.5-VL-7B-Instruct"
+    (tmp_path / "gcpo" / "rrm.json").write_text(
+        json.dumps({"style": "brief"})
+    )  # as the sandbox's base says no more than how it is asked
+    assert root_of(str(tmp_path / "gcpo")) == str(tmp_path / "gcpo")
 
 
 # LoRA and export
@@ -547,3 +560,12 @@ def test_the_first_steps_of_sft_are_the_golden_ones(tmp_path, training_data, tin
 def test_the_first_steps_of_gcpo_on_given_answers_are_the_golden_ones(tmp_path, training_data, tiny_checkpoint, replayed):
     out = replayed(training_data, tiny_checkpoint, tmp_path / "gcpo")
     check_golden("gcpo", out, training_data, tiny_checkpoint, ("step", "loss", "grad_norm", "win_ratio"))
+
+
+def test_the_figures_of_a_run_leave_out_what_its_last_steps_had_no_value_of():
+    lines = [
+        {"step": 1, "loss": 0.5, "seconds": 2.0, "tie_rate": 0.25, "grad_norm": 1.23456},
+        {"step": 2, "loss": 0.25, "seconds": 3.0, "tie_rate": None, "grad_norm": 2.0},
+    ]
+    assert figures(lines) == {"steps": 2, "seconds": 3.0, "loss": 0.25, "tie_rate": 0.25, "grad_norm": 2.0}
+    assert figures([]) == {}

@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--list", action="store_true", help="print the stages in the order in which they would be started")
+    parser.add_argument("--collect", action="store_true", help="write the evidence of what is done, and run nothing")
     options = parser.parse_args()
     config = AblationConfig.read(options.config)
     study = plan(config)
@@ -36,7 +37,7 @@ def main() -> None:
             write_json(config.evidence / "verifier.json", evidence)
             write_page(evidence, config.evidence)
 
-    failed = run_jobs(study.jobs, config.out, config.jobs, write)
+    failed = [] if options.collect else run_jobs(study.jobs, config.out, config.jobs, write)
     write()
     if failed:
         lines = "; ".join(f"{f.job}: {f.reason}" for f in failed[:5])

@@ -48,6 +48,7 @@ from rrm.sandbox.world import (
     spoil,
 )  # fmt: skip
 from rrm.stage import command, write_json
+from rrm.verifier.checkpoint import CARD
 from rrm.verifier.tiny import build_model, build_processor
 from rrm.verifier.vision import batch_vision_attention
 
@@ -329,6 +330,7 @@ def main() -> None:
     checks = {lesson: check(model, processor, lesson, options.seed) for lesson in losses}
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
+    write_json(options.out / CARD, {"style": "brief"})
     weights = (options.out / "model.safetensors").read_bytes()
     recipe = {
         "command": f"python -m rrm.verifier.base --seed {options.seed} --caption-steps {options.caption_steps} "

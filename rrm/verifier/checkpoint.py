@@ -86,7 +86,7 @@ def packages() -> dict[str, str]:
 def root_of(base: str) -> str:
     """The first base of a line of checkpoints: GCPO's base is the SFT checkpoint, whose base is, say, a hub id."""
     card = Path(base) / CARD
-    before = json.loads(card.read_text())["made_by"].get("base") if card.is_file() else None
+    before = json.loads(card.read_text()).get("made_by", {}).get("base") if card.is_file() else None
     return root_of(before) if before else base
 
 
