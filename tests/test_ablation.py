@@ -17,12 +17,17 @@ from eval.index import PairIndex, Truth
 from eval.run import EvalConfig
 from eval.run import run as run_eval
 from rrm.errors import InputError
-from rrm.records import Failure, Judgement, Verdicts
+from rrm.parsing import read_answer
+from rrm.prompts import HOLISTIC_SYSTEM, judge_system, judge_text
+from rrm.records import EditToJudge, Failure, Judgement, Verdicts
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.edits import decompose, parse_instruction
 from rrm.sandbox.language import agrees
 from rrm.sandbox.personas import biased_mean
+from rrm.sandbox.world import draw, sample_scene
 from rrm.stage import run_stage
+from rrm.verifier.checkpoint import load
+from rrm.verifier.judge import Judge
 
 SANDBOX = Path(__file__).parents[1] / "configs" / "sandbox"
 
@@ -207,3 +212,26 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
 def test_a_study_without_a_recipe_key_of_that_name_is_refused(tmp_path):
     with pytest.raises(InputError, match="did you mean 'seeds'"):
         AblationConfig.checked({"sedes": [1]}, "here")
+
+
+def test_a_holistic_judge_is_shown_no_principles_and_its_answer_has_no_verdicts():
+    principles = decompose(parse_instruction("remove the red circle") or [])
+    assert judge_text("brief_holistic", "remove it", principles) == "judge: remove it"
+    assert judge_text("holistic", "remove it", principles) == "Instruction: remove it"
+    assert judge_system("holistic") == HOLISTIC_SYSTEM
+    assert judge_system("brief_holistic") is None
+    read = read_answer("It was followed.\n<score>7.5</score>", 0)
+    assert isinstance(read, Verdicts)
+    assert (read.verdicts, read.score) == ((), 7.5)
+    assert isinstance(read_answer("It was followed.\n<score>7.5</score>", 2), Failure)
+
+
+def test_a_holistic_checkpoint_judges_without_principles(tiny_checkpoint):
+    """Its answers are read as such; one with principles refuses an edit that has none."""
+    model, processor = load(tiny_checkpoint)
+    image = draw(sample_scene(np.random.default_rng(0)))
+    for style, kinds in (("brief_holistic", {"unparseable", "empty"}), ("brief", {"bad_row"})):
+        judge = Judge(model, processor, style, max_new_tokens=4)  # type: ignore[arg-type]
+        (found,) = judge.judge_many([EditToJudge(image, image, "remove the red circle", ())])
+        assert found.failure is not None
+        assert found.failure.kind in kinds
