@@ -17,7 +17,7 @@ from rrm.plots import STYLE, new_axes
 BLUE, ORANGE, GREY, GREEN, VIOLET = "#3b7dd8", "#e09f3e", "#9aa0a6", "#2a9d8f", "#b07aa1"
 LABELS = {
     "chance": "chance",
-    "noiseless": "the teachers without an error (truth, scored with their bias)",
+    "noiseless": "teachers without an error",
     "sandbox-lenient": "teacher, lenient (T)",
     "sandbox-hasty": "teacher, hasty (T)",
     "sft-holistic": "holistic SFT (VIEScore-style)",
@@ -88,8 +88,9 @@ def dots(evidence: Mapping[str, Any], names: list[str], path: Path) -> None:
                 markersize=11,
             )
         axis.set_yticks(range(len(names)), [label(name, evidence) for name in names], fontsize=9)
+        axis.margins(y=0.6 / len(names))
         axis.invert_yaxis()
-        axis.set_xlabel("pair accuracy, ties half · dot: pooled, bar: 95% interval, marks: seeds")
+        axis.set_xlabel("pair accuracy, ties half (bar: 95%, marks: seeds)")
         keep(figure, path)
 
 
