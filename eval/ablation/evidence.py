@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from eval import metrics
 from eval.ablation.study import AblationConfig, Study
@@ -195,16 +198,10 @@ def collect(study: Study, command: str) -> dict[str, Any]:
 
 def parameters(checkpoint: Path) -> int | None:
     """How many weights the checkpoint has; None for one that is not a local folder."""
-    from safetensors import safe_open
-
     if not checkpoint.is_dir():
         return None
     total = 0
     for file in checkpoint.glob("*.safetensors"):
         with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                count = 1
-                for side in tensors.get_slice(name).get_shape():
-                    count *= side
-                total += count
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118 - not a dict
     return total

@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from eval.ablation.study import Job
+from rrm.stage import raise_interrupt
 
 POLL_SECONDS = 0.5
 
@@ -69,10 +70,7 @@ def run_jobs(jobs: Mapping[str, Job], out: Path, at_once: int, after_each: Calla
     threads = max(1, (os.cpu_count() or 1) // at_once)
     waiting, done, failed, running = set(jobs), set[str](), list[Failed](), list[Running]()
 
-    def terminate(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         with tqdm(total=len(jobs), desc="stages") as bar:
             while waiting or running:

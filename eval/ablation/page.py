@@ -26,14 +26,7 @@ LABELS = {
     "sft-tv": "RRM, T+V",
     "gcpo": "RRM, T+V, GCPO",
 }
-SHORT = {
-    "noiseless": "noiseless limit",
-    "sft-holistic": "holistic",
-    "sft-t": "T",
-    "sft-v": "V",
-    "sft-tv": "T+V",
-    "gcpo": "T+V+GCPO",
-}
+SHORT = {"noiseless": "teachers without an error", "sft-tv": "T+V", "gcpo": "T+V+GCPO"}
 
 
 def label(name: str, evidence: Mapping[str, Any]) -> str:
