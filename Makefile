@@ -3,7 +3,7 @@ ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
 PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean world data plan bench-data bench-verifier doctor bench-gpu sft gcpo eval edit-nft edit-grpo edit-eval report ablation sandbox-base
+.PHONY: help setup demo test check clean world data plan bench-data bench-verifier bench-serving serve doctor bench-gpu sft gcpo eval edit-nft edit-grpo edit-eval report ablation sandbox-base
 
 help: ## list the targets
 	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,14 @@ bench-data: setup ## measure the data pipeline: rates, memory, kills, hostile an
 
 bench-verifier: setup ## measure GCPO's step, forwards and rollouts beside trl and transformers → runs/bench/verifier.json
 	@$(PY) -m rrm.verifier.bench
+
+bench-serving: MODEL ?= runs/demo/gcpo/model
+bench-serving: setup ## measure serving: rates, client overhead, Avg@4, agreement of vLLM and transformers → runs/bench/serving.json
+	@$(PY) -m rrm.reward.bench --model "$(MODEL)"
+
+serve: MODEL ?= runs/demo/gcpo/model
+serve: setup ## serve an RRM over OpenAI's protocol with vLLM, on the CPU or on GPUs
+	@$(PY) -m rrm.cli serve --model "$(MODEL)"
 
 doctor: CONFIG ?= configs/qwen2_5_vl_7b/sft.yaml
 doctor: setup ## look at a training's config, data and machine before it is paid for (GPUS=8 GPU_MEMORY=80 to plan for another)

@@ -33,13 +33,24 @@ class EndpointJudge:
     """Asks for one chat completion per edit, all edits of a batch at once.
 
     `url` is the server's base URL (ending in /v1), or "sandbox" for the sandbox's own teacher, which is started and stopped
-    with the judge. The key is read from the environment variable named `key_variable`; a local server needs none.
+    with the judge. The key is read from the environment variable named `key_variable`; a local server needs none. A `seed` is
+    sent along where there is one, and is part of the fingerprint.
     """
 
-    def __init__(self, url: str, model: str, *, key_variable: str, temperature: float, max_tokens: int, timeout: float):
-        self.url, self.model, self.key_variable = url, model, key_variable
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_variable: str,
+        temperature: float,
+        max_tokens: int,
+        timeout: float,
+        seed: int | None = None,
+    ):
+        self.url, self.model, self.key_variable, self.seed = url, model, key_variable, seed
         self.temperature, self.max_tokens, self.timeout = temperature, max_tokens, timeout
-        self.fingerprint = f"endpoint|{url}|{model}|{temperature}|{max_tokens}"
+        self.fingerprint = f"endpoint|{url}|{model}|{temperature}|{max_tokens}" + ("" if seed is None else f"|seed {seed}")
         self.open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -67,7 +78,11 @@ class EndpointJudge:
         messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": parts}]
         try:
             reply = await self.client.chat.completions.create(
-                model=self.model, messages=messages, temperature=self.temperature, max_tokens=self.max_tokens
+                model=self.model,
+                messages=messages,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                seed=openai.omit if self.seed is None else self.seed,
             )
         except REFUSED as error:
             raise InputError(f"The server at {self.url} refuses model '{self.model}': {error.message}") from error

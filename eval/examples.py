@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.editreward_bench import BenchRow
+from eval.benches import BenchRow, shown
 from eval.index import PairIndex
 from eval.metrics import ScoredPair
 from eval.summary import HEADLINE, scored_pairs
@@ -45,7 +45,8 @@ def write_examples(
 
     The first of a pair's two edits is the one that people prefer; each has its image's path (relative to `out`) and judgement.
     """
-    chosen = {pair.number: pair for pair in choose(pairs, scored_pairs(pairs, judgements))}
+    decided = [pair for pair in pairs if pair.decided]
+    chosen = {pair.number: pair for pair in choose(decided, scored_pairs(decided, judgements))}
     folder = out / "examples"
     folder.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
@@ -54,11 +55,11 @@ def write_examples(
         if pair is None:
             continue
         names = [f"examples/{row.number}-{part}.png" for part in ("source", "preferred", "other")]
-        for name, image in zip(names, (row.source, *row.edited), strict=True):
+        for name, image in zip(names, (row.source, *shown(row, "ba" if pair.label == "b" else "ab")), strict=True):
             (out / name).write_bytes(png_bytes(image))
         edits = [
             {"image": name, "preferred": index == 0, "judgement": judgements[edit_id].model_dump(mode="json")}
-            for index, (name, edit_id) in enumerate(zip(names[1:], pair.edit_ids, strict=True))
+            for index, (name, edit_id) in enumerate(zip(names[1:], pair.preferred_first, strict=True))
         ]
         found.append({"instruction": row.instruction, "task_type": row.task_type, "source": names[0], "edits": edits})
         if len(found) == len(chosen):

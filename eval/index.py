@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.editreward_bench import BenchRow, read_bench
+from eval.benches import BenchRow, Label, read_bench
 from eval.jsonl import read_jsonl
 from rrm.errors import InputError
 from rrm.records import Principle
@@ -18,7 +18,10 @@ Principles = tuple[Principle, ...]
 
 @dataclass(frozen=True)
 class PairIndex:
-    """One row: digests of its images' pixels, the ids of its two edits (the preferred one first), and where it belongs."""
+    """One row: digests of its images' pixels, whom people prefer, the ids of its two edits, and where it belongs.
+
+    `group` names the edits that are ranked together, of which there are `candidates`.
+    """
 
     number: int
     instruction: str
@@ -26,6 +29,21 @@ class PairIndex:
     dimension: str
     source: str
     edited: tuple[str, str]
+    label: Label
+    group: str
+    candidates: int
+    item_id: str
+
+    @property
+    def decided(self) -> bool:
+        """Whether people prefer one of the two edits."""
+        return self.label in ("a", "b")
+
+    @property
+    def preferred_first(self) -> tuple[str, str]:
+        """The ids of the edit that people prefer and of the other; as they stand where neither is preferred."""
+        a, b = self.edit_ids
+        return (b, a) if self.label == "b" else (a, b)
 
     @property
     def edit_ids(self) -> tuple[str, str]:
@@ -49,7 +67,18 @@ def edit_id(source: str, instruction: str, edited: str) -> str:
 
 def index_of(row: BenchRow) -> PairIndex:
     """The row without images."""
-    return PairIndex(row.number, row.instruction, row.task_type, row.dimension, row.source_digest, row.edited_digests)
+    return PairIndex(
+        number=row.number,
+        instruction=row.instruction,
+        task_type=row.task_type,
+        dimension=row.dimension,
+        source=row.source_digest,
+        edited=row.edited_digests,
+        label=row.label,
+        group=row.group,
+        candidates=row.candidates,
+        item_id=row.item_id,
+    )
 
 
 def sandbox_steps(instruction: str) -> list[Step]:
@@ -60,10 +89,10 @@ def sandbox_steps(instruction: str) -> list[Step]:
     return steps
 
 
-def read_index(bench: str, limit: int | None, with_truth: bool) -> tuple[list[PairIndex], dict[str, Truth]]:
+def read_index(kind: str, bench: str, limit: int | None, with_truth: bool) -> tuple[list[PairIndex], dict[str, Truth]]:
     """All pairs, every image decoded once, and the truth per edit id where it is asked for (read from sandbox pixels)."""
     pairs, truths = [], {}
-    for row in read_bench(bench, limit):
+    for row in read_bench(kind, bench, limit):
         pair = index_of(row)
         pairs.append(pair)
         if not with_truth:

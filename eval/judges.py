@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from PIL import Image
 
 from eval.index import sandbox_principles, sandbox_steps
-from rrm.errors import InputError
-from rrm.prompts import judge_system, judge_text
 from rrm.records import EditToJudge, Failure, Judgement, Principle, Verdicts
 from rrm.sandbox.edits import true_verdicts
 from rrm.sandbox.personas import biased_mean
 from rrm.sandbox.reading import read_scene
+
+if TYPE_CHECKING:
+    from rrm.reward.model import RewardModel
 
 Principles = tuple[Principle, ...]
 Task = tuple[Image.Image, str]
@@ -119,38 +118,27 @@ class NoiselessTeacher(Closing):
         return Judgement(principles=principles, thought="(the truth)", read=read)
 
 
-def content_digest(path: Path) -> str:
-    """The SHA-256 of every file below a folder, names included."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(str(file.relative_to(path)).encode())
-        with file.open("rb") as content:
-            total.update(hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()
+class RewardJudge:
+    """A reward model as `rrm.reward` opens it from a spec or a checkpoint folder: the very one that trains editors."""
 
+    def __init__(self, model: RewardModel):
+        self.model = model
+        self.fingerprint = model.fingerprint
 
-class CheckpointJudge(Closing):
-    """An RRM loaded from a checkpoint folder; it answers greedily, `batch` edits at a time."""
+    def __enter__(self) -> Self:
+        return self
 
-    def __init__(self, path: str, batch: int):
-        from rrm.verifier.judge import Judge
-
-        if not Path(path).is_dir():
-            raise InputError(f"There is no checkpoint at {path}; train it first, or correct 'models'.")
-        self.model = Judge.load(path, batch=batch)
-        self.fingerprint = f"checkpoint|{content_digest(Path(path))}|{self.model.max_new_tokens}"
+    def __exit__(self, *exception: object) -> None:
+        self.model.close()
 
     def prompt(self, instruction: str, principles: Principles) -> str:
-        """The system prompt, if there is one, and the text behind the images, in the checkpoint's own style."""
-        return f"{judge_system(self.model.style)}\n{judge_text(self.model.style, instruction, principles)}"
+        """Every word that the model reads."""
+        return self.model.prompt(instruction, principles)
 
     def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
-        """The RRM's own principles."""
-        return [self.model.decompose(source, instruction) for source, instruction in tasks]
+        """The model's own principles."""
+        return self.model.decompose_many(tasks)
 
     def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """The RRM's judgements."""
-        asked = [
-            EditToJudge(source=e.source, edited=e.edited, instruction=e.instruction, principles=e.principles) for e in edits
-        ]
-        return self.model.judge_many(asked)
+        """The model's judgements."""
+        return self.model.judge_many([EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits])

@@ -12,13 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from eval.editreward_bench import BenchRow, read_bench
+from eval.benches import BenchRow, Kind, read_bench
 from eval.endpoint import SANDBOX, EndpointJudge
 from eval.examples import write_examples
 from eval.index import PairIndex, principles_file, read_index, sandbox_principles
-from eval.judges import ChanceJudge, CheckpointJudge, EditJudge, NoiselessTeacher
+from eval.judges import ChanceJudge, EditJudge, NoiselessTeacher, RewardJudge
+from eval.protocols import summarise_bench
 from eval.rows import JudgedRows
 from eval.scoring import TaskKey, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
@@ -36,9 +37,12 @@ class EvalConfig(Config):
     """What is evaluated on what."""
 
     bench: str
-    """EditScore's EditReward-Bench or a set in its schema: folder, .parquet, .jsonl, or hub id with optional @revision."""
+    """A benchmark or a set in its schema: folder, .parquet, .jsonl, .json, or hub id with optional @revision."""
+    kind: Kind = "editscore"
+    """Whose schema and protocol: EditScore's or TIGER-Lab's EditReward-Bench, GenAI-Bench, EditReward-Compass, any preference set."""
     models: dict[str, str] = Field(min_length=1)
-    """Name → `chance`, `teacher` (the endpoint below), `noiseless` (the sandbox's teachers without an error), or a checkpoint folder."""
+    """Name → `chance`, `teacher` (the endpoint below), `noiseless` (the sandbox's teachers without an error), a checkpoint folder, or a reward
+    as rrm.reward has it, `server:http://127.0.0.1:8000/v1` or `rrm:FOLDER?k=4`."""
     out: str
     judgements: str | None = None
     """Folder of the append-only judgements; inside `out` unless named. One outside outlives a change of this config."""
@@ -49,7 +53,7 @@ class EvalConfig(Config):
     compare: tuple[tuple[str, str], ...] = ()
     """Pairs of models, the supposedly better one first, whose difference is reported with an interval."""
     limit: int | None = Field(default=None, gt=0)
-    """Rows of every dimension; all of them unless set."""
+    """Rows of every dimension (whole groups of every K for tiger); all of them unless set."""
     batch: int = Field(default=32, gt=0)
     """Edits judged at once; requests in flight for a teacher."""
     seed: int = 0
@@ -61,6 +65,11 @@ class EvalConfig(Config):
     teacher_max_tokens: int = Field(default=4096, gt=0)
     teacher_timeout: float = Field(default=120.0, gt=0)
     """Seconds."""
+
+    @model_serializer(mode="wrap")
+    def without_default_kind(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every value, but no kind where it is the default: evaluations done before there were kinds still count as done."""
+        return {key: value for key, value in whole(self).items() if (key, value) != ("kind", "editscore")}
 
     @model_validator(mode="after")
     def fits_together(self) -> EvalConfig:
@@ -86,7 +95,11 @@ def open_judge(config: EvalConfig, spec: str) -> EditJudge:
     if spec == NOISELESS:
         return NoiselessTeacher()
     if spec != "teacher":
-        return CheckpointJudge(spec, config.batch)
+        from rrm.reward import open_reward  # imports torch
+
+        if Path(spec).exists() and "?" not in spec:
+            spec = f"rrm:{spec}?batch={config.batch}"
+        return RewardJudge(open_reward(spec))
     return EndpointJudge(
         str(config.teacher_url),
         str(config.teacher_model),
@@ -107,7 +120,8 @@ def inputs_of(path: Path) -> list[Path]:
 
 def all_inputs(config: EvalConfig) -> list[Path]:
     """Everything on disk that the result depends on."""
-    paths = [Path(spec) for spec in config.models.values() if spec not in ("chance", "teacher", NOISELESS)]
+    named = [spec for spec in config.models.values() if spec not in ("chance", "teacher", NOISELESS)]
+    paths = [Path(spec.partition("?")[0].removeprefix("rrm:")) for spec in named if not spec.startswith("server:")]
     if Path(config.bench).exists():
         paths.append(Path(config.bench))
     if config.principles not in (SANDBOX, "decompose"):
@@ -134,9 +148,9 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     """Judges, sums up and compares; returns what stands in stage.json. `opened` makes a judge from a value of `models`."""
 
     def rows() -> Iterator[BenchRow]:
-        return read_bench(config.bench, config.limit)
+        return read_bench(config.kind, config.bench, config.limit)
 
-    pairs, truths = read_index(config.bench, config.limit, config.truth is not None)
+    pairs, truths = read_index(config.kind, config.bench, config.limit, config.truth is not None)
     kept = Path(config.judgements) if config.judgements else out
     summaries, judgements = {}, {}
     for name, spec in config.models.items():
@@ -146,6 +160,9 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
             judgements[name] = judge_all(judge, pairs, rows, principles, store, config.batch, name)
             summary = {"model": name, "spec": spec, "fingerprint": judge.fingerprint}
         summaries[name] = {**summary, **summarise_model(pairs, judgements[name], truths if config.truth else None)}
+        if config.kind != "editscore":  # whose own protocol is what `summarise_model` counts
+            scores = {edit_id: judgement.score for edit_id, judgement in judgements[name].items()}
+            summaries[name]["protocol"] = summarise_bench(config.kind, pairs, scores)
         write_json(out / name / "summary.json", summaries[name])
     last = list(config.models)[-1]
     write_examples(out, last, pairs, judgements[last], rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from eval.editreward_bench import BenchRow
+from eval.benches import BenchRow
 from eval.index import PairIndex, Principles, index_of
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from eval.judges import Edit, EditJudge

@@ -19,10 +19,10 @@ QUALITY_BANDS = (("unusable", 0.0), ("partly usable", 5.0), ("nearly usable", 8.
 
 
 def scored_pairs(pairs: Sequence[PairIndex], judgements: Mapping[str, Judgement]) -> list[metrics.ScoredPair]:
-    """The pairs with the scores of both edits."""
+    """The pairs with the scores of both edits, that of the preferred one first."""
     found = []
     for pair in pairs:
-        preferred, other = (judgements[name].score for name in pair.edit_ids)
+        preferred, other = (judgements[name].score for name in pair.preferred_first)
         found.append(metrics.ScoredPair(pair.source, pair.task_type, preferred, other))
     return found
 
@@ -53,7 +53,11 @@ def verdicts_report(judgements: Mapping[str, Judgement], truths: Mapping[str, Tr
 def summarise_model(
     pairs: Sequence[PairIndex], judgements: Mapping[str, Judgement], truths: Mapping[str, Truth] | None
 ) -> dict[str, Any]:
-    """Everything that is reported of one model; without truth its verdicts and edit qualities are unknown, and left None."""
+    """Everything that is reported of one model, by the pairs that people decided.
+
+    Without truth its verdicts and edit qualities are unknown, and left None.
+    """
+    pairs = [pair for pair in pairs if pair.decided]
     scores = scored_pairs(pairs, judgements)
     dimensions = {
         dimension: metrics.summarise([s for s, p in zip(scores, pairs, strict=True) if p.dimension == dimension])
@@ -77,7 +81,7 @@ def compare(
     pairs: Sequence[PairIndex], judgements: Mapping[str, Mapping[str, Judgement]], wanted: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     """Per (model, against): the paired difference of their accuracies on the headline dimension."""
-    kept = [pair for pair in pairs if pair.dimension == HEADLINE]
+    kept = [pair for pair in pairs if pair.decided and pair.dimension == HEADLINE]
     scored = {name: scored_pairs(kept, found) for name, found in judgements.items()}
     return [
         {"model": name, "against": other, **metrics.paired_difference(scored[name], scored[other])} for name, other in wanted

@@ -1,6 +1,7 @@
 """The `rrm` command.
 
 rrm score --source a.png --edited b.png --instruction "make the mug red" [--principles file.json] [--json]
+rrm serve --model runs/demo/gcpo/model [--port 8000 --replicas 4 --tensor-parallel 2]
 rrm doctor --config configs/qwen2_5_vl_7b/gcpo.yaml [--gpus 6 --gpu-memory 80] [--json]
 """
 
@@ -46,20 +47,24 @@ def read_principles_file(path: Path) -> tuple[Principle, ...]:
 
 def show(judgement: Judgement) -> str:
     """The judgement for a person."""
-    if judgement.read is None:
+    if judgement.score is None:
         assert judgement.failure is not None
         return f"no score: {judgement.failure.kind} ({judgement.failure.detail})\n\n{judgement.thought}"
-    verdicts = zip(judgement.read.verdicts, judgement.principles, strict=True)
-    lines = [judgement.thought, ""]
-    lines += [f"  {'yes' if ok else 'NO '}  [{principle.category}] {principle.question}" for ok, principle in verdicts]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"average of verdicts  {judgement.read.average:.2f}",
-            f"final score          {judgement.read.score:g} / 10",
-        ]
-    )
+    lines = []
+    if judgement.read is not None:
+        verdicts = zip(judgement.read.verdicts, judgement.principles, strict=True)
+        lines += [judgement.thought, ""]
+        lines += [f"  {'yes' if ok else 'NO '}  [{principle.category}] {principle.question}" for ok, principle in verdicts]
+        lines += ["", f"average of verdicts  {judgement.read.average:.2f}"]
+    lines.append(f"final score          {judgement.score:.4g} / 10")
+    if judgement.samples:
+        readable = [score for score in judgement.samples if score is not None]
+        spread = "–" if judgement.spread is None else f"{judgement.spread:.2f}"
+        agreed = "–" if judgement.agreement is None else f"{judgement.agreement:.0%}"
+        lines.append(f"of {len(readable)} of {len(judgement.samples)} traces: spread {spread}, verdicts agree in {agreed}")
+    if judgement.mass is not None:
+        lines.append(f"mass of the numbers  {judgement.mass:.3f}")
+    return "\n".join(lines)
 
 
 def as_json(judgement: Judgement) -> str:
@@ -68,6 +73,7 @@ def as_json(judgement: Judgement) -> str:
     return json.dumps(
         {
             "score": judgement.score,
+            **{key: getattr(judgement, key) for key in ("samples", "spread", "agreement", "mass") if getattr(judgement, key)},
             "average": None if read is None else read.average,
             "principles": [
                 {**p.model_dump(), "verdict": None if read is None else read.verdicts[i]}
@@ -90,12 +96,34 @@ def score(options: argparse.Namespace) -> None:
     if not options.instruction.strip():
         raise InputError("The instruction is empty; say what the edit was meant to do.")
     principles = read_principles_file(options.principles) if options.principles else ()
-    from rrm.verifier.judge import Judge  # imports torch: not before the input is known to be good
+    from rrm.reward import open_reward  # imports torch: not before the input is known to be good
 
-    judgement = Judge.load(model).judge(source, edited, options.instruction, principles)
+    with open_reward(model) as reward:
+        judgement = reward.judge(source, edited, options.instruction, principles)
     print(as_json(judgement) if options.json else show(judgement))
     if judgement.failure is not None:
         raise SystemExit(1)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """`rrm serve`: runs until it is stopped."""
+    from rrm.reward.serve import Serving, serve  # imports torch
+
+    names = (
+        "model",
+        "host",
+        "port",
+        "name",
+        "replicas",
+        "tensor_parallel",
+        "max_length",
+        "in_flight",
+        "dtype",
+        "gpu_memory",
+        "patience",
+    )
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    serve(Serving(**chosen, media_domains=tuple(options.allow_domain), media_folder=options.allow_folder), options.logs)
 
 
 def examine(options: argparse.Namespace) -> None:
@@ -121,9 +149,29 @@ def build_parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--principles", type=Path, help="JSON list of question and category; decomposed by the model if left out"
     )
-    scoring.add_argument("--model", help="checkpoint folder of an RRM (default: $RRM_MODEL)")
+    scoring.add_argument("--model", help="checkpoint folder of an RRM, or server:http://…/v1?mode=…&k=… (default: $RRM_MODEL)")
     scoring.add_argument("--json", action="store_true", help="print JSON")
     scoring.set_defaults(run=score)
+    serving = commands.add_parser("serve", help="serve an RRM over OpenAI's protocol, with vLLM")
+    serving.add_argument("--model", required=True, type=Path, help="checkpoint folder")
+    serving.add_argument("--host", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    serving.add_argument("--port", type=int, help="port of the first replica, the others follow (default: 8000)")
+    serving.add_argument("--name", help="model name that clients ask for (default: rrm)")
+    serving.add_argument("--replicas", type=int, help="servers, each with GPUs of its own (default: 1)")
+    serving.add_argument("--tensor-parallel", type=int, help="GPUs per replica (default: 1)")
+    serving.add_argument("--max-length", type=int, help="tokens of prompt and answer (default: the model's, at most 10240)")
+    serving.add_argument("--in-flight", type=int, help="sequences that a replica works on at once (default: 64)")
+    serving.add_argument("--dtype", help="default: the checkpoint's; float32 on the CPU")
+    serving.add_argument("--gpu-memory", type=float, help="share of a GPU's memory (default: 0.9)")
+    serving.add_argument("--patience", type=float, metavar="SECONDS", help="to become healthy (default: 900)")
+    serving.add_argument(
+        "--allow-domain", action="append", default=[], metavar="HOST", help="fetch images that requests name by URL from here"
+    )
+    serving.add_argument("--allow-folder", type=Path, metavar="FOLDER", help="open image files that requests name in here")
+    serving.add_argument(
+        "--logs", type=Path, default=Path("runs/serve"), help="folder of the servers' logs (default: runs/serve)"
+    )
+    serving.set_defaults(run=serve)
     doctor = commands.add_parser("doctor", help="look at a training's config, data and machine before it is paid for")
     doctor.add_argument("--config", required=True, type=Path, help="an SFT or GCPO config")
     doctor.add_argument("--gpus", type=int, help="GPUs that will train, without the vLLM server's (default: this machine's)")

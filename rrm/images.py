@@ -91,6 +91,11 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def pixel_digest(image: Image.Image) -> str:
+    """The SHA-256 of an RGB image's size and pixels."""
+    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+
+
 class ImageStore:
     """A folder of image files named `<first two hex digits>/<sha256>.png`, which many processes may fill at once."""
 

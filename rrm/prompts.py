@@ -57,6 +57,11 @@ answers with yes, about 10 for a rich instruction and fewer for a plain one: wha
 as it is (category "Feature Preservation"), and how the result looks (category "Image Quality"). Answer with a JSON array of \
 {"question", "category"} and nothing else."""
 
+RATE_TEXT = """\
+The first image is the source, the second one the edit. Rate how well the edit carries out the instruction, and leaves alone what it does not mention, \
+from 0 (not at all) to 5 (perfectly). Instruction: {instruction}
+Answer with the number alone."""
+
 FILTER_SYSTEM = """\
 You pick hard image editing tasks. You see the source image and the instruction. Say of each criterion whether the task meets it:
 - multi-step: several visual changes, or one that depends on another;
@@ -97,6 +102,11 @@ def judge_text(style: Style, instruction: str, principles: Sequence[Principle]) 
         questions = "".join(f" {i}. {p.question}" for i, p in enumerate(principles, 1))
         return f"judge: {instruction}{questions}"
     return f"Instruction: {instruction}\nQuestions:\n{numbered(principles)}" if principles else f"Instruction: {instruction}"
+
+
+def rate_text(instruction: str) -> str:
+    """The training-free question of UniWorld-V2 (arXiv 2510.16888), in our words: a number from 0 to 5 is the whole answer."""
+    return RATE_TEXT.format(instruction=instruction)
 
 
 def verify_text(instruction: str, principles: Sequence[Principle], references: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ FailureKind = Literal[
     "timed_out",
     "server_gone",
     "image_unreadable",
+    "missing",
     "bad_row",
     "cut_off",
     "duplicate",
@@ -129,18 +130,34 @@ class Quarantined(Record):
     evidence: dict[str, Any] = Field(default_factory=dict)
 
 
+Mode = Literal["reasoning", "expectation", "logits"]
+"""How a score is had: written at the end of the trace; expected over what could stand there; expected over the first digit, without a trace."""
+
+
 class Judgement(Record):
-    """What an RRM says of one edit: the trace and what it amounts to, or a named failure."""
+    """What a judge says of one edit: the trace and what it amounts to, or a named failure."""
 
     principles: tuple[Principle, ...] = ()
     thought: str = ""
     read: Verdicts | None = None
     failure: Failure | None = None
+    expected: float | None = Field(default=None, ge=0, le=10)
+    """The score where it is not that of `read`: the mean of several traces, or an expectation. In 0–10."""
+    samples: tuple[float | None, ...] = ()
+    """The scores of several traces, in order; None for a trace that has none."""
+    spread: float | None = None
+    """The standard deviation (n − 1) of the readable ones of `samples`; None for fewer than two."""
+    agreement: float | None = None
+    """The mean share, over principles, of the readable traces that say what their majority says, in ½…1."""
+    mass: float | None = None
+    """The probability that the tokens over which an expectation was taken hold together."""
 
     @property
     def score(self) -> float | None:
         """The final score in 0–10, or None where there is none."""
-        return None if self.read is None else self.read.score
+        if self.failure is not None:
+            return None
+        return self.expected if self.expected is not None else None if self.read is None else self.read.score
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,16 @@ def fingerprint_of(path: Path) -> str:
     raise InputError(f"{path} does not exist; run the stage that makes it first, or correct the path in the config.")
 
 
+def content_digest(path: Path) -> str:
+    """The SHA-256 of every file below a folder, names included."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
 def peak_rss_mb() -> float:
     """The largest resident set that this process or one of its ended children had, in MB."""
     kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -106,7 +106,7 @@ def judgement(score: float | None, verdicts: tuple[int, ...] = (1, 0), thought: 
 
 
 def some_judged(seed: int, scores: dict[str, float | None], **more: object) -> Judged:
-    pairs = [PairIndex(i, "x", "compose", "overall", f"s{i}", (f"w{i}", f"l{i}")) for i in range(4)]
+    pairs = [PairIndex(i, "x", "compose", "overall", f"s{i}", (f"w{i}", f"l{i}"), "a", f"p{i}", 2, f"p{i}") for i in range(4)]
     names = {pair.edit_ids[side]: pair.edited[side] for pair in pairs for side in (0, 1)}
     truths = {name: Truth((1, 0), 10.0 if edit[0] == "w" else 4.0) for name, edit in names.items()}
     return Judged(pairs, truths, {name: judgement(scores[edit], **more) for name, edit in names.items()}, seed)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.editreward_bench import read_bench
+from eval.benches import read_bench
 from eval.endpoint import EndpointJudge
 from eval.judges import ChanceJudge, Closing, Edit
 from eval.run import EvalConfig, evaluate, run
@@ -188,7 +188,7 @@ def test_judgements_kept_elsewhere_survive_a_new_output_folder(tmp_path):
 def test_folder_parquet_and_jsonl_give_the_same_rows(tmp_path):
     (tmp_path / "data").mkdir()
     parquet = write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    found = [list(read_bench(str(path))) for path in (write_jsonl(tmp_path), parquet, tmp_path / "data")]
+    found = [list(read_bench("editscore", str(path))) for path in (write_jsonl(tmp_path), parquet, tmp_path / "data")]
     digests = [[(row.source_digest, row.edited_digests, row.key, row.dimension) for row in rows] for rows in found]
     assert digests[0] == digests[1] == digests[2]
     assert found[0][0].key == ("x8", "x3")
@@ -200,38 +200,38 @@ def test_a_hub_id_is_loaded_at_its_revision(tmp_path, monkeypatch):
 
     asked = {}
 
-    def load_dataset(name, revision, split):
-        asked.update(name=name, revision=revision, split=split)
-        return pq.read_table(write_parquet(tmp_path / "hub.parquet")).to_pylist()
+    def load_dataset(path, name, revision, split):
+        asked.update(path=path, name=name, revision=revision, split=split)
+        return datasets.Dataset(pq.read_table(write_parquet(tmp_path / "hub.parquet")))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert len(list(read_bench("EditScore/EditReward-Bench@abc123"))) == 5
-    assert asked == {"name": "EditScore/EditReward-Bench", "revision": "abc123", "split": "train"}
+    assert len(list(read_bench("editscore", "EditScore/EditReward-Bench@abc123"))) == 5
+    assert asked == {"path": "EditScore/EditReward-Bench", "name": None, "revision": "abc123", "split": "train"}
 
 
 def test_a_limit_keeps_the_first_rows_of_every_dimension(tmp_path):
-    rows = list(read_bench(str(write_jsonl(tmp_path)), limit=2))
+    rows = list(read_bench("editscore", str(write_jsonl(tmp_path)), limit=2))
     assert [row.dimension for row in rows] == ["overall", "overall", "consistency"]
 
 
 @pytest.mark.parametrize("column", ["key", "input_image", "task_type", "dimension"])
 def test_a_missing_column_is_named(tmp_path, column):
     with pytest.raises(InputError, match=f"line 1 lacks {column}"):
-        list(read_bench(str(write_jsonl(tmp_path, drop=column))))
+        list(read_bench("editscore", str(write_jsonl(tmp_path, drop=column))))
 
 
 def test_what_is_no_benchmark_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(InputError, match="holds no rows"):
-        list(read_bench(str(tmp_path / "empty.jsonl")))
+        list(read_bench("editscore", str(tmp_path / "empty.jsonl")))
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="neither Parquet nor JSONL"):
-        list(read_bench(str(tmp_path / "nothing")))
+        list(read_bench("editscore", str(tmp_path / "nothing")))
     with pytest.raises(InputError, match="is no benchmark"):
-        list(read_bench(str(tmp_path / "absent.csv")))
+        list(read_bench("editscore", str(tmp_path / "absent.csv")))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match="not a readable Parquet"):
-        list(read_bench(str(tmp_path / "broken.parquet")))
+        list(read_bench("editscore", str(tmp_path / "broken.parquet")))
 
 
 def test_a_damaged_image_stops_the_run_before_anything_is_judged(tmp_path):
@@ -247,7 +247,7 @@ def test_a_pair_of_three_is_refused(tmp_path):
     bench = write_jsonl(tmp_path)
     bench.write_text(bench.read_text().replace('["x8", "x3"]', '["x8", "x3", "x5"]'))
     with pytest.raises(InputError, match="'key' must hold exactly two"):
-        list(read_bench(str(bench)))
+        list(read_bench("editscore", str(bench)))
 
 
 def test_principles_come_from_a_file_and_a_missing_instruction_is_named(tmp_path):

@@ -51,7 +51,7 @@ class Judged:
 @cache
 def index_of_bench(bench: str) -> tuple[list[PairIndex], dict[str, Truth]]:
     """The pairs of a benchmark and the truth about its edits; read once."""
-    return read_index(bench, None, True)
+    return read_index("editscore", bench, None, True)
 
 
 def judged(study: Study, seed: int, name: str) -> Judged | None:

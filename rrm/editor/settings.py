@@ -27,7 +27,8 @@ class EditorConfig(Config):
     base: Path
     algorithm: Literal["nft", "grpo"]
     reward: Literal["rrm", "truth"]
-    rrm: Path | None = None
+    rrm: str | None = None
+    """A checkpoint folder, or any reward of `rrm.reward`: `server:http://127.0.0.1:8000/v1`, `rrm:FOLDER?mode=expectation`."""
 
     seed: int = 0
     epochs: int = Field(ge=1)

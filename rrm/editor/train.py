@@ -22,16 +22,17 @@ def reward_of(config: EditorConfig) -> RewardFn:
     """The reward that the config names."""
     if config.rrm is None:
         return TruthReward()
-    from rrm.verifier.judge import Judge  # the RRM's libraries load only where an RRM is asked
+    from rrm.reward import open_reward  # the RRM's libraries load only where an RRM is asked
 
-    return RRMReward(Judge.load(config.rrm))
+    return RRMReward(open_reward(config.rrm))
 
 
 def inputs_of(config: EditorConfig) -> list[Path]:
     """What the run depends on: weights and tables by their content, which a folder's listing of sizes would not show."""
     paths = [config.tasks, config.tasks / "train_metadata.jsonl", config.base, *sorted(config.base.glob("*.safetensors"))]
-    if config.rrm is not None:
-        paths += [config.rrm, *sorted(config.rrm.glob("*.safetensors"))]
+    if config.rrm is not None and not config.rrm.startswith("server:"):
+        folder = Path(config.rrm.partition("?")[0].removeprefix("rrm:"))
+        paths += [folder, *sorted(folder.glob("*.safetensors"))]
     return [*paths, config.principles] if config.principles is not None else paths
 
 

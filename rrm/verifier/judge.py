@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers.feature_extraction_utils import BatchFeature
 
 from rrm.parsing import read_answer, read_principles, thought_of
 from rrm.prompts import Style, is_brief, is_holistic
@@ -17,6 +18,9 @@ from rrm.records import EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
 from rrm.verifier.rollout import complete
+
+BRIEF_TOKENS, FULL_TOKENS = 128, 2048
+"""The longest trace of a style."""
 
 
 def judgement_of(text: str, principles: tuple[Principle, ...]) -> Judgement:
@@ -38,7 +42,7 @@ class Judge:
         self.processor = processor
         self.style = style
         self.batch = batch
-        self.max_new_tokens = max_new_tokens or (128 if is_brief(style) else 2048)
+        self.max_new_tokens = max_new_tokens or (BRIEF_TOKENS if is_brief(style) else FULL_TOKENS)
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
@@ -47,13 +51,17 @@ class Judge:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), processor, style_of(path), batch)  # type: ignore[arg-type]
 
+    def inputs(self, asked: Sequence[tuple[Sequence[Message], Sequence[Image.Image]]]) -> BatchFeature:
+        """The left-padded batch of prompts that the model reads."""
+        prompts = [self.processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m, _ in asked]
+        return self.processor(
+            text=prompts, images=[list(images) for _, images in asked], return_tensors="pt", padding=True, padding_side="left"
+        ).to(self.model.device)
+
     @torch.inference_mode()
     def generate(self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0) -> list[str]:
         """The answer to every (messages, images), greedy at temperature 0."""
-        prompts = [self.processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m, _ in asked]
-        batch = self.processor(
-            text=prompts, images=[images for _, images in asked], return_tensors="pt", padding=True, padding_side="left"
-        ).to(self.model.device)
+        batch = self.inputs(asked)
         sampling = (
             {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
             if temperature > 0

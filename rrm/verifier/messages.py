@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text
+from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text, rate_text
 from rrm.records import Principle
 
 Message = dict[str, Any]
@@ -21,6 +21,11 @@ def ask(images: int, system: str | None, text: str) -> list[Message]:
 def judge_messages(style: Style, instruction: str, principles: Sequence[Principle]) -> list[Message]:
     """The question for the judgement of an edit; image slots: source, edited."""
     return ask(2, judge_system(style), judge_text(style, instruction, principles))
+
+
+def rate_messages(instruction: str) -> list[Message]:
+    """The question for a number from 0 to 5 without a thought; image slots: source, edited."""
+    return ask(2, None, rate_text(instruction))
 
 
 def decompose_messages(style: Style, instruction: str) -> list[Message]:

@@ -1,0 +1,71 @@
+"""Pairs to look at: where the judge was most certain and wrong, where it could not be read, and where it was most certain and right."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eval.outcomes import Outcome
+from eval.scoring import Rows
+from rrm.stage import write_json
+
+EXAMPLES = "examples.json"
+MISTAKES, UNREADABLE, RIGHT = 12, 3, 3
+SIDE = 384
+"""Of a thumbnail, at most."""
+Words = Callable[[Outcome], Sequence[Mapping[str, Any]]]
+"""What the judge said of a pair: {title, text} each."""
+
+
+def certainty(outcome: Outcome) -> float:
+    """How far apart the scores are; 0 where there are none."""
+    return outcome.gap or 0.0
+
+
+def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """The most certain mistakes, the first unreadable pairs and the most certain right ones, one of a pair of edits each."""
+    found: dict[str, list[Outcome]] = {}
+    taken: set[tuple[str, str]] = set()
+    wrong = [o for o in outcomes if not o.right and o.side is not None]
+    for kind, chosen, count in (
+        ("mistake", sorted(wrong, key=certainty, reverse=True), MISTAKES),
+        ("unreadable", [o for o in outcomes if o.side is None], UNREADABLE),
+        ("right", sorted((o for o in outcomes if o.right), key=certainty, reverse=True), RIGHT),
+    ):
+        found[kind] = []
+        for outcome in chosen:
+            if len(found[kind]) < count and outcome.edits not in taken:
+                taken.add(outcome.edits)
+                found[kind].append(outcome)
+    return found
+
+
+def thumbnail(image: Image.Image, path: Path) -> None:
+    """Writes the image, made small, as JPEG; a tiny one as it is."""
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    small.save(path, quality=88)
+
+
+def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, words: Words) -> None:
+    """Writes `out/examples.json` and the images that it names, in place of those of an earlier run."""
+    chosen = choose(outcomes)
+    wanted = {o.number: (kind, o) for kind, found in chosen.items() for o in found}
+    shutil.rmtree(out / "examples", ignore_errors=True)
+    (out / "examples").mkdir(parents=True)
+    shown: dict[int, dict[str, Any]] = {}
+    for row in rows() if wanted else ():
+        if row.number not in wanted:
+            continue
+        kind, outcome = wanted[row.number]
+        names = [f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b")]
+        for name, image in zip(names, (row.source, *row.edited), strict=True):
+            thumbnail(image, out / name)
+        shown[row.number] = {"kind": kind, "outcome": outcome.model_dump(mode="json"), "images": names, "words": words(outcome)}
+        if len(shown) == len(wanted):
+            break
+    write_json(out / EXAMPLES, [shown[o.number] for found in chosen.values() for o in found if o.number in shown])

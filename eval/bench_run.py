@@ -1,0 +1,159 @@
+"""`editrewardbench run`: a judge on a public benchmark, and everything that its number depends on.
+
+The folder named by --out holds
+    rows.jsonl, votes.jsonl   judgements (votes of a pairwise judge), append-only, keyed by model, sampling, prompt and pixels: a run that
+                              was interrupted carries on, and one with other settings asks anew and mixes with nothing
+    principles.jsonl          the principles that the judge itself wrote, keyed in the same way
+    pairs.jsonl               what came of every pair, by the settings of the last run
+    summary.json              its numbers, with the settings that they are of
+    examples.json, examples/  pairs to look at
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from eval.bench_examples import write_examples
+from eval.bench_judging import Judging, judge_pairs
+from eval.bench_summary import overlap_of, passes_of, result_of
+from eval.benches import BenchRow, read_bench
+from eval.compare import SUMMARY
+from eval.index import PairIndex, read_index
+from eval.outcomes import PAIRS, Outcome
+from eval.overlap import NOTES, looks_of, read_training, shared_pairs
+from eval.paired import FEW
+from eval.protocol_lines import TITLES, headline_of, lines_of, published
+from eval.protocols import Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
+from eval.provenance import content_hash, revision_of, versions
+from eval.scoring import Rows
+from eval.specs import check_spec, is_pairwise
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.stage import write_json
+
+
+class BenchConfig(Config):
+    """What is run on what."""
+
+    bench: str
+    data: str
+    reward: str
+    out: str
+    passes: int = Field(default=1, gt=0)
+    limit: int | None = Field(default=None, gt=0)
+    """As `read_bench` counts it: rows of every dimension of editscore, groups of every K of tiger, else rows. All unless set."""
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the sources on which a tie margin is fixed, and which is no part of the result."""
+    train_manifest: str | None = None
+    batch: int = Field(default=32, gt=0)
+    """Edits judged at once; requests in flight for a server."""
+    seed: int = 0
+
+
+def bench_of(config: BenchConfig, pairs: Sequence[PairIndex]) -> dict[str, Any]:
+    """What identifies the benchmark."""
+    return {
+        "kind": config.bench,
+        "title": TITLES[config.bench],
+        "where": config.data,
+        "revision": revision_of(config.data),
+        "content_hash": content_hash(pairs),
+        "limit": config.limit,
+        "pairs": len(pairs),
+        "edits": len({name for pair in pairs for name in pair.edit_ids}),
+        "sources": len({pair.source for pair in pairs}),
+    }
+
+
+def with_overlap(
+    outcomes: list[Outcome], pairs: Sequence[PairIndex], manifest: str | None, rows: Rows
+) -> tuple[list[Outcome], Any]:
+    """The outcomes, each with what it shares with the training data, and what is said of that; None without training data."""
+    if manifest is None:
+        return outcomes, None
+    training = read_training(Path(manifest))
+    shared = shared_pairs(pairs, looks_of(rows), training)
+    marked = [o.model_copy(update={"shared": found}) for o, found in zip(outcomes, shared, strict=True)]
+    return marked, overlap_of(marked, manifest, training)
+
+
+def notes_of(config: BenchConfig, bench: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers has to know beside them."""
+    notes = [NOTES[config.bench]] if config.bench in NOTES else []
+    if not Path(config.data).exists() and bench["revision"] is None:
+        notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
+    if config.limit is not None:
+        notes.append(f"Only the first of the benchmark (--limit {config.limit}): no number of the whole.")
+    if bench["sources"] < FEW:
+        notes.append(f"Fewer than {FEW} source images: the intervals are too narrow to be relied on.")
+    return notes
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Writes one outcome a line, at once or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text("".join(o.model_dump_json() + "\n" for o in outcomes), encoding="utf-8")
+    partial.replace(path)
+
+
+def thresholds_of(
+    config: BenchConfig, judging: Judging, pairs: Sequence[PairIndex]
+) -> tuple[list[PairIndex], Thresholds, dict[str, Any] | None]:
+    """The pairs that the result is of, the thresholds, and what these were fixed on; None where no share is held out for that."""
+    if not config.validation:
+        return list(pairs), Thresholds(), None
+    held, tested = validation_split(pairs, config.validation, config.seed)
+    if not held or not tested:
+        raise InputError(
+            f"--validation {config.validation} leaves {len(held)} pairs to fix a margin on and {len(tested)} to test."
+        )
+    own, scores = judging.scored(held)
+    # two bad edits are a class of their own in this benchmark alone
+    found = pick_thresholds(own, scores) if config.bench == "genai" else Thresholds(pick_margin(own, scores))
+    return tested, found, {"share": config.validation, "pairs": len(held), "seed": config.seed, **vars(found)}
+
+
+def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
+    """Judges the benchmark, writes everything into `out`, and returns the summary. Raises InputError for bad input."""
+    check_spec(config.reward, config.passes)
+    if config.validation and is_pairwise(config.reward):
+        raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
+
+    def rows() -> Iterator[BenchRow]:
+        return read_bench(config.bench, config.data, config.limit)
+
+    out = Path(config.out)
+    everything, _ = read_index(config.bench, config.data, config.limit, False)
+    judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch)
+    pairs, thresholds, validation = thresholds_of(config, judging, everything)
+    margin = thresholds.margin
+    outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows)
+    bench = bench_of(config, everything)
+    own, scores = judging.scored(pairs)
+    protocol = summarise_bench(config.bench, own, scores, margin, thresholds.bad_below, thresholds.four_margin)
+    summary = {
+        "bench": bench,
+        "reward": judging.reward,
+        "result": result_of(outcomes, judging.failed),
+        "passes": passes_of(judging.single(pairs, margin), outcomes),
+        "validation": validation,
+        "headline": headline_of(config.bench, judging.reward["pairwise"], protocol["convention"]),
+        "protocol": protocol,
+        "protocol_lines": lines_of(protocol),
+        "anchors": [] if config.limit else published(config.bench, judging.reward["pairwise"]),
+        "overlap": overlap,
+        "notes": notes_of(config, bench),
+        "config": config.model_dump(mode="json"),
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    write_outcomes(out / PAIRS, outcomes)
+    write_examples(out, outcomes, rows, judging.words)
+    write_json(out / SUMMARY, summary)
+    return summary

@@ -1,0 +1,154 @@
+"""From outcomes to summary.json and to the table that is printed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from eval.outcomes import Outcome, breakdown, cell, grouped
+from eval.overlap import Training
+from eval.wording import percent, percent_span
+
+HEADLINE = "overall"
+
+
+def headline_of(dimensions: Sequence[str]) -> str:
+    """The dimension whose numbers stand for the judge: overall where there is one, else the first."""
+    return HEADLINE if HEADLINE in dimensions else sorted(dimensions)[0]
+
+
+def result_of(outcomes: Sequence[Outcome], failed: Mapping[str, int]) -> dict[str, Any]:
+    """Everything that is counted on the pairs; `failed` counts judgements without a score or a choice, by kind."""
+    dimensions = {name: breakdown(found) for name, found in grouped(outcomes, lambda o: o.dimension).items()}
+    compared = [o.consistent for o in outcomes if o.consistent is not None]
+    return {
+        **cell(outcomes),
+        "labels": dict(Counter(o.label for o in outcomes)),
+        "failures": dict(failed),
+        "unreadable_pairs": dict(Counter(o.failure or "empty" for o in outcomes if o.side is None)),
+        "same_in_both_orders": fmean(compared) if compared else None,
+        "headline": headline_of(list(dimensions)),
+        "dimensions": dimensions,
+    }
+
+
+def passes_of(single: Sequence[Sequence[Outcome]], together: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Of K passes on the headline dimension: each one alone (Avg@1), their mean and spread, and the score means (Avg@K)."""
+    if len(single) < 2:
+        return None
+
+    def shares(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        dimensions = grouped(outcomes, lambda o: o.dimension)
+        found = breakdown(dimensions[headline_of(list(dimensions))])
+        return {name: found[name] for name in ("strict", "half_tie", "macro", "ties", "unreadable")}
+
+    each = [shares(outcomes) for outcomes in single]
+    names = ("strict", "half_tie", "macro")
+    return {
+        "k": len(single),
+        "each": each,
+        "avg_at_1": {name: fmean(one[name] for one in each) for name in names},
+        "spread": {name: stdev(one[name] for one in each) for name in names},
+        "avg_at_k": shares(together),
+    }
+
+
+def overlap_of(outcomes: Sequence[Outcome], manifest: str, training: Training) -> dict[str, Any]:
+    """What is shared with the training data, and the numbers without it."""
+    apart = [o for o in outcomes if o.shared is None]
+    return {
+        "manifest": manifest,
+        "training_rows": training.rows,
+        "training_images": len(training.looks),
+        "training_rows_unreadable": training.unreadable,
+        "pairs": len(outcomes),
+        "same_image_and_instruction": sum(o.shared == "task" for o in outcomes),
+        "same_image": sum(o.shared == "image" for o in outcomes),
+        "sources": len({o.source for o in outcomes if o.shared is not None}),
+        "without": {
+            name: {key: value for key, value in breakdown(found).items() if not key.startswith("by_")}
+            for name, found in grouped(apart, lambda o: o.dimension).items()
+        },
+    }
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table of text, the first columns to the left and the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
+
+
+def line_of(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the printed table."""
+    shares = (percent(found["strict"]), percent_span(found["strict_ci95"]), percent(found["half_tie"]))
+    return (name, str(found["n"]), *shares, str(found["ties"]), str(found["unreadable"]))
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The result for a person: per dimension, then per task type of the headline dimension."""
+    result = summary["result"]
+    lines: list[tuple[str, ...]] = [("", "n", "right, %", "95%", "ties ½, %", "ties", "unread")]
+    for name, found in result["dimensions"].items():
+        lines.append(line_of(name, found))
+        if len(found["by_task"]) > 1:
+            macro = (percent(found["macro"]), percent_span(found["macro_ci95"]), percent(found["macro_half_tie"]))
+            lines.append(("  mean over task types", "", *macro, "", ""))
+    headline = result["dimensions"][result["headline"]]
+    if len(headline["by_task"]) > 1:
+        lines += [line_of(f"  {result['headline']}: {task}", found) for task, found in headline["by_task"].items()]
+    return aligned(lines)
+
+
+def headline_line(headline: Mapping[str, Any]) -> str:
+    """The number by which the benchmark is cited."""
+    return f"{percent(headline['value'])}% (95% {percent_span(headline['ci95'])}): {headline['rule']}"
+
+
+def described(summary: Mapping[str, Any]) -> str:
+    """All that is printed at the end of a run."""
+    bench, reward, result = summary["bench"], summary["reward"], summary["result"]
+    lines = [
+        f"{reward['spec']}  on  {bench['kind']} at {bench['where']} (content {bench['content_hash']})",
+        headline_line(summary["headline"]),
+        table(summary),
+    ]
+    if result["failures"]:
+        failures = ", ".join(f"{count} {kind}" for kind, count in sorted(result["failures"].items()))
+        lines.append(f"judgements without a score or a choice: {failures}")
+    if result["same_in_both_orders"] is not None:
+        lines.append(f"both orders came to the same in {percent(result['same_in_both_orders'])}% of the readable pairs")
+    passes = summary["passes"]
+    if passes is not None:
+        one, spread, many = passes["avg_at_1"], passes["spread"], passes["avg_at_k"]
+        lines.append(
+            f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(spread['strict'])} between passes), "
+            f"Avg@{passes['k']} {percent(many['strict'])}%; mean over task types {percent(one['macro'])}% and {percent(many['macro'])}%"
+        )
+    lines += [f"protocol  {line}" for line in summary["protocol_lines"]]
+    if summary["anchors"]:
+        lines.append(f"published by the same rule ({summary['headline']['rule']}), to stand beside the first number:")
+        lines += [f"  {anchor['line']}" for anchor in summary["anchors"]]
+    if summary["overlap"] is not None:
+        lines += overlap_lines(summary["overlap"])
+    return "\n".join([*lines, *(f"note: {note}" for note in summary["notes"])])
+
+
+def overlap_lines(overlap: Mapping[str, Any]) -> list[str]:
+    """What is shared with the training data, for a person."""
+    both, image = overlap["same_image_and_instruction"], overlap["same_image"]
+    said = f"overlap with {overlap['manifest']}: {both} pairs of the same image and instruction, {image} more of the same image"
+    lines = [f"{said}, of {overlap['pairs']}"]
+    if both or image:
+        for name, found in overlap["without"].items():
+            share = f"{percent(found['strict'])}% right of {found['n']} (95% {percent_span(found['strict_ci95'])})"
+            lines.append(f"  without them, {name}: {share}")
+    if overlap["training_rows_unreadable"]:
+        lines.append(
+            f"  {overlap['training_rows_unreadable']} rows of the training data cannot be read; nothing is known of them"
+        )
+    return lines

@@ -1,0 +1,36 @@
+"""Any preference set, JSONL or Parquet: source, instruction, two edits and a label, by whichever names it calls them.
+
+The names are those that the data pipeline reads (`data_pipeline.schemas.read_pair`); this project's own are source, instruction,
+edited_a, edited_b, label (a, b or same), and optionally id, task_type and dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from data_pipeline.schemas import BadRow, read_pair
+from eval.benches.reading import Layout, Place, bench_row, name_of
+from eval.benches.records import BenchRow
+from rrm.errors import InputError
+
+LAYOUT = Layout()
+
+
+def row_of(number: int, raw: Mapping[str, Any], where: str, place: Place) -> BenchRow:
+    """The typed row. Two edits of which neither is preferred are a tie, for whatever reason."""
+    try:
+        pair = read_pair(raw)
+    except BadRow as error:
+        raise InputError(f"{where}: {error}; give source, instruction, edited_a, edited_b and label (a, b or same).") from error
+    return bench_row(
+        number,
+        where,
+        place,
+        (pair.source, pair.a, pair.b),
+        instruction=pair.instruction,
+        label="tie" if pair.label == "same" else pair.label,
+        item_id=name_of(raw, ("id", "item_id", "pair_id"), str(number)),
+        task_type=name_of(raw, ("task_type", "edit_type"), "all"),
+        dimension=name_of(raw, ("dimension",), "overall"),
+    )

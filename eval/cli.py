@@ -1,0 +1,97 @@
+"""The `editrewardbench` command.
+
+editrewardbench run --bench editscore --data EditScore/EditReward-Bench@REVISION --reward rrm:runs/gcpo/model --out results/rrm
+editrewardbench compare results/rrm results/other
+editrewardbench report results/rrm
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from eval.benches import KINDS
+from eval.specs import FORMS
+from rrm.stage import command, write_json
+
+
+def run(options: argparse.Namespace) -> None:
+    """`editrewardbench run`."""
+    from eval.bench_run import BenchConfig, run_bench
+    from eval.bench_summary import described
+
+    values = {key: value for key, value in vars(options).items() if key in BenchConfig.model_fields}
+    summary = run_bench(BenchConfig.checked(values, "editrewardbench run"), shlex.join(["editrewardbench", *sys.argv[1:]]))
+    print(described(summary))
+    print(f"→ {options.out}; a page about it: editrewardbench report {options.out}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """`editrewardbench compare`."""
+    from eval.compare import compare as compared
+    from eval.compare import described
+
+    result = compared(options.first, options.second, options.seed)
+    if options.out:
+        write_json(options.out, result)
+    print(json.dumps(result, ensure_ascii=False, indent=1) if options.json else described(result))
+
+
+def report(options: argparse.Namespace) -> None:
+    """`editrewardbench report`."""
+    from eval.page import write_page
+
+    print(write_page(options.folder))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="editrewardbench", description="Benchmark reward models for image editing.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="judge a benchmark's edits and count")
+    running.add_argument("--bench", required=True, choices=KINDS, help="whose format and protocol; jsonl is any preference set")
+    running.add_argument("--data", required=True, metavar="WHERE", help="folder, file, or hub id (owner/name@revision)")
+    running.add_argument("--reward", required=True, metavar="SPEC", help=FORMS)
+    running.add_argument("--out", required=True, metavar="DIR", help="where results go; the same command carries on there")
+    running.add_argument(
+        "--passes", type=int, default=1, metavar="K", help="sampled judgements per edit, whose mean counts (Avg@K)"
+    )
+    running.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N rows of every dimension, or groups of every size"
+    )
+    running.add_argument(
+        "--validation", type=float, default=0.0, metavar="SHARE", help="share of the sources on which the tie margin is fixed"
+    )
+    running.add_argument(
+        "--train-manifest", metavar="PATH", help="what the model was trained on: a data folder, or JSONL of source, instruction"
+    )
+    running.add_argument("--batch", type=int, default=32, help="edits judged at once (default: 32)")
+    running.add_argument("--seed", type=int, default=0, help="of sampling, splits and the random baseline (default: 0)")
+    running.set_defaults(run=run)
+    comparing = commands.add_parser("compare", help="two results on the same pairs: paired bootstrap, McNemar, agreement")
+    comparing.add_argument("first", type=Path, metavar="A", help="a result's folder, the supposedly better one's")
+    comparing.add_argument("second", type=Path, metavar="B", help="the other's")
+    comparing.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    comparing.add_argument("--json", action="store_true", help="print all of it as JSON")
+    comparing.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
+    comparing.set_defaults(run=compare)
+    reporting = commands.add_parser("report", help="write a page about a result that opens offline")
+    reporting.add_argument("folder", type=Path, metavar="DIR", help="a result's folder")
+    reporting.set_defaults(run=report)
+    return parser
+
+
+def main() -> None:
+    """Entry point."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    options = build_parser().parse_args()
+    command(lambda: options.run(options))
+
+
+if __name__ == "__main__":
+    main()

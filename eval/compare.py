@@ -1,0 +1,155 @@
+"""`editrewardbench compare A B`: two results on the same pairs, with intervals, exact tests and the pairs that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval import paired
+from eval.outcomes import Outcome, grouped, read_outcomes
+from eval.wording import MISSING, percent, points, points_span
+from rrm.errors import InputError
+
+SUMMARY = "summary.json"
+SHOWN = 20
+"""Changed pairs that are printed; the result holds all of them."""
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of the run in this folder. Raises InputError where there is none."""
+    if not (folder / SUMMARY).is_file():
+        raise InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
+    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+
+
+def refuse_other_bench(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
+    """Raises InputError unless both results are of the same benchmark content, read by the same protocol."""
+    ours, theirs = first["bench"], second["bench"]
+    if (ours["kind"], ours["content_hash"]) == (theirs["kind"], theirs["content_hash"]):
+        return
+    said = [
+        f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} pairs)"
+        for name, b in zip(names, (ours, theirs), strict=True)
+    ]
+    raise InputError(f"These results are not of the same pairs: {'; '.join(said)}. Run both on the same data and --limit.")
+
+
+def in_step(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """The outcomes on the pairs that both results hold, in the same order. Raises InputError where there are none."""
+
+    def name(o: Outcome) -> tuple[str, str, int]:
+        return o.item, o.dimension, o.number
+
+    theirs = {name(o): o for o in second}
+    shared = [o for o in first if name(o) in theirs]
+    if not shared:
+        raise InputError("The results share no pair: their validation shares leave different ones; run both with the same.")
+    return shared, [theirs[name(o)] for o in shared]
+
+
+def edit_scores(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    """The score of every edit."""
+    return {name: score for o in outcomes for name, score in zip(o.edits, o.scores, strict=True)}
+
+
+def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) -> dict[str, Any]:
+    """How much more accurate the first result is, and whether that may be chance, for one set of pairs."""
+    sources, tasks = [o.source for o in first], [o.task_type for o in first]
+    right, theirs = [o.right for o in first], [o.right for o in second]
+    halves = [o.half for o in first], [o.half for o in second]
+    sides = [o.side or "unreadable" for o in first], [o.side or "unreadable" for o in second]
+    return {
+        "n": len(first),
+        "sources": len(set(sources)),
+        "first": sum(right) / len(first),
+        "second": sum(theirs) / len(first),
+        "strict": vars(paired.bootstrap_difference(right, theirs, sources, seed=seed)),
+        "half_tie": vars(paired.bootstrap_difference(*halves, sources, seed=seed)),
+        "macro": vars(paired.bootstrap_difference(right, theirs, sources, tasks, seed=seed)),
+        "mcnemar": vars(paired.mcnemar(right, theirs)),
+        "agreement": paired.agreement(*sides),
+        "kappa": paired.kappa(*sides),
+    }
+
+
+def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The pairs that only one of both has right, those that the first alone has right before the others."""
+    found = [
+        {
+            "item": a.item,
+            "number": a.number,
+            "dimension": a.dimension,
+            "task_type": a.task_type,
+            "instruction": a.instruction,
+            "right": "first" if a.right else "second",
+            "label": a.label,
+            "first": {"side": a.side, "scores": a.scores, "failure": a.failure},
+            "second": {"side": b.side, "scores": b.scores, "failure": b.failure},
+        }
+        for a, b in zip(first, second, strict=True)
+        if a.right != b.right
+    ]
+    return sorted(found, key=lambda row: row["right"] != "first")
+
+
+def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
+    """The comparison of the results in two folders, the supposedly better one first. Raises InputError unless they share pairs."""
+    summaries = read_summary(first), read_summary(second)
+    refuse_other_bench(*summaries, (str(first), str(second)))
+    ours, theirs = in_step(read_outcomes(first), read_outcomes(second))
+    by_dimension = grouped(ours, lambda o: o.dimension)
+    other = grouped(theirs, lambda o: o.dimension)
+    scores = edit_scores(ours), edit_scores(theirs)
+    return {
+        "bench": summaries[0]["bench"],
+        "first": {"folder": str(first), "reward": summaries[0]["reward"]},
+        "second": {"folder": str(second), "reward": summaries[1]["reward"]},
+        "left_out": max(summary["result"]["n"] for summary in summaries) - len(ours),
+        "seed": seed,
+        "resamples": paired.RESAMPLES,
+        "dimensions": {name: differences(found, other[name], seed) for name, found in by_dimension.items()},
+        "spearman": paired.rank_correlation([scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]),
+        "changed": changed(ours, theirs),
+    }
+
+
+def chance(p: float | None) -> str:
+    """A p-value."""
+    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def number(value: float | None) -> str:
+    """A correlation or an agreement."""
+    return MISSING if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def described(result: Mapping[str, Any]) -> str:
+    """The comparison for a person: a block per dimension, then the first of the changed pairs."""
+    lines = [f"A  {result['first']['reward']['spec']}", f"B  {result['second']['reward']['spec']}"]
+    lines.append(f"on {result['bench']['kind']}, content {result['bench']['content_hash']}; differences are A − B in points")
+    if result["left_out"]:
+        lines.append(f"{result['left_out']} pairs that only one of both holds are left out")
+    for name, d in result["dimensions"].items():
+        m = d["mcnemar"]
+        lines += ["", f"{name}: {d['n']} pairs of {d['sources']} sources; A {percent(d['first'])}%, B {percent(d['second'])}%"]
+        for key, title in (("strict", "strict"), ("half_tie", "ties ½"), ("macro", "macro over task types")):
+            found = d[key]
+            lines.append(
+                f"  {title:<22} {points(found['value']):>6}  95% {points_span(found['interval'])}  p {chance(found['p'])}"
+            )
+        lines.append(
+            f"  McNemar, exact         only A right {m['only_first']}, only B right {m['only_second']}, p {chance(m['p'])}"
+        )
+        lines.append(f"  same outcome           {percent(d['agreement'])}%, Cohen's κ {number(d['kappa'])}")
+    if result["spearman"] is not None:
+        lines += ["", f"Spearman's ρ of the edits' scores {number(result['spearman'])}"]
+    lines += ["", f"{len(result['changed'])} pairs changed" + (":" if result["changed"] else ".")]
+    for row in result["changed"][:SHOWN]:
+        lines.append(
+            f"  only {'A' if row['right'] == 'first' else 'B'}  {row['dimension']}  {row['item']}  {row['instruction'][:80]}"
+        )
+    if len(result["changed"]) > SHOWN:
+        lines.append("  … all of them with --json")
+    return "\n".join(lines)

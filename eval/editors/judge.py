@@ -1,0 +1,209 @@
+"""Scores of an editor's edits from a vision-language model behind an OpenAI-compatible server; every answer is kept and reused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import openai
+from PIL import Image
+from pydantic import Field
+from tqdm import tqdm
+
+from data_pipeline.flow import in_order
+from eval.editors.items import Bench, EditItem, ItemResult, Question
+from eval.editors.prompts import SYSTEM, read_scores
+from eval.endpoint import REFUSED, image_part
+from eval.jsonl import append_lines, cut_torn_line, read_jsonl
+from eval.rows import PASSING
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.images import fit, inside, open_image, pixel_digest
+from rrm.records import Failure, Record
+
+
+class JudgeSettings(Config):
+    """The judge and how it is asked."""
+
+    url: str
+    """The server's base URL, ending in /v1."""
+    model: str = Field(min_length=1)
+    key_variable: str = "OPENAI_API_KEY"
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=2048, gt=0)
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds that one try may take."""
+    retries: int = Field(default=4, ge=0)
+    in_flight: int = Field(default=16, gt=0)
+    """Edits that are judged at once."""
+
+
+class AnswerRow(Record):
+    """One answer of the judge. `key` hashes the model, its sampling, every word of the prompt, and the pixels that it was shown."""
+
+    key: str
+    item_id: str
+    question: str
+    scores: tuple[float, ...] | None = None
+    reasoning: str = ""
+    failure: Failure | None = None
+
+
+class AnswerRows:
+    """The answers in a rows.jsonl, by key; of several the last counts. With `retry`, those that failed are asked again."""
+
+    def __init__(self, path: Path, retry: bool = False):
+        self.path, self.retry = path, retry
+        cut_torn_line(path)
+        self.rows: dict[str, AnswerRow] = {}
+        if path.is_file():
+            self.rows = {row.key: row for row in (AnswerRow.model_validate(value) for _, value in read_jsonl(path))}
+
+    def get(self, key: str) -> AnswerRow | None:
+        """The answer with this key, unless there is none or it failed for a passing reason."""
+        row = self.rows.get(key)
+        if row is None or (row.failure is not None and (self.retry or row.failure.kind in PASSING)):
+            return None
+        return row
+
+    def add(self, row: AnswerRow) -> None:
+        """Appends the row to the file."""
+        append_lines(self.path, [row.model_dump_json()])
+        self.rows[row.key] = row
+
+
+def answer_key(settings: JudgeSettings, question: Question, digests: Iterable[str]) -> str:
+    """The key of an answer: all that it depends on, and nothing else; the same model at another address gives the same answer."""
+    parts = [settings.model, settings.temperature, settings.max_tokens, SYSTEM, question.text, *digests]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def prompts_digest(bench: Bench, item: EditItem) -> str:
+    """A hash of the words of the prompts with which an item is judged."""
+    return hashlib.sha256(json.dumps([SYSTEM, *(q.text for q in bench.questions(item))]).encode()).hexdigest()[:16]
+
+
+def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image | Failure:
+    """The edit as the judge is shown it, or why it cannot be."""
+    path = inside(outputs, item.output)
+    if not path.is_file():
+        return Failure(kind="missing", detail=f"no file at {item.output}")
+    try:
+        edited = open_image(path)
+        if same_size and edited.size != item.source.size:
+            edited = edited.resize(item.source.size, Image.Resampling.BICUBIC)
+        return fit(edited)
+    except InputError as error:
+        return Failure(kind="image_unreadable", detail=str(error)[:200])
+
+
+class Judge:
+    """Asks the server for scores, unless an answer to the same question about the same pixels is kept."""
+
+    def __init__(self, settings: JudgeSettings, rows: AnswerRows, client: openai.AsyncOpenAI):
+        self.settings, self.rows, self.client = settings, rows, client
+
+    async def words(self, question: Question, images: list[Image.Image]) -> str | Failure:
+        """The model's words, or why there are none. Raises InputError where the server will never answer."""
+        parts = [*(image_part(image) for image in images), {"type": "text", "text": question.text}]
+        messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": parts}]
+        settings = self.settings
+        try:
+            reply = await self.client.chat.completions.create(
+                model=settings.model, messages=messages, temperature=settings.temperature, max_tokens=settings.max_tokens
+            )
+        except REFUSED as error:
+            raise InputError(f"The server at {settings.url} refuses model '{settings.model}': {error.message}") from error
+        except openai.APITimeoutError:
+            return Failure(kind="timed_out", detail=f"no answer within {settings.timeout:g} s")
+        except openai.BadRequestError as error:
+            return Failure(kind="bad_row", detail=error.message[:200])
+        except openai.APIError as error:
+            return Failure(kind="server_gone", detail=str(error)[:200])
+        if not reply.choices:
+            return Failure(kind="empty", detail="no choices")
+        choice = reply.choices[0]
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            return Failure(kind="refused", detail=(choice.message.refusal or "the server's filter")[:200])
+        if choice.finish_reason == "length":
+            return Failure(kind="cut_off", detail=f"longer than {settings.max_tokens} tokens")
+        return choice.message.content or ""
+
+    async def answer(self, item: EditItem, question: Question, edited: Image.Image) -> AnswerRow:
+        """The scores that answer one question, or why there are none."""
+        images = [edited] if question.shows == "edited" else [fit(item.source), edited]
+        key = answer_key(self.settings, question, [pixel_digest(image) for image in images])
+        known = self.rows.get(key)
+        if known is not None:
+            return known
+        words = await self.words(question, images)
+        read = words if isinstance(words, Failure) else read_scores(words, question)
+        row = AnswerRow(key=key, item_id=item.item_id, question=question.name)
+        if isinstance(read, Failure):
+            row = row.model_copy(update={"failure": read})
+        else:
+            row = row.model_copy(update={"scores": read[0], "reasoning": read[1]})
+        self.rows.add(row)
+        return row
+
+    async def result(self, bench: Bench, item: EditItem, outputs: Path) -> ItemResult:
+        """The scores of one edit, or the first reason why it has none."""
+        found = ItemResult(
+            item_id=item.item_id,
+            group=item.group,
+            language=item.language,
+            intersection=item.intersection,
+            source=item.source_digest,
+        )
+        edited = read_output(outputs, item, bench.same_size)
+        if isinstance(edited, Failure):
+            return found.model_copy(update={"failure": edited})
+        questions = bench.questions(item)
+        rows = await asyncio.gather(*(self.answer(item, question, edited) for question in questions))
+        scores = {question.name: row.scores for question, row in zip(questions, rows, strict=True) if row.scores is not None}
+        failures = [row.failure for row in rows if row.failure is not None]
+        update = {"failure": failures[0]} if failures else {"scores": bench.scores(scores)}
+        return found.model_copy(update=update)
+
+
+async def judge_all(
+    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: AnswerRows
+) -> tuple[list[ItemResult], dict[str, str]]:
+    """One result per item in their order, and digests of what was judged: `content` of the items, `prompts` of the words.
+
+    Raises InputError where the server is gone for more edits in a row than are in flight.
+    """
+    client = openai.AsyncOpenAI(
+        base_url=settings.url,
+        api_key=os.environ.get(settings.key_variable) or "none",
+        timeout=settings.timeout,
+        max_retries=settings.retries,
+    )
+    judge = Judge(settings, rows, client)
+    content, prompts = hashlib.sha256(), hashlib.sha256()
+
+    async def work(item: EditItem) -> tuple[EditItem, ItemResult]:
+        return item, await judge.result(bench, item, outputs)
+
+    results: list[ItemResult] = []
+    gone = 0
+    try:
+        with tqdm(desc="judge", unit="edit") as bar:
+            async for item, result in in_order(items, work, settings.in_flight):
+                bar.update()
+                content.update(json.dumps([item.item_id, item.instruction, item.source_digest]).encode())
+                prompts.update(prompts_digest(bench, item).encode())
+                results.append(result)
+                gone = gone + 1 if result.failure is not None and result.failure.kind == "server_gone" else 0
+                if gone > settings.in_flight:
+                    raise InputError(
+                        f"The server at {settings.url} does not answer; start it, and the same command carries on."
+                    )
+    finally:
+        await client.close()
+    return results, {"content": content.hexdigest()[:16], "prompts": prompts.hexdigest()[:16]}

@@ -1,0 +1,201 @@
+"""What came of every pair of a benchmark, and the shares that this adds up to.
+
+An unreadable answer is no outcome: its pair stays in every denominator, and counts as neither right nor tied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scipy.stats import norm
+
+from eval import metrics
+from eval.index import PairIndex
+from eval.jsonl import read_jsonl
+from eval.pairwise import PairVote
+from rrm.errors import InputError
+from rrm.records import Judgement, Record
+
+PAIRS = "pairs.jsonl"
+Side = Literal["a", "b", "tie"]
+Label = Literal["a", "b", "tie", "both_bad"]
+Z = float(norm.ppf(0.975))
+
+
+class Outcome(Record):
+    """One pair: who is preferred by people (`label`), by the judge (`side`; None where unreadable), and what it goes back to."""
+
+    number: int
+    item: str
+    group: str
+    source: str
+    instruction: str
+    task_type: str
+    dimension: str
+    label: Label
+    edits: tuple[str, str]
+    scores: tuple[float | None, float | None] = (None, None)
+    """Of both edits; None twice for a judge that gives none."""
+    side: Side | None = None
+    failure: str | None = None
+    consistent: bool | None = None
+    """Of a pairwise judge: whether both orders came to the same."""
+    shared: Literal["task", "image"] | None = None
+    """What the pair shares with the training data."""
+
+    @property
+    def truth(self) -> Side:
+        """The label, two bad edits being a tie."""
+        return "tie" if self.label == "both_bad" else self.label
+
+    @property
+    def right(self) -> bool:
+        """Whether judge and people say the same."""
+        return self.side == self.truth
+
+    @property
+    def half(self) -> float:
+        """1 where right, ½ where the judge is undecided about a pair that people decided, else 0."""
+        return 0.5 if self.side == "tie" and self.truth != "tie" else float(self.right)
+
+    @property
+    def gap(self) -> float | None:
+        """How far apart the scores are."""
+        a, b = self.scores
+        return None if a is None or b is None else abs(a - b)
+
+
+def side_of(a: float | None, b: float | None, margin: float) -> Side | None:
+    """Which of two scores is higher; a tie where they differ by no more than the margin; None where one is missing."""
+    if a is None or b is None:
+        return None
+    return "tie" if abs(a - b) <= margin else "a" if a > b else "b"
+
+
+def bare(pair: PairIndex) -> dict[str, Any]:
+    """What an outcome takes over from its pair."""
+    names = ("number", "instruction", "task_type", "dimension", "source", "label", "group")
+    return {**{name: getattr(pair, name) for name in names}, "item": pair.item_id, "edits": pair.edit_ids}
+
+
+def from_scores(
+    pairs: Sequence[PairIndex], scores: Mapping[str, float | None], failures: Mapping[str, str], margin: float
+) -> list[Outcome]:
+    """The outcomes of a pointwise judge, from the scores and the kinds of failure per edit id.
+
+    The margin is for pairs that may be ties: edits that are ranked in threes or fours are told apart by any difference.
+    """
+    found = []
+    for pair in pairs:
+        a, b = (scores[name] for name in pair.edit_ids)
+        why = next((failures[name] for name in pair.edit_ids if scores[name] is None and name in failures), None)
+        found.append(
+            Outcome(**bare(pair), scores=(a, b), side=side_of(a, b, margin if pair.candidates == 2 else 0.0), failure=why)
+        )
+    return found
+
+
+def from_votes(pairs: Sequence[PairIndex], votes: Sequence[PairVote]) -> list[Outcome]:
+    """The outcomes of a pairwise judge."""
+    return [
+        Outcome(
+            **bare(pair),
+            side=vote.side,
+            failure=None if vote.failure is None else vote.failure.kind,
+            consistent=None if vote.failure is not None else vote.consistent,
+        )
+        for pair, vote in zip(pairs, votes, strict=True)
+    ]
+
+
+def mean_scores(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, float | None]:
+    """Avg@K: per edit the mean over the passes that gave a score; None where none did."""
+    found: dict[str, float | None] = {}
+    for name in passes[0]:
+        given = [score for judged in passes if (score := judged[name].score) is not None]
+        found[name] = metrics.mean(given)
+    return found
+
+
+def failures_of(passes: Sequence[Mapping[str, Judgement]]) -> tuple[dict[str, str], Counter[str]]:
+    """Why an edit has no score (its first failure), and how many judgements of all passes failed for which reason."""
+    first: dict[str, str] = {}
+    kinds: Counter[str] = Counter()
+    for judged in passes:
+        for name, judgement in judged.items():
+            if judgement.score is None:
+                kind = "empty" if judgement.failure is None else judgement.failure.kind
+                kinds[kind] += 1
+                first.setdefault(name, kind)
+    return first, kinds
+
+
+def cell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Counts and both accuracies with standard error and 95% interval, clustered by source.
+
+    `strict` counts a tie of the judge as wrong where people decided; in `half_tie` it counts ½.
+    """
+    sources = [o.source for o in outcomes]
+    found: dict[str, Any] = {
+        "n": len(outcomes),
+        "sources": len(set(sources)),
+        "right": sum(o.right for o in outcomes),
+        "ties": sum(o.side == "tie" for o in outcomes),
+        "unreadable": sum(o.side is None for o in outcomes),
+    }
+    for name, value in (("strict", lambda o: float(o.right)), ("half_tie", lambda o: o.half)):
+        values = [value(o) for o in outcomes]
+        interval = metrics.clustered_interval(values, sources)
+        found |= {name: metrics.mean(values), f"{name}_se": error_of(interval), f"{name}_ci95": clipped(interval)}
+    return found
+
+
+def error_of(interval: metrics.Interval | None) -> float | None:
+    """The standard error that a normal 95% interval was made from."""
+    return None if interval is None else (interval[1] - interval[0]) / (2 * Z)
+
+
+def clipped(interval: metrics.Interval | None) -> metrics.Interval | None:
+    """The interval without what no share can be: a normal one reaches past 0 and 1 where sources are few."""
+    return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
+
+
+def grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str | None]) -> dict[str, list[Outcome]]:
+    """The outcomes by name, in the order of the names; those without one are left out."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        key = name(outcome)
+        if key is not None:
+            found.setdefault(key, []).append(outcome)
+    return dict(sorted(found.items()))
+
+
+TASK_GROUP = {task: group for group, tasks in metrics.GROUPS.items() for task in tasks}
+
+
+def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """`cell`, the macro average over task types in both countings, and a `cell` per task type and group of task types."""
+    sources, tasks = [o.source for o in outcomes], [o.task_type for o in outcomes]
+    strict, interval = metrics.macro([float(o.right) for o in outcomes], tasks, sources)
+    half, half_interval = metrics.macro([o.half for o in outcomes], tasks, sources)
+    return {
+        **cell(outcomes),
+        "macro": strict,
+        "macro_se": error_of(interval),
+        "macro_ci95": clipped(interval),
+        "macro_half_tie": half,
+        "macro_half_tie_se": error_of(half_interval),
+        "macro_half_tie_ci95": clipped(half_interval),
+        "by_task": {task: cell(found) for task, found in grouped(outcomes, lambda o: o.task_type).items()},
+        "by_group": {name: cell(found) for name, found in grouped(outcomes, lambda o: TASK_GROUP.get(o.task_type)).items()},
+    }
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """The outcomes that a run left in its folder. Raises InputError where there are none."""
+    if not (folder / PAIRS).is_file():
+        raise InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
+    return [Outcome.model_validate(value) for _, value in read_jsonl(folder / PAIRS)]

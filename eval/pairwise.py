@@ -1,0 +1,195 @@
+"""A judge that is shown both edits of a pair, once in each order, and says which is the better one.
+
+It prefers an edit only where both answers name it: one that names a place, whichever edit stands there, comes to a tie. It gives no
+score to an edit alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from tqdm import tqdm
+
+from eval.endpoint import EndpointJudge
+from eval.index import PairIndex, index_of
+from eval.jsonl import append_lines, cut_torn_line, read_jsonl
+from eval.rows import PASSING, row_key
+from eval.scoring import Rows
+from rrm.errors import InputError
+from rrm.records import Failure, Record
+
+Place = Literal["first", "second", "tie"]
+Side = Literal["a", "b", "tie"]
+SYSTEM = """\
+You compare two edits of one image. You see the source image, then edit A, then edit B, and the instruction that both were made from. \
+Weigh how completely each carries out the instruction, whether it leaves everything else as it was, and whether the result is clean. \
+The order of the edits means nothing. Reason briefly, then end with your choice on a line of its own: <choice>A</choice> if A is better, \
+<choice>B</choice> if B is better, <choice>TIE</choice> if neither is."""
+CHOICE = re.compile(r"<choice>\s*(A|B|TIE)\s*</choice>", re.IGNORECASE)
+CHOICE_BEGUN = re.compile(r"<choice", re.IGNORECASE)
+FORWARD: dict[Place, Side] = {"first": "a", "second": "b", "tie": "tie"}
+BACKWARD: dict[Place, Side] = {"first": "b", "second": "a", "tie": "tie"}
+PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
+
+
+def question(instruction: str) -> str:
+    """What stands behind the three images."""
+    return f"Instruction: {instruction}\nWhich edit is better?"
+
+
+def read_choice(text: str) -> Place | Failure:
+    """The choice at the end of an answer; none, several that disagree, or one that is something else is unreadable."""
+    if not text.strip():
+        return Failure(kind="empty", detail="the answer is empty")
+    found = [match.upper() for match in CHOICE.findall(text)]
+    if len(CHOICE_BEGUN.findall(text)) > len(found):
+        return Failure(kind="unparseable", detail="a <choice> that is none of A, B and TIE")
+    if len(set(found)) != 1:
+        return Failure(kind="unparseable", detail="several <choice>s that disagree" if found else "no <choice>")
+    return PLACES[found[0]]
+
+
+class Vote(Record):
+    """One answer to one order of two edits. `key` hashes the model, every word of its prompt, and the three images in order."""
+
+    key: str
+    source: str
+    first: str
+    second: str
+    instruction: str
+    place: Place | None = None
+    thought: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class PairVote:
+    """What both orders together say of a pair; `consistent` where both are readable and name the same edit, or both a tie."""
+
+    side: Side | None
+    failure: Failure | None
+    consistent: bool
+    thoughts: tuple[str, str]
+
+
+def both_orders(forward: Vote, backward: Vote) -> PairVote:
+    """The preferred edit where both orders name it, else a tie; a failure of either is the pair's. In `forward` a stands first."""
+    thoughts = (forward.thought, backward.thought)
+    failure = forward.failure or backward.failure
+    if failure is not None or forward.place is None or backward.place is None:
+        return PairVote(None, failure or Failure(kind="empty"), False, thoughts)
+    one, two = FORWARD[forward.place], BACKWARD[backward.place]
+    return PairVote(one if one == two else "tie", None, one == two, thoughts)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Two edits in the order in which they are shown."""
+
+    key: str
+    pair: PairIndex
+    swapped: bool
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The digests of the first and the second edit."""
+        a, b = self.pair.edited
+        return (b, a) if self.swapped else (a, b)
+
+
+class PairJudge(EndpointJudge):
+    """A model behind an OpenAI-compatible server that compares two edits."""
+
+    def words(self, instruction: str) -> str:
+        """Every word that the model reads."""
+        return f"{SYSTEM}\n{question(instruction)}"
+
+    def orders_of(self, pair: PairIndex) -> tuple[Order, Order]:
+        """The pair as it stands, and swapped."""
+        words, (a, b) = self.words(pair.instruction), pair.edited
+        keys = (row_key(self.fingerprint, words, pair.source, f"{x}|{y}") for x, y in ((a, b), (b, a)))
+        return Order(next(keys), pair, False), Order(next(keys), pair, True)
+
+    async def vote(self, order: Order, source: Image.Image, edits: tuple[Image.Image, Image.Image]) -> Vote:
+        """The model's choice between two edits in this order."""
+        shown = (edits[1], edits[0]) if order.swapped else edits
+        answer = await self.answer(SYSTEM, (source, *shown), question(order.pair.instruction))
+        place = answer if isinstance(answer, Failure) else read_choice(answer)
+        first, second = order.shown
+        return Vote(
+            key=order.key,
+            source=order.pair.source,
+            first=first,
+            second=second,
+            instruction=order.pair.instruction,
+            place=None if isinstance(place, Failure) else place,
+            thought="" if isinstance(answer, Failure) else CHOICE.sub("", answer).strip(),
+            failure=place if isinstance(place, Failure) else None,
+        )
+
+    def vote_many(self, asked: Sequence[tuple[Order, Image.Image, tuple[Image.Image, Image.Image]]]) -> list[Vote]:
+        """One vote per order, all at once; InputError where the server answered none of them."""
+
+        async def together() -> list[Vote]:
+            return list(await asyncio.gather(*(self.vote(*one) for one in asked)))
+
+        votes = self.runner.run(together())
+        if votes and all(v.failure is not None and v.failure.kind == "server_gone" for v in votes):
+            raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
+        return votes
+
+
+class Votes:
+    """The votes in a votes.jsonl, by key; of several the last counts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        cut_torn_line(path)
+        self.votes: dict[str, Vote] = {}
+        if path.is_file():
+            self.votes = {vote.key: vote for vote in (Vote.model_validate(value) for _, value in read_jsonl(path))}
+
+    def settled(self, key: str) -> bool:
+        """Whether there is a vote with this key that did not fail for a passing reason."""
+        vote = self.votes.get(key)
+        return vote is not None and (vote.failure is None or vote.failure.kind not in PASSING)
+
+    def add(self, votes: Iterable[Vote]) -> None:
+        """Appends the votes to the file."""
+        added = {vote.key: vote for vote in votes}
+        append_lines(self.path, [vote.model_dump_json() for vote in added.values()])
+        self.votes.update(added)
+
+
+def batches(
+    judge: PairJudge, rows: Rows, pending: set[str], size: int
+) -> Iterator[list[tuple[Order, Image.Image, tuple[Image.Image, Image.Image]]]]:
+    """What is still to be asked, some orders at a time."""
+    waiting = []
+    for row in rows():
+        for order in judge.orders_of(index_of(row)):
+            if order.key in pending:
+                pending.discard(order.key)
+                waiting.append((order, row.source, row.edited))
+        if len(waiting) >= size:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Votes, batch: int) -> list[PairVote]:
+    """What the judge says of every pair, in order; only what `store` has no vote on is asked."""
+    orders = [judge.orders_of(pair) for pair in pairs]
+    pending = {order.key for both in orders for order in both if not store.settled(order.key)}
+    with tqdm(total=len(pending), desc="votes", disable=not pending) as progress:
+        for asked in batches(judge, rows, pending, batch) if pending else ():
+            store.add(judge.vote_many(asked))
+            progress.update(len(asked))
+    return [both_orders(store.votes[one.key], store.votes[two.key]) for one, two in orders]

@@ -1,0 +1,67 @@
+"""A benchmark's own protocol in words, and the published numbers that were had by the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.anchors import anchors_for
+from eval.wording import percent, percent_span
+
+TITLES = {
+    "editscore": "EditReward-Bench of EditScore",
+    "tiger": "EditReward-Bench of TIGER-Lab",
+    "genai": "GenAI-Bench, image editing",
+    "compass": "EditReward-Compass",
+    "jsonl": "a preference set of one's own",
+}
+HEADLINES = {
+    ("editscore", False): ("overall", "mean over task types, dimension {name}, a tie is wrong"),
+    ("tiger", False): ("overall", "groups of which every pair is right"),
+    ("genai", False): ("3-class", "left, right or the same"),
+    ("genai", True): ("decisive", "of the pairs that people decided"),
+    ("compass", False): ("macro", "mean over dimensions"),
+    ("jsonl", False): ("strict", "pairs that people decided, a tie is wrong"),
+}
+"""Which number of a benchmark's convention is the one to cite, and its rule."""
+PROTOCOLS = {
+    ("editscore", False): "pointwise-macro",
+    ("tiger", False): "groups",
+    ("tiger", True): "groups",
+    ("genai", False): "three-class",
+    ("genai", True): "decisive-pairwise",
+    ("compass", False): "pairwise",
+    ("compass", True): "pairwise",
+}
+"""The protocol by which published numbers are comparable, by benchmark and whether the judge is pairwise."""
+
+
+def published(bench: str, pairwise: bool) -> list[dict[str, Any]]:
+    """The published numbers that stand beside this run's, each with the line that is printed."""
+    protocol = PROTOCOLS.get((bench, pairwise))
+    if protocol is None:
+        return []
+    return [
+        {**anchor.model_dump(), "line": f"{anchor.value:g} ({anchor.unit})  {anchor.model} {anchor.setting or ''}".rstrip()}
+        for anchor in anchors_for(bench, "overall", protocol)
+    ]
+
+
+def headline_of(bench: str, pairwise: bool, convention: Mapping[str, Any]) -> dict[str, Any]:
+    """The number by which this benchmark is cited: its rule in words, and the cell of the convention that holds it."""
+    name, rule = HEADLINES.get((bench, pairwise), HEADLINES[bench, False])
+    if name not in convention:  # a set of EditScore's schema without the dimension overall
+        name = next(iter(convention))
+    return {"name": name, "rule": rule.format(name=name), **convention[name]}
+
+
+def line_of(name: str, cell: Mapping[str, Any]) -> str:
+    """One number of a protocol in words."""
+    counted = f"{cell['right']} of {cell['n']} right, {cell['unparseable']} unreadable"
+    said = f"{name}: {percent(cell['value'])}%, 95% {percent_span(cell['ci95'])} ({counted})"
+    return said + (f"; {cell['note']}" if "note" in cell else "")
+
+
+def lines_of(protocol: Mapping[str, Any]) -> list[str]:
+    """A line for each number of the benchmark's public convention, then what its tie margin is."""
+    return [*(line_of(name, cell) for name, cell in protocol["convention"].items()), protocol["margin_note"]]

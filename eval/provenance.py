@@ -1,0 +1,43 @@
+"""Which data, which prompt and which software a result goes back to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from eval.index import PairIndex
+
+PACKAGES = ("edit-rrm", "torch", "transformers", "vllm", "openai", "datasets", "pillow", "numpy", "scipy")
+TEMPLATE = "{instruction}"
+"""Stands for every instruction where a prompt is hashed."""
+
+
+def short_hash(*parts: str) -> str:
+    """16 hex digits of what the parts hash to."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def content_hash(pairs: Sequence[PairIndex]) -> str:
+    """A hash of all images, instructions, labels and groups, whatever the file they came in and its order."""
+    lines = sorted(json.dumps([p.source, *p.edited, p.instruction, p.label, p.task_type, p.dimension, p.group]) for p in pairs)
+    return short_hash(*lines)
+
+
+def revision_of(where: str) -> str | None:
+    """The revision of a hub id; None for a local path, whose content hash tells it, and for a hub id that names none."""
+    return None if Path(where).exists() else where.partition("@")[2].partition(":")[0] or None
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a result depends on; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

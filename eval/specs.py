@@ -1,0 +1,208 @@
+"""A judge from a line of text, as the command line names it.
+
+rrm:FOLDER?mode=…&k=…            an RRM in this process              server:URL,URL?model=…    an RRM behind servers
+vlm:URL?model=NAME               any VLM, one score per edit         vlm-pair:URL?model=NAME   any VLM, shown both edits in both orders
+baseline:longer-file             one of `eval.baselines`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import Field
+
+from eval.baselines import BASELINES, RANDOM, BaselineJudge
+from eval.endpoint import EndpointJudge
+from eval.judges import Closing, Edit, EditJudge, Principles, Task
+from eval.pairwise import PairJudge
+from eval.vlm import VlmJudge
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.records import EditToJudge, Failure, Judgement
+
+if TYPE_CHECKING:
+    from rrm.reward.model import RewardModel
+
+Endpoint = TypeVar("Endpoint", bound=EndpointJudge)
+Kind = Literal["rrm", "server", "vlm", "vlm-pair", "baseline"]
+KINDS: tuple[Kind, ...] = ("rrm", "server", "vlm", "vlm-pair", "baseline")
+FORMS = (
+    "rrm:FOLDER, server:URL?model=NAME, vlm:URL?model=NAME, vlm-pair:URL?model=NAME, "
+    f"or baseline:NAME with NAME one of {', '.join(BASELINES)}"
+)
+
+
+class VlmOptions(Config):
+    """What may stand behind the question mark of a vlm: or vlm-pair: spec."""
+
+    model: str
+    key: str = "OPENAI_API_KEY"
+    """The environment variable that holds the server's key."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=2048, gt=0)
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds."""
+
+
+def kind_of(spec: str) -> Kind:
+    """What kind of judge a spec names. Raises InputError, naming the kinds, for any other."""
+    head, colon, where = spec.partition(":")
+    for kind in KINDS:
+        if kind == head and colon and where:
+            return kind
+    raise InputError(f"'{spec}' names no reward; write {FORMS}.")
+
+
+def is_pairwise(spec: str) -> bool:
+    """Whether the judge compares two edits, and scores none."""
+    return kind_of(spec) == "vlm-pair"
+
+
+def options_of(spec: str) -> dict[str, str]:
+    """What stands behind the question mark; InputError where an option stands there twice."""
+    pairs = parse_qsl(spec.partition("?")[2], keep_blank_values=True)
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"The reward '{spec}' names an option twice; leave one out.")
+    return dict(pairs)
+
+
+def vlm_of(spec: str) -> tuple[str, VlmOptions]:
+    """The base URL and the options of a vlm: or vlm-pair: spec."""
+    url = spec.partition(":")[2].partition("?")[0].rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"The reward '{spec}' names no server; write {kind_of(spec)}:http://127.0.0.1:8000/v1?model=NAME.")
+    return url, VlmOptions.checked(options_of(spec), f"The reward '{spec}'")
+
+
+def baseline_of(spec: str) -> str:
+    """The name of a baseline; InputError, naming those there are, for any other."""
+    name = spec.partition(":")[2]
+    if name not in BASELINES:
+        raise InputError(f"There is no baseline '{name}'; there are {', '.join(BASELINES)}.")
+    return name
+
+
+class BenchJudge(EditJudge, Protocol):
+    """A judge that says whether it judges by principles at all."""
+
+    needs_principles: bool
+
+
+class RewardJudge(Closing):
+    """An RRM as `rrm.reward` opens it, asked with another seed in every pass."""
+
+    def __init__(self, model: RewardModel, asked: int):
+        self.model, self.asking = model, replace(model.asking, seed=model.asking.seed + asked)
+        self.needs_principles = model.needs_principles
+        with self.ready():
+            self.fingerprint = model.fingerprint
+
+    @contextmanager
+    def ready(self) -> Iterator[RewardModel]:
+        """The model, which is asked in this judge's way while the block lasts: all passes share it."""
+        before, self.model.asking = self.model.asking, self.asking
+        try:
+            yield self.model
+        finally:
+            self.model.asking = before
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """Every word that the model reads."""
+        return self.model.prompt(instruction, principles)
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+        """The model's own principles."""
+        return list(self.model.decompose_many(list(tasks)))
+
+    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+        """The model's judgements."""
+        asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits]
+        with self.ready() as model:
+            return list(model.judge_many(asked))
+
+
+def endpoint_of(cls: type[Endpoint], spec: str, seed: int | None) -> Endpoint:
+    """A judge of this class at the server that the spec names."""
+    url, options = vlm_of(spec)
+    return cls(
+        url,
+        options.model,
+        key_variable=options.key,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        timeout=options.timeout,
+        seed=seed,
+    )
+
+
+def check_spec(spec: str, passes: int) -> None:
+    """Raises InputError where the spec is wrong, or several passes of it would all be the same one."""
+    kind = kind_of(spec)
+    drawn = True
+    if kind == "baseline":
+        drawn = baseline_of(spec) == RANDOM
+    elif kind in ("vlm", "vlm-pair"):
+        drawn = vlm_of(spec)[1].temperature > 0
+    else:
+        options = options_of(spec)
+        folder = spec.partition(":")[2].partition("?")[0]
+        if kind == "rrm" and not Path(folder).is_dir():
+            raise InputError(f"There is no checkpoint at {folder}; correct the reward '{spec}', or train it first.")
+        drawn = options.get("mode", "reasoning") != "logits" and (
+            number_or(options.get("temperature"), 0) > 0
+            or ("temperature" not in options and number_or(options.get("k"), 1) > 1)
+        )
+    if passes > 1 and kind == "vlm-pair":
+        raise InputError("A pairwise judge is asked once in each order; leave --passes out.")
+    if passes > 1 and not drawn:
+        raise InputError(f"{passes} passes of '{spec}' would be the same one: it draws nothing; set a temperature or one pass.")
+
+
+def sampling_of(spec: str) -> dict[str, str | int | float]:
+    """How the judge is asked, as far as its spec says: every option of a VLM, those that are named of an RRM, none of a baseline."""
+    kind = kind_of(spec)
+    if kind in ("vlm", "vlm-pair"):
+        return vlm_of(spec)[1].model_dump()
+    return {} if kind == "baseline" else dict(options_of(spec))
+
+
+def number_or(text: str | None, otherwise: float) -> float:
+    """The number in an option; `otherwise` for whatever is none, which the reward model itself refuses."""
+    try:
+        return otherwise if text is None else float(text)
+    except ValueError:
+        return otherwise
+
+
+@contextmanager
+def open_judges(spec: str, passes: int, seed: int) -> Iterator[Sequence[BenchJudge]]:
+    """The pointwise judge that a spec names, once per pass, each drawing anew."""
+    check_spec(spec, passes)
+    kind = kind_of(spec)
+    with ExitStack() as stack:
+        if kind == "baseline":
+            yield [BaselineJudge(baseline_of(spec), seed + n) for n in range(passes)]
+        elif kind == "vlm":
+            drawn = vlm_of(spec)[1].temperature > 0
+            judges = [endpoint_of(VlmJudge, spec, seed + n if drawn else None) for n in range(passes)]
+            yield [stack.enter_context(judge) for judge in judges]
+        elif kind == "vlm-pair":
+            raise InputError(f"'{spec}' compares two edits and scores none; a pointwise judge is {FORMS}.")
+        else:
+            from rrm.reward import open_reward  # imports torch: not for a baseline
+
+            model = stack.enter_context(open_reward(spec))
+            yield [RewardJudge(model, n) for n in range(passes)]
+
+
+@contextmanager
+def open_pair_judge(spec: str) -> Iterator[PairJudge]:
+    """The pairwise judge that a spec names."""
+    check_spec(spec, 1)
+    with endpoint_of(PairJudge, spec, None) as judge:
+        yield judge

@@ -1,0 +1,37 @@
+"""Any vision-language model behind an OpenAI-compatible server as a pointwise judge that was never trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.endpoint import EndpointJudge
+from eval.judges import Edit, Principles, Task
+from rrm.parsing import read_holistic, thought_of
+from rrm.prompts import HOLISTIC_SYSTEM, judge_text
+from rrm.records import Failure, Judgement
+
+
+class VlmJudge(EndpointJudge):
+    """Asks for one score from 0 to 10 per edit in VIEScore's way, without principles."""
+
+    needs_principles = False
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """The system prompt and the text behind the images."""
+        return f"{HOLISTIC_SYSTEM}\n{judge_text('holistic', instruction, ())}"
+
+    async def judge(self, edit: Edit) -> Judgement:
+        """The judgement of one edit."""
+        answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), judge_text("holistic", edit.instruction, ()))
+        if isinstance(answer, Failure):
+            return Judgement(failure=answer)
+        if not answer.strip():
+            return Judgement(failure=Failure(kind="empty", detail="the answer is empty"))
+        read = read_holistic(answer)
+        if isinstance(read, Failure):
+            return Judgement(thought=thought_of(answer), failure=read)
+        return Judgement(thought=thought_of(answer), read=read)
+
+    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+        """No principles: it is asked without any."""
+        return [() for _ in tasks]

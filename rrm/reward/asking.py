@@ -1,0 +1,68 @@
+"""What is asked of a model and what comes back, whoever runs it: the words that backends and the reward model share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL.Image import Image
+
+from rrm.prompts import Style
+from rrm.records import Failure
+from rrm.verifier.messages import Message
+
+Progress = Callable[[], object]
+"""Called once for every question that has ended."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A chat with image slots, the images for them in order, and how answers are drawn. Temperature 0 is greedy."""
+
+    messages: Sequence[Message]
+    images: tuple[Image, ...]
+    max_tokens: int
+    answers: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    alternatives: bool = False
+    """Whether every answer comes with the probabilities of what could have stood at each token's place."""
+    watched: tuple[str, ...] = ()
+    """Texts of single tokens whose probabilities are wanted however unlikely they are."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as text, and the probabilities of the likeliest tokens at its place, it among them."""
+
+    text: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its text, whether it ended by itself, and its tokens where they were asked for."""
+
+    text: str
+    ended: bool
+    tokens: tuple[Token, ...] = field(default=())
+
+
+Reply = tuple[Answer, ...] | Failure
+
+
+class Backend(Protocol):
+    """A model at work, in this process or on servers."""
+
+    style: Style
+    fingerprint: str
+    """Changes when the model's weights do."""
+    max_tokens: int
+    """Of a trace."""
+
+    async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
+        """The reply to each question, in their order; never raises for a single one of them."""
+
+    async def close(self) -> None:
+        """Lets go of connections."""

@@ -1,0 +1,219 @@
+"""The reward model that everyone asks: the command line, the benchmark and the editor loop.
+
+One prompt, one treatment of images and one sampling, whatever runs the model, so that the reward that is benchmarked is the one that
+trains an editor. Every edit comes back as a judgement with a score or with a named failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from PIL.Image import Image
+from tqdm import tqdm
+
+from rrm.errors import InputError
+from rrm.images import fit, pixel_digest
+from rrm.parsing import read_principles
+from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
+from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle
+from rrm.reward.asking import Answer, Backend, Progress, Question, Reply
+from rrm.reward.expectation import RATINGS, expected_rating, expected_score, pooled
+from rrm.verifier.judge import judgement_of
+from rrm.verifier.messages import decompose_messages, judge_messages, rate_messages
+
+T = TypeVar("T")
+Principles = tuple[Principle, ...]
+SCALE = 10.0
+"""Of every score; an expected rating of 0…1 is put on it."""
+NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a reward model is asked."""
+
+    mode: Mode = "reasoning"
+    k: int = 1
+    """Traces per edit: Avg@K. They share one reading of the prompt."""
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InputError(f"k is {self.k}; ask for one trace per edit or more.")
+        if self.k > 1 and self.mode != "reasoning":
+            raise InputError(f"k is {self.k}, but mode '{self.mode}' reads one answer; set k to 1 or mode to reasoning.")
+        if self.k > 1 and self.temperature <= 0:
+            raise InputError(f"{self.k} greedy traces are the same one; set a temperature, such as 0.7.")
+
+
+class RewardModel:
+    """An RRM behind a backend, asked in one way. A context manager: it owns the thread that its backend works in."""
+
+    def __init__(self, backend: Backend, asking: Asking | None = None):
+        self.backend, self.asking = backend, asking or Asking()
+        self.known: dict[tuple[str, str], Principles | Failure] = {}
+        """Principles that the model made itself, by source and instruction."""
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="reward-model", daemon=True)
+        self.thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the backend and its thread; twice does no harm."""
+        if self.loop.is_closed():
+            return
+        self.run(self.backend.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work in the model's own event loop, from whatever thread or loop the caller is in."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the weights or the way of asking do."""
+        a = self.asking
+        return f"{self.backend.fingerprint}|{a.mode}|k{a.k}|t{a.temperature:g}|s{a.seed}|{self.backend.max_tokens}"
+
+    def prompt(self, instruction: str, principles: Principles) -> str:
+        """Every word that the model reads when it judges."""
+        if self.asking.mode == "logits":
+            return rate_text(instruction)
+        return f"{judge_system(self.backend.style)}\n{judge_text(self.backend.style, instruction, principles)}"
+
+    @property
+    def needs_principles(self) -> bool:
+        """Whether an edit is judged by principles at all."""
+        return self.asking.mode != "logits" and not is_holistic(self.backend.style)
+
+    def decompose_many(self, tasks: Sequence[tuple[Image, str]], progress: str | None = None) -> list[Principles | Failure]:
+        """The model's own principles of each (source, instruction), or why it made none; each task is asked about once."""
+        return self.run(self._decompose(tasks, progress))
+
+    def judge_many(self, edits: Sequence[EditToJudge], progress: str | None = None) -> list[Judgement]:
+        """A judgement of each edit, in order. The model decomposes the instruction of an edit that comes without principles."""
+        return self.run(self._judge(edits, progress))
+
+    async def judge_many_async(self, edits: Sequence[EditToJudge]) -> list[Judgement]:
+        """As `judge_many`, for callers in an event loop of their own."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._judge(edits, None), self.loop))
+
+    def judge(self, source: Image, edited: Image, instruction: str, principles: Sequence[Principle] = ()) -> Judgement:
+        """The judgement of one edit."""
+        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles))])[0]
+
+    async def _decompose(self, tasks: Sequence[tuple[Image, str]], progress: str | None = None) -> list[Principles | Failure]:
+        keys = [(pixel_digest(image), instruction) for image, instruction in tasks]
+        asked = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self.known}
+        questions, failed = [], {}
+        for key, (image, instruction) in asked.items():
+            fitted = fitting(image)
+            if isinstance(fitted, Failure):
+                failed[key] = fitted
+                continue
+            messages = decompose_messages(self.backend.style, instruction)
+            questions.append((key, Question(messages, fitted, self.backend.max_tokens)))
+        replies = await self._ask([question for _, question in questions], progress)
+        found: dict[tuple[str, str], Principles | Failure] = {**failed}
+        for (key, _), reply in zip(questions, replies, strict=True):
+            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0].text)
+        # a failure of the moment must not be remembered
+        self.known |= {key: value for key, value in found.items() if not isinstance(value, Failure)}
+        return [self.known[key] if key in self.known else found[key] for key in keys]
+
+    async def _judge(self, edits: Sequence[EditToJudge], progress: str | None) -> list[Judgement]:
+        lacking = [e for e in edits if not e.principles] if self.needs_principles else []
+        made = iter(await self._decompose([(e.source, e.instruction) for e in lacking]))
+        judged: list[Judgement | None] = []
+        questions: list[Question] = []
+        used: list[Principles] = []
+        for edit in edits:
+            principles: Principles | Failure = edit.principles if self.needs_principles else ()
+            if self.needs_principles and not edit.principles:
+                principles = next(made)
+            images = fitting(edit.source, edit.edited)
+            if isinstance(principles, Failure) or isinstance(images, Failure):
+                failure = principles if isinstance(principles, Failure) else images
+                judged.append(Judgement(failure=failure if isinstance(failure, Failure) else None))
+            elif self.needs_principles and not principles:
+                judged.append(Judgement(failure=NOTHING_TO_ASK))
+            else:
+                judged.append(None)
+                used.append(principles)
+                questions.append(self._question(edit.instruction, principles, images))
+        replies = await self._ask(questions, progress)
+        answered = iter([self._judgement(r, p) for r, p in zip(replies, used, strict=True)])
+        return [next(answered) if one is None else one for one in judged]
+
+    def _question(self, instruction: str, principles: Principles, images: tuple[Image, ...]) -> Question:
+        a = self.asking
+        if a.mode == "logits":
+            return Question(rate_messages(instruction), images, max_tokens=1, alternatives=True, watched=RATINGS)
+        messages = judge_messages(self.backend.style, instruction, principles)
+        return Question(
+            messages, images, self.backend.max_tokens, answers=a.k, temperature=a.temperature, seed=a.seed,
+            alternatives=a.mode == "expectation",
+        )  # fmt: skip
+
+    async def _ask(self, questions: Sequence[Question], progress: str | None) -> list[Reply]:
+        if not questions:
+            return []
+        with tqdm(total=len(questions), desc=progress, disable=progress is None) as bar:
+            advance: Progress = bar.update
+            return await self.backend.ask(questions, advance)
+
+    def _judgement(self, reply: Reply, principles: Principles) -> Judgement:
+        if isinstance(reply, Failure):
+            return Judgement(principles=principles, failure=reply)
+        if self.asking.mode == "logits":
+            return rated(reply[0])
+        traces = [traced(answer, principles) for answer in reply]
+        if self.asking.mode == "expectation":
+            return weighed(reply[0], traces[0])
+        return traces[0] if self.asking.k == 1 else pooled(traces)
+
+
+def fitting(*images: Image) -> tuple[Image, ...] | Failure:
+    """The images within the pixel budget, or why one of them cannot be brought into it."""
+    try:
+        return tuple(fit(image) for image in images)
+    except InputError as error:
+        return Failure(kind="image_unreadable", detail=str(error)[:300])
+
+
+def traced(answer: Answer, principles: Principles) -> Judgement:
+    """The judgement that one trace amounts to; one that met the length limit before it could be read is cut off."""
+    judgement = judgement_of(answer.text, principles)
+    if judgement.failure is not None and not answer.ended:
+        return judgement.model_copy(update={"failure": Failure(kind="cut_off", detail=judgement.failure.detail)})
+    return judgement
+
+
+def rated(answer: Answer) -> Judgement:
+    """The judgement of an answer to the question for a number from 0 to 5: ten times its expected share."""
+    found = expected_rating(answer.tokens[0].probabilities) if answer.tokens else None
+    if found is None or isinstance(found, Failure):
+        return Judgement(failure=found or Failure(kind="empty", detail="the answer came without probabilities"))
+    return Judgement(expected=found[0] * SCALE, mass=found[1])
+
+
+def weighed(answer: Answer, trace: Judgement) -> Judgement:
+    """The trace with the expectation of its final score; as it is where it could not be read."""
+    if trace.failure is not None:
+        return trace
+    found = expected_score(answer.tokens)
+    if isinstance(found, Failure):
+        return trace.model_copy(update={"failure": found})
+    return trace.model_copy(update={"expected": found[0], "mass": found[1]})

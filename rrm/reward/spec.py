@@ -1,0 +1,75 @@
+"""A reward model from a line of text, as configs and commands name it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from pydantic import Field
+
+from rrm.config import Config
+from rrm.errors import InputError
+from rrm.prompts import Style
+from rrm.records import Mode
+from rrm.reward.asking import Backend
+from rrm.reward.model import Asking, RewardModel
+
+FORMS = "a checkpoint folder, rrm:FOLDER?mode=…&k=…&temperature=…, or server:URL,URL?model=…"
+
+
+class SpecOptions(Config):
+    """What may stand behind the question mark."""
+
+    mode: Mode = "reasoning"
+    k: int = 1
+    temperature: float | None = Field(default=None, ge=0)
+    """0.7 unless set where several traces are asked for, else 0."""
+    seed: int = 0
+    batch: int = Field(default=64, gt=0)
+    """In this process: rows that go through the model together."""
+    model: str | None = None
+    style: Style | None = None
+    key: str = "RRM_API_KEY"
+    """The environment variable that holds the servers' key."""
+    deadline: float = Field(default=300.0, gt=0)
+    attempt: float = Field(default=100.0, gt=0)
+    in_flight: int = Field(default=32, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+
+
+def open_reward(spec: str) -> RewardModel:
+    """The reward model that a spec names; the caller closes it (`with open_reward(…) as model`).
+
+    A spec is a checkpoint folder, `rrm:FOLDER?mode=expectation`, or `server:http://127.0.0.1:8000/v1,http://…/v1?k=4&temperature=0.7`;
+    modes are reasoning, expectation and logits. Raises InputError for anything else.
+    """
+    where, _, query = spec.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"The reward '{spec}' names an option twice; leave one out.")
+    options = SpecOptions.checked(dict(pairs), f"The reward '{spec}'")
+    temperature = options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
+    asking = Asking(options.mode, options.k, temperature, options.seed)
+    return RewardModel(open_backend(where, options, spec), asking)
+
+
+def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
+    """The model at `where`."""
+    if where.startswith("server:"):
+        from rrm.reward.servers import Patience, ServerBackend
+
+        urls = [url.strip().rstrip("/") for url in where.removeprefix("server:").split(",") if url.strip()]
+        if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+            raise InputError(f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1.")
+        return ServerBackend.connect(
+            urls, options.model, options.style, key_variable=options.key, max_tokens=options.max_tokens,
+            patience=Patience(options.deadline, min(options.attempt, options.deadline), options.in_flight),
+        )  # fmt: skip
+    folder = where.removeprefix("rrm:")
+    if not Path(folder).is_dir():
+        raise InputError(f"There is no checkpoint at {folder}; a reward is {FORMS}.")
+    from rrm.reward.local import LocalBackend
+
+    backend = LocalBackend.load(folder, options.batch)
+    backend.max_tokens = options.max_tokens or backend.max_tokens
+    return backend

@@ -1,0 +1,108 @@
+"""People's votes between two editors, worked out by hand."""
+
+import json
+import math
+
+import pytest
+
+from eval.editors.__main__ import main
+from eval.editors.gsb import Vote, agreement, gsb, read_votes, sign_test
+from rrm.errors import InputError
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def votes(sides, clusters=None):
+    names = clusters or [str(place) for place in range(len(sides))]
+    return [Vote(f"i{place}", side, None, cluster) for place, (side, cluster) in enumerate(zip(sides, names, strict=True))]
+
+
+def test_gsb_is_good_less_bad_over_all_votes():
+    found = gsb(votes("GGGSB"))
+    assert (found["G"], found["S"], found["B"], found["votes"], found["items"]) == (3, 1, 1, 5, 5)
+    assert found["gsb"] == pytest.approx(2 / 5)
+    # values 1 1 1 0 −1, mean 0.4: squares 3·0.36 + 0.16 + 1.96 = 3.2; se = √(5/4 · 3.2/25) = 0.4
+    assert found["se"] == pytest.approx(0.4)
+    assert found["ci95"] == pytest.approx((0.4 - 1.959964 * 0.4, 0.4 + 1.959964 * 0.4), abs=1e-5)
+
+
+def test_votes_on_one_source_go_together():
+    # two clusters with sums of (v − mean) of 1 and −1, over n = 4 votes of mean ½: se = √(2 · (1/16 + 1/16)) = ½
+    found = gsb(votes("GGSS", ["a", "a", "b", "b"]))
+    assert found["clusters"] == 2
+    assert found["se"] == pytest.approx(0.5)
+    assert found["se"] > gsb(votes("GGSS"))["se"]
+
+
+def test_the_sign_test_leaves_same_out_and_is_exact():
+    assert gsb(votes("GGGGSSS"))["sign_p"] == pytest.approx(2 * 0.5**4)
+    assert sign_test(3, 1) == pytest.approx(2 * (1 + 4) / 16)
+    assert sign_test(0, 0) is None
+
+
+def test_several_votes_on_an_item_count_once_in_the_test_over_items():
+    two_items = [Vote(item, "G", str(rater), item) for item in "ab" for rater in range(10)]
+    found = gsb(two_items)
+    assert found["sign_p"] == pytest.approx(2 * 0.5**20)
+    assert (found["items_better"], found["items_worse"]) == (2, 0)
+    assert found["items_sign_p"] == pytest.approx(0.5)
+
+
+def test_raters_of_one_item_are_compared_with_each_other():
+    rows = [("a", "G", "x"), ("a", "G", "y"), ("a", "B", "z"), ("b", "S", "x"), ("b", "S", "y"), ("c", "G", "x")]
+    found = agreement([Vote(item, side, rater, item) for item, side, rater in rows])
+    # item a: xy agree, xz and yz do not; item b: xy agree
+    assert found == {
+        "pairs": 4,
+        "share": 0.5,
+        "by_rater": {
+            "x": {"pairs": 3, "share": pytest.approx(2 / 3)},
+            "y": {"pairs": 3, "share": pytest.approx(2 / 3)},
+            "z": {"pairs": 2, "share": 0.0},
+        },
+    }
+    assert agreement([Vote("a", "G", "x", "a"), Vote("b", "G", "y", "b")]) is None
+
+
+def test_votes_are_read_from_jsonl_and_csv_by_letter_and_by_word(tmp_path):
+    rows = [{"item": 1, "vote": "G"}, {"item_id": "2", "vote": "same", "rater": "x", "source": "s"}, {"id": "3", "vote": "Bad"}]
+    from_jsonl = read_votes(write_jsonl(tmp_path / "votes.jsonl", rows))
+    table = tmp_path / "votes.csv"
+    table.write_text("Item,Vote,rater,source\n1,good,,\n2,S,x,s\n3,b,,\n")
+    assert read_votes(table) == from_jsonl
+    assert [vote.side for vote in from_jsonl] == ["G", "S", "B"]
+    assert [vote.cluster for vote in from_jsonl] == ["item:1", "source:s", "item:3"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"item": "a", "vote": "better"}], "line 1: the vote 'better'"),
+        ([{"item": "a"}], "the vote ''"),
+        ([{"vote": "G"}], "names no item"),
+        ([{"item": "a", "vote": "G", "rater": "x"}] * 2, "line 2: rater 'x' voted on item 'a' before"),
+        ([{"item": "a", "vote": "G", "source": "s"}, {"item": "a", "vote": "G", "source": "t"}], "another source"),
+        ([], "holds no votes"),
+    ],
+)
+def test_a_vote_that_cannot_be_read_stops_with_its_line(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        read_votes(write_jsonl(tmp_path / "votes.jsonl", rows))
+
+
+def test_one_vote_has_no_interval():
+    found = gsb(votes("G"))
+    assert (found["gsb"], found["se"], found["ci95"]) == (1.0, None, None)
+
+
+def test_the_command_prints_gsb_in_points_and_writes_the_summary(tmp_path, capsys, monkeypatch):
+    path = write_jsonl(tmp_path / "v.jsonl", [{"item": str(k), "vote": side} for k, side in enumerate("GGGSB")])
+    monkeypatch.setattr("sys.argv", ["eval.editors", "gsb", str(path), "--out", str(tmp_path / "out")])
+    main()
+    printed = capsys.readouterr().out
+    assert "GSB +40.0 ± 40.0" in printed
+    assert "G 3, S 1, B 1" in printed
+    assert math.isclose(json.loads((tmp_path / "out" / "summary.json").read_text())["gsb"], 0.4)
