@@ -3,7 +3,7 @@ ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
 PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean world data plan bench-data bench-verifier bench-serving serve doctor bench-gpu sft gcpo eval edit-nft edit-grpo edit-eval report ablation sandbox-base
+.PHONY: help setup demo test check clean world data plan bench-data bench-verifier bench-serving serve doctor bench-gpu sft gcpo eval eval-served edit-nft edit-grpo edit-eval report ablation sandbox-base
 
 help: ## list the targets
 	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,16 @@ gcpo: setup ## GCPO of the RRM on human preference pairs (trl GRPOTrainer)
 eval: CONFIG ?= configs/sandbox/eval.yaml
 eval: setup ## pairwise accuracy on a benchmark in EditReward-Bench's format
 	@$(PY) -m eval --config "$(CONFIG)"
+
+eval-served: setup ## the sandbox benchmark scored by the RRM through vLLM, and by trivial baselines (makes world, data and RRM first)
+	@$(PY) -m rrm.sandbox.build --config configs/sandbox/world.yaml
+	@$(PY) -m data_pipeline --config configs/sandbox/data.yaml
+	@$(PY) -m rrm.verifier.sft --config configs/sandbox/sft.yaml
+	@$(PY) -m rrm.verifier.gcpo --config configs/sandbox/gcpo.yaml
+	@$(PY) -m eval.cli run --bench editscore --data runs/demo/world/benchmark --reward baseline:more-change --out runs/eval-served/more-change
+	@$(PY) -m eval.cli run --bench editscore --data runs/demo/world/benchmark --reward serve:runs/demo/gcpo/model --out runs/eval-served/rrm
+	@$(PY) -m eval.cli compare runs/eval-served/rrm runs/eval-served/more-change
+	@$(PY) -m eval.cli report runs/eval-served/rrm
 
 edit-nft: CONFIG ?= configs/sandbox/edit_nft.yaml
 edit-nft: setup ## improve an editor with DiffusionNFT, the RRM as reward

@@ -25,7 +25,7 @@ TABLES = ("sft.parquet", "preferences.parquet", "same.parquet")
 Shared = Literal["task", "image"]
 """The image and the instruction, or the image with another instruction."""
 NOTES = {
-    "editscore": "The inputs of this benchmark come from GEdit-Bench and ImgEdit: an editor or a reward model that was tuned on "
+    "editscore": "The inputs of EditScore's own set come from GEdit-Bench and ImgEdit: an editor or a reward model that was tuned on "
     "either has seen them."
 }
 """What is known of a benchmark without looking at anyone's data."""

@@ -1,6 +1,7 @@
 """A judge from a line of text, as the command line names it.
 
 rrm:FOLDER?mode=…&k=…            an RRM in this process              server:URL,URL?model=…    an RRM behind servers
+serve:FOLDER                     the same, through vLLM, which is started and stopped
 vlm:URL?model=NAME               any VLM, one score per edit         vlm-pair:URL?model=NAME   any VLM, shown both edits in both orders
 baseline:longer-file             one of `eval.baselines`
 """
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from rrm.reward.model import RewardModel
 
 Endpoint = TypeVar("Endpoint", bound=EndpointJudge)
-Kind = Literal["rrm", "server", "vlm", "vlm-pair", "baseline"]
-KINDS: tuple[Kind, ...] = ("rrm", "server", "vlm", "vlm-pair", "baseline")
+Kind = Literal["rrm", "serve", "server", "vlm", "vlm-pair", "baseline"]
+KINDS: tuple[Kind, ...] = ("rrm", "serve", "server", "vlm", "vlm-pair", "baseline")
 FORMS = (
-    "rrm:FOLDER, server:URL?model=NAME, vlm:URL?model=NAME, vlm-pair:URL?model=NAME, "
+    "rrm:FOLDER, serve:FOLDER, server:URL?model=NAME, vlm:URL?model=NAME, vlm-pair:URL?model=NAME, "
     f"or baseline:NAME with NAME one of {', '.join(BASELINES)}"
 )
 
@@ -151,7 +152,7 @@ def check_spec(spec: str, passes: int) -> None:
     else:
         options = options_of(spec)
         folder = spec.partition(":")[2].partition("?")[0]
-        if kind == "rrm" and not Path(folder).is_dir():
+        if kind in ("rrm", "serve") and not Path(folder).is_dir():
             raise InputError(f"There is no checkpoint at {folder}; correct the reward '{spec}', or train it first.")
         drawn = options.get("mode", "reasoning") != "logits" and (
             number_or(options.get("temperature"), 0) > 0

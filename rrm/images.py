@@ -199,9 +199,9 @@ def _check_ratio(width: int, height: int, name: str) -> None:
 def _fit(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
     if max_pixels < TOKEN_SIDE**2:
         raise InputError(f"A budget of {max_pixels} pixels holds no image token; set max_pixels to {TOKEN_SIDE**2} or more.")
+    _check_ratio(image.width, image.height, name)
     if image.width * image.height <= max_pixels:
         return image
-    _check_ratio(image.width, image.height, name)
     from qwen_vl_utils.vision_process import smart_resize  # here, since it takes seconds to import: torch comes with it
 
     height, width = smart_resize(image.height, image.width, TOKEN_SIDE, min_pixels=TOKEN_SIDE**2, max_pixels=max_pixels)

@@ -17,9 +17,9 @@ from rrm.errors import InputError
 from rrm.images import png_bytes
 from rrm.records import EditToJudge
 from rrm.reward import open_reward
-from rrm.reward.bench import edits, free_port
+from rrm.reward.bench import edits
 from rrm.reward.local import LocalBackend
-from rrm.reward.serve import Serving, alias, serving_replicas
+from rrm.reward.serve import Serving, alias, free_port, serving_replicas
 from rrm.reward.servers import filled
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import judge_messages

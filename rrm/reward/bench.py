@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import base64
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ from rrm.images import read_image
 from rrm.records import EditToJudge
 from rrm.reward.local import LocalBackend
 from rrm.reward.model import Asking, RewardModel
-from rrm.reward.serve import Serving, serving_replicas
+from rrm.reward.serve import Serving, free_port, serving_replicas
 from rrm.reward.servers import Patience, ServerBackend, filled
 from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import decompose, sample_steps, write_instruction
@@ -52,13 +51,6 @@ def edits(seed: int) -> Iterator[EditToJudge]:
         steps = sample_steps(rng, scene)
         edited = script_edit(rng, scene, steps, str(rng.choice(EDITORS)))
         yield EditToJudge(draw(scene), edited, write_instruction(steps), decompose(steps))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def image_by_image(model: str, port: int) -> None:

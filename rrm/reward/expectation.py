@@ -30,7 +30,7 @@ def expected_rating(p: Mapping[str, float]) -> tuple[float, float] | Failure:
     mass = math.fsum(held)
     if mass <= 0:
         return Failure(kind="unparseable", detail="none of the digits 0 to 5 is among the likeliest first tokens")
-    return math.fsum(k * q for k, q in enumerate(held)) / mass / (len(RATINGS) - 1), min(mass, 1.0)
+    return min(math.fsum(k * q for k, q in enumerate(held)) / mass / (len(RATINGS) - 1), 1.0), min(mass, 1.0)
 
 
 def token_at(tokens: Sequence[Token], place: int) -> tuple[int, str]:

@@ -60,13 +60,15 @@ class LocalBackend:
         repeated = [question for question in questions for _ in range(kind.answers)]
         inputs = self.judge.inputs([(q.messages, q.images) for q in repeated])
         sampled = kind.temperature > 0
-        if sampled:
-            torch.manual_seed(kind.seed)
         config = GenerationConfig(
             do_sample=sampled, max_new_tokens=kind.max_tokens,
             **({"temperature": kind.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
         )  # fmt: skip
-        ids = complete(self.judge.model, inputs, config)
+        here = self.judge.model.device
+        with torch.random.fork_rng([here] if here.type == "cuda" else [], enabled=sampled):  # the caller's draws stay its own
+            if sampled:
+                torch.manual_seed(kind.seed)
+            ids = complete(self.judge.model, inputs, config)
         tokens = self.likeliest(inputs, ids, kind.watched) if kind.alternatives else [()] * len(ids)
         last = self.judge.model.generation_config.eos_token_id
         ends = set(last) if isinstance(last, list) else {last}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -54,8 +55,10 @@ class Asking:
 class RewardModel:
     """An RRM behind a backend, asked in one way. A context manager: it owns the thread that its backend works in."""
 
-    def __init__(self, backend: Backend, asking: Asking | None = None):
+    def __init__(self, backend: Backend, asking: Asking | None = None, owned: ExitStack | None = None):
         self.backend, self.asking = backend, asking or Asking()
+        self.owned = owned or ExitStack()
+        """What ends with the model: servers that were started for it."""
         self.known: dict[tuple[str, str], Principles | Failure] = {}
         """Principles that the model made itself, by source and instruction."""
         self.loop = asyncio.new_event_loop()
@@ -76,6 +79,7 @@ class RewardModel:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
+        self.owned.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work in the model's own event loop, from whatever thread or loop the caller is in."""

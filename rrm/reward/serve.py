@@ -62,6 +62,13 @@ class Serving:
     """Seconds until it must be healthy."""
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def gpus() -> int:
     """The GPUs that torch sees."""
     import torch

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import math
 import os
 import random
@@ -23,6 +22,7 @@ from PIL.Image import Image
 
 from rrm.errors import InputError
 from rrm.images import png_bytes
+from rrm.parsing import sound
 from rrm.prompts import Style, is_brief
 from rrm.records import Failure
 from rrm.reward.asking import Answer, Progress, Question, Reply, Token
@@ -36,7 +36,7 @@ ALIAS = re.compile(r"edit-rrm/(?P<style>full|brief|holistic|brief_holistic)/(?P<
 COOLING, LONGEST_COOLING = 0.5, 30.0
 """Seconds that a server is left alone after its first fault in a row, and at most."""
 GIVEN_UP = 8
-"""Faults in a row after which a server counts as dead: where all do, a question fails after one try instead of at its deadline."""
+"""Faults in a row after which a server counts as dead: where all do, a question that finds them at rest fails at once."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,16 @@ class Server:
         self.busy = 0
         self.faults = 0
         """In a row."""
-        self.rests_until = -math.inf
+        self.faulted = self.rests_until = -math.inf
 
-    def fault(self, now: float, wait: float | None) -> None:
-        """Leaves the server alone: as long as it asks for, else twice as long with every fault in a row, with jitter."""
-        self.faults += 1
+    def fault(self, sent: float, now: float, wait: float | None) -> None:
+        """Leaves the server alone: as long as it asks for, else twice as long with every fault in a row, with jitter.
+
+        Questions that were under way together when it failed are one fault, and a server that says when it will be back is not dead.
+        """
+        if sent > self.faulted:
+            self.faulted = now
+            self.faults = self.faults + 1 if wait is None else max(self.faults, 1)
         pause = min(LONGEST_COOLING, COOLING * 2.0 ** (self.faults - 1)) * random.uniform(0.5, 1.0)
         self.rests_until = max(self.rests_until, now + (pause if wait is None else wait))
 
@@ -109,13 +114,13 @@ class ServerBackend:
         for url in urls:
             try:
                 with openai.OpenAI(base_url=url, api_key=key, max_retries=1, timeout=20) as client:
-                    served[url] = [entry.id for entry in client.models.list()]
+                    served[url] = [str(entry.id) for entry in client.models.list()]
             except openai.AuthenticationError as error:
                 raise InputError(f"The server at {url} wants a key; set {key_variable} to it.") from error
-            except openai.APIError:
+            except (openai.APIError, AttributeError, TypeError, ValueError):  # none there, or none of OpenAI's protocol
                 continue  # it may come later; the others do its work meanwhile
         if not served:
-            raise InputError(f"No server answers at {', '.join(urls)}; start one with `rrm serve --model FOLDER`.")
+            raise InputError(f"No server answers at {', '.join(urls)}; give base URLs that end in /v1, or start one with `rrm serve --model FOLDER`.")
         known = {
             url: next((found for name in names if (found := ALIAS.fullmatch(name))), None) for url, names in served.items()
         }
@@ -162,11 +167,13 @@ class ServerBackend:
         loop = asyncio.get_running_loop()
         end = loop.time() + self.patience.deadline
         body = self.body(question)
-        last = Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
-        while (left := end - loop.time()) > 0:
-            server = self.choose(loop.time())
+        last: Failure | None = None
+        while (left := end - (now := loop.time())) > 0:
+            server = self.choose(now)
             if server is None:
-                await self.wait(left, loop.time())
+                if all(s.faults >= GIVEN_UP for s in self.servers):
+                    return last or Failure(kind="server_gone", detail="every server failed time after time")
+                await self.wait(left, now)
                 continue
             server.busy += 1
             try:
@@ -176,18 +183,16 @@ class ServerBackend:
                 return reply
             except Gone as gone:
                 last = gone.failure
-                server.fault(loop.time(), gone.wait)
+                server.fault(now, loop.time(), gone.wait)
             except TimeoutError:
                 last = Failure(
                     kind="timed_out", detail=f"{server.url} did not answer within {min(left, self.patience.attempt):.0f} s"
                 )
-                server.fault(loop.time(), None)
+                server.fault(now, loop.time(), None)
             finally:
                 server.busy -= 1
                 self.freed.set()
-            if all(s.faults >= GIVEN_UP for s in self.servers):
-                break
-        return last
+        return last or Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
 
     def choose(self, now: float) -> Server | None:
         """The server that is asked next: of those with room the least busy, faultless ones first."""
@@ -269,11 +274,11 @@ async def send(client: openai.AsyncOpenAI, body: dict[str, Any], question: Quest
         if error.status_code == 429 or error.status_code >= 500:
             raise Gone(failure, wait_of(error.response)) from error
         return failure
-    except (openai.APIError, json.JSONDecodeError, ValueError) as error:
+    except (openai.APIError, ValueError, RecursionError) as error:  # what is no JSON, or nests too deep
         raise Gone(Failure(kind="server_gone", detail=f"{client.base_url}: {' '.join(str(error).split())[:200]}")) from error
     try:
         return answers_of(completion, question)
-    except (AttributeError, TypeError, ValueError) as error:  # the client does not check what it is sent
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:  # the client does not check what it is sent
         raise Gone(Failure(kind="server_gone", detail=f"{client.base_url} sent no chat completion")) from error
 
 
@@ -288,13 +293,13 @@ def refusal(error: openai.APIStatusError) -> Failure:
 
 
 def answers_of(completion: ChatCompletion, question: Question) -> Reply:
-    """The answers in a completion. Raises ValueError, TypeError or AttributeError where it is not what was asked for."""
+    """The answers in a completion. Raises AttributeError, TypeError, ValueError or OverflowError where it is not what was asked for."""
     if len(completion.choices) != question.answers:
         raise ValueError(f"{len(completion.choices)} choices instead of {question.answers}")
     found = []
     for choice in completion.choices:
         if choice.message.refusal and not choice.message.content:
-            return Failure(kind="refused", detail=choice.message.refusal[:200])
+            return Failure(kind="refused", detail=sound(choice.message.refusal[:200]))
         text = choice.message.content or ""
         if not isinstance(text, str):
             raise TypeError("the content is no text")
@@ -302,6 +307,8 @@ def answers_of(completion: ChatCompletion, question: Question) -> Reply:
         for entry in (choice.logprobs.content or ()) if question.alternatives and choice.logprobs else ():
             likely = {entry.token: math.exp(entry.logprob)}
             likely |= {top.token: math.exp(top.logprob) for top in entry.top_logprobs}
+            if not all(isinstance(token, str) for token in likely):
+                raise TypeError("a token is no text")
             tokens.append(Token(entry.token, likely))
-        found.append(Answer(text, choice.finish_reason != "length", tuple(tokens)))
+        found.append(Answer(sound(text), choice.finish_reason != "length", tuple(tokens)))
     return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -14,7 +15,7 @@ from rrm.records import Mode
 from rrm.reward.asking import Backend
 from rrm.reward.model import Asking, RewardModel
 
-FORMS = "a checkpoint folder, rrm:FOLDER?mode=…&k=…&temperature=…, or server:URL,URL?model=…"
+FORMS = "a checkpoint folder, rrm:FOLDER?mode=…&k=…&temperature=…, serve:FOLDER, or server:URL,URL?model=…"
 
 
 class SpecOptions(Config):
@@ -40,8 +41,9 @@ class SpecOptions(Config):
 def open_reward(spec: str) -> RewardModel:
     """The reward model that a spec names; the caller closes it (`with open_reward(…) as model`).
 
-    A spec is a checkpoint folder, `rrm:FOLDER?mode=expectation`, or `server:http://127.0.0.1:8000/v1,http://…/v1?k=4&temperature=0.7`;
-    modes are reasoning, expectation and logits. Raises InputError for anything else.
+    A spec is a checkpoint folder, `rrm:FOLDER?mode=expectation`, `server:http://127.0.0.1:8000/v1,http://…/v1?k=4&temperature=0.7`, or
+    `serve:FOLDER`, for which a vLLM server is started and, with the model, stopped; modes are reasoning, expectation and logits. Raises
+    InputError for anything else.
     """
     where, _, query = spec.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
@@ -50,7 +52,15 @@ def open_reward(spec: str) -> RewardModel:
     options = SpecOptions.checked(dict(pairs), f"The reward '{spec}'")
     temperature = options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
     asking = Asking(options.mode, options.k, temperature, options.seed)
-    return RewardModel(open_backend(where, options, spec), asking)
+    if not where.startswith("serve:"):
+        return RewardModel(open_backend(where, options, spec), asking)
+    from rrm.reward.serve import Serving, free_port, serving_replicas
+
+    with ExitStack() as started:
+        serving = Serving(Path(where.removeprefix("serve:")), port=free_port(), in_flight=options.in_flight * options.k)
+        replicas = started.enter_context(serving_replicas(serving, Path("runs/serve")))
+        backend = open_backend("server:" + ",".join(replica.url for replica in replicas), options, spec)
+        return RewardModel(backend, asking, started.pop_all())
 
 
 def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
