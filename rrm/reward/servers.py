@@ -120,7 +120,9 @@ class ServerBackend:
             except (openai.APIError, AttributeError, TypeError, ValueError):  # none there, or none of OpenAI's protocol
                 continue  # it may come later; the others do its work meanwhile
         if not served:
-            raise InputError(f"No server answers at {', '.join(urls)}; give base URLs that end in /v1, or start one with `rrm serve --model FOLDER`.")
+            raise InputError(
+                f"No server answers at {', '.join(urls)}; give base URLs that end in /v1, or start one with `rrm serve --model FOLDER`."
+            )
         known = {
             url: next((found for name in names if (found := ALIAS.fullmatch(name))), None) for url, names in served.items()
         }
@@ -185,9 +187,9 @@ class ServerBackend:
                 last = gone.failure
                 server.fault(now, loop.time(), gone.wait)
             except TimeoutError:
-                last = Failure(
-                    kind="timed_out", detail=f"{server.url} did not answer within {min(left, self.patience.attempt):.0f} s"
-                )
+                if last is None or left >= self.patience.attempt:  # else the deadline cut this attempt short, and says nothing
+                    waited = min(left, self.patience.attempt)
+                    last = Failure(kind="timed_out", detail=f"{server.url} did not answer within {waited:.3g} s")
                 server.fault(now, loop.time(), None)
             finally:
                 server.busy -= 1
