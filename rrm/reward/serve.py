@@ -145,14 +145,13 @@ def check(serving: Serving, count: int) -> None:
     if not count and size < 32:
         raise InputError(f"vLLM's attention on the CPU needs heads of 32 values or more; this model's have {size}.")
     for port in range(serving.port, serving.port + serving.replicas):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in serving.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((serving.host, port))
-            except OSError as error:
-                raise InputError(
-                    f"Port {port} of {serving.host} cannot be had ({error.strerror}); choose another --port."
-                ) from error
+            except (OSError, OverflowError) as error:  # taken, not ours to take, or beyond 65535
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(f"Port {port} of {serving.host} cannot be had ({reason}); choose another --port.") from error
 
 
 @dataclass
@@ -195,7 +194,7 @@ def start(serving: Serving, replica: int, on_gpu: bool, logs: Path) -> Replica:
     with log.open("wb") as output:
         process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=where, start_new_session=True)
     host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host
-    return Replica(process, f"http://{host}:{port}/v1", log)
+    return Replica(process, f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", log)
 
 
 def wait_until_healthy(replicas: Sequence[Replica], patience: float) -> None:

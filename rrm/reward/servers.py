@@ -173,7 +173,7 @@ class ServerBackend:
         while (left := end - (now := loop.time())) > 0:
             server = self.choose(now)
             if server is None:
-                if all(s.faults >= GIVEN_UP for s in self.servers):
+                if all(s.faults >= GIVEN_UP and s.rests_until > now for s in self.servers):
                     return last or Failure(kind="server_gone", detail="every server failed time after time")
                 await self.wait(left, now)
                 continue
