@@ -16,7 +16,7 @@ from rrm.stage import write_json
 EXAMPLES = "examples.json"
 MISTAKES, UNREADABLE, RIGHT = 12, 3, 3
 SIDE = 384
-"""Of a thumbnail, at most."""
+"""Pixels of a thumbnail's longer side, at most."""
 Words = Callable[[Outcome], Sequence[Mapping[str, Any]]]
 """What the judge said of a pair: {title, text} each."""
 
@@ -45,9 +45,12 @@ def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def thumbnail(image: Image.Image, path: Path) -> None:
-    """Writes the image, made small, as JPEG; a tiny one as it is."""
+    """Writes the image as JPEG, made small; a tiny one is enlarged by whole pixels, which compression would blur."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
+    times = SIDE // max(small.size)
+    if times > 1:
+        small = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
     small.save(path, quality=88)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from eval import metrics
 from eval.index import PairIndex
@@ -149,8 +149,24 @@ def cell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     for name, value in (("strict", lambda o: float(o.right)), ("half_tie", lambda o: o.half)):
         values = [value(o) for o in outcomes]
         interval = metrics.clustered_interval(values, sources)
-        found |= {name: metrics.mean(values), f"{name}_se": error_of(interval), f"{name}_ci95": clipped(interval)}
+        found |= {
+            name: metrics.mean(values),
+            f"{name}_se": error_of(interval),
+            f"{name}_ci95": unanimous(values, sources) or clipped(interval),
+        }
     return found
+
+
+def unanimous(values: Sequence[float], clusters: Sequence[str]) -> metrics.Interval | None:
+    """The exact (Clopper–Pearson) 95% interval where all are right or all are wrong, each cluster counting once; else None.
+
+    The normal interval would have no width there, however few the pairs.
+    """
+    if len(set(values)) != 1 or values[0] not in (0.0, 1.0):
+        return None
+    count = len(set(clusters))
+    found = binomtest(count * int(values[0]), count).proportion_ci(0.95)
+    return float(found.low), float(found.high)
 
 
 def error_of(interval: metrics.Interval | None) -> float | None:

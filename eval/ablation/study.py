@@ -131,7 +131,7 @@ def seed_rank(study: Study, seed: int) -> int:
 
 
 def plan(config: AblationConfig) -> Study:
-    """Every job: first T+V and GCPO of each seed, then the other sizes, variants and remedies, then the curve."""
+    """Every job: first T+V and GCPO of each seed, then the base, variants, other sizes and remedies, then the curve."""
     study = Study(config)
     turns = len(config.seeds)
     for seed in config.seeds:
@@ -144,14 +144,14 @@ def plan(config: AblationConfig) -> Study:
         for teacher in config.teachers:
             study.add_eval(seed, teacher, "teacher", (), turns + first, teacher_model=teacher)
         for size, base in config.bases.items():
-            study.add_eval(seed, "base" if size == config.main else f"base-{size}", base, (), 2 * turns + first)
+            study.add_eval(seed, "base" if size == config.main else f"base-{size}", base, (), turns + first)
             if size != config.main:
-                trained(study, seed, study.add_sft(seed, "tv", size, turns + first), turns + first)
-                small = study.add_gcpo(seed, f"gcpo-{size}", f"sft-tv-{size}", {}, turns + first)
-                trained(study, seed, small, turns + first)
+                trained(study, seed, study.add_sft(seed, "tv", size, 2 * turns + first), 2 * turns + first)
+                small = study.add_gcpo(seed, f"gcpo-{size}", f"sft-tv-{size}", {}, 2 * turns + first)
+                trained(study, seed, small, 2 * turns + first)
         for run in config.variants:
-            data = study.add_data(seed, run, data, 2 * turns + first)
-            trained(study, seed, study.add_sft(seed, run, config.main, 2 * turns + first), 2 * turns + first)
+            data = study.add_data(seed, run, data, turns + first)
+            trained(study, seed, study.add_sft(seed, run, config.main, turns + first), turns + first)
         for name, over in config.remedies.items():
             trained(study, seed, study.add_gcpo(seed, f"gcpo-{name}", "sft-tv", over, 3 * turns + first), 3 * turns + first)
     for seed in config.curve_seeds:
