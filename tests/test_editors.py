@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+import yaml
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
@@ -30,6 +31,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from data_pipeline.editors import Editor, fitted, open_editor, working_size
+from eval.editors.__main__ import main as run_editor_bench
 from rrm.errors import InputError
 from rrm.images import png_bytes
 from rrm.records import Failure
@@ -175,6 +177,34 @@ def test_qwen_image_edit_edits_at_the_sources_size_and_the_seed_decides(qwen):
     assert first.size == (48, 32)
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
+
+
+def test_gedits_edits_are_made_by_a_pipeline_through_the_command(kontext, tmp_path, monkeypatch, capsys):
+    rows = [
+        {"task_type": task, "key": key, "instruction": words, "instruction_language": language, "input_image": f"{key}.png"}
+        for task, key, words, language in (
+            ("color_alter", "a", "make it blue", "en"),
+            ("subject-remove", "b", "make it red", "en"),
+            ("color_alter", "a", "make it blue", "cn"),
+        )
+    ]
+    bench, outputs, settings = tmp_path / "bench", tmp_path / "outputs", tmp_path / "editor.yaml"
+    bench.mkdir()
+    for number, name in enumerate("ab"):
+        picture(30, 20, number).save(bench / f"{name}.png")
+    (bench / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings.write_text(yaml.safe_dump(local(kontext).model_dump(mode="json", exclude_defaults=True)))
+    line = ["gedit", "sample", "--bench", str(bench), "--editor", str(settings), "--outputs", str(outputs)]
+    monkeypatch.setattr("sys.argv", ["eval.editors", *line])
+    run_editor_bench()
+    assert "2 edits, 0 there already, 2 made, 0 failed" in capsys.readouterr().out
+    made = sorted(str(path.relative_to(outputs)) for path in outputs.rglob("*.png"))
+    assert made == ["tiny/fullset/color_alter/en/a.png", "tiny/fullset/subject-remove/en/b.png"]
+    (direct,) = edited_by(local(kontext), (picture(30, 20, 0), "make it blue", 0))
+    with Image.open(outputs / made[0]) as written:
+        assert written.tobytes() == direct.tobytes()
+    run_editor_bench()
+    assert "2 edits, 2 there already, 0 made, 0 failed" in capsys.readouterr().out
 
 
 def test_a_pipeline_that_takes_no_image_is_refused(tmp_path):
