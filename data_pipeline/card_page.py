@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
 
 from rrm.errors import InputError
-from rrm.images import ImageStore, png_bytes
+from rrm.images import ImageStore, data_url, png_bytes
 from rrm.parsing import read_holistic, read_trace, thought_of
 from rrm.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
 from rrm.records import Failure, PreferencePair, Quarantined, Record, SFTRow
@@ -73,7 +72,7 @@ def picture(store: ImageStore, digest: str, caption: str) -> Picture:
     image = store.get(digest)
     small = image.width < SIDE
     image.thumbnail((SIDE, 2 * SIDE))
-    return Picture(caption, "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode(), small)
+    return Picture(caption, data_url(png_bytes(image)), small)
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -7,11 +7,9 @@ A call that is answered is in the ledger before anyone sees the answer. What a s
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
-import random
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -26,13 +24,15 @@ from openai.types.chat import ChatCompletion
 from data_pipeline.budget import Budget
 from data_pipeline.ledger import Ledger, Paid
 from data_pipeline.settings import DataConfig, Teacher
+from rrm.endpoints import asked_wait, backoff, passing
 from rrm.errors import InputError
-from rrm.images import ImageStore
+from rrm.images import ImageStore, data_url
 from rrm.records import Failure, FailureKind
 
 ATTEMPTS = 5
 """Times that a request is sent before a broken connection, a time-out or a 5xx counts as a lost call."""
-LONGEST_WAIT = 30.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+"""Seconds before another try, where the server does not say how many: they double every time."""
 CONNECTIONS = 16
 """Of one client."""
 IMAGES_KEPT = 64
@@ -100,24 +100,9 @@ def one_call(teacher: Teacher, stage: str, system: str, text: str, images: tuple
     return calls_to(teacher, stage, system, text, images, seed, samples=1)[0]
 
 
-def wait_of(error: openai.APIStatusError, tried: int) -> float:
-    """Seconds until the next try: what the server asks for, else twice as long every time, with jitter."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(error.response.headers[name]) / unit)
-        except (KeyError, ValueError):
-            continue
-    return backoff(tried)
-
-
-def backoff(tried: int) -> float:
-    """Seconds to wait after so many failed tries, with jitter."""
-    return min(LONGEST_WAIT, 0.5 * 2.0**tried) * random.uniform(0.5, 1.0)
-
-
 def kind_of(error: openai.APIStatusError) -> FailureKind:
     """What it means that a server answered with this error, after all tries."""
-    if error.status_code >= 429:
+    if passing(error.status_code):
         return "server_gone"
     return "image_unreadable" if "image" in error.message.lower() else "refused"
 
@@ -172,7 +157,9 @@ class Line:
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
                     return self.give_up(Failure(kind="server_gone", detail=error.message[:200]))
-                wait = wait_of(error, waits)
+                wait = asked_wait(error.response.headers, time.time())
+                if wait is None:
+                    wait = backoff(waits, FIRST_WAIT, LONGEST_WAIT)
                 if wait > self.config.patience:
                     return self.give_up(
                         Failure(kind="server_gone", detail=f"429, and again in {wait:.0f} s: {error.message}"[:200])
@@ -190,14 +177,14 @@ class Line:
                 return self.give_up(Failure(kind="server_gone", detail=f"{error.status_code}: {error.message}"[:200]))
             except openai.APIStatusError as error:
                 failure = Failure(kind=kind_of(error), detail=f"{error.status_code}: {error.message}"[:200])
-                if error.status_code < 500 and error.status_code not in (408, 409):
+                if not passing(error.status_code):
                     return failure
             except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not a completion
                 failure = Failure(kind="unparseable", detail=f"not a completion: {error}"[:200])
             tried += 1
             if tried == ATTEMPTS or self.gone or time.monotonic() > patient_until:
                 return failure
-            await asyncio.sleep(backoff(tried))
+            await asyncio.sleep(backoff(tried, FIRST_WAIT, LONGEST_WAIT))
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[openai.AsyncOpenAI]:
@@ -235,7 +222,7 @@ class Teachers:
 
     def __init__(self, config: DataConfig, store: ImageStore, ledger: Ledger, budget: Budget, share: float = 1.0):
         self.config, self.store, self.ledger, self.budget = config, store, ledger, budget
-        self.url = lru_cache(maxsize=IMAGES_KEPT)(lambda digest: data_url(store, digest))
+        self.url = lru_cache(maxsize=IMAGES_KEPT)(lambda digest: data_url(store.path(digest).read_bytes()))
         self.lines: dict[tuple[str, str], Line] = {}
         for teacher in config.pool:
             address = teacher.base_url or config.teacher_url
@@ -336,11 +323,6 @@ def paid_of(completion: ChatCompletion, seconds: float) -> Paid:
     usage = completion.usage
     prompt, completed = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
     return Paid(texts, finish, prompt, completed, round(seconds, 3))
-
-
-def data_url(store: ImageStore, digest: str) -> str:
-    """The stored image as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(store.path(digest).read_bytes()).decode()
 
 
 def by_address(lines: Iterable[Line]) -> dict[str, list[Line]]:

@@ -108,7 +108,7 @@ def of_votes(
 
 def judge_pairs(spec: str, passes: int, seed: int, pairs: Sequence[PairIndex], rows: Rows, out: Path, batch: int) -> Judging:
     """What the judge that the spec names says of the pairs; asks only what the files in `out` do not hold yet."""
-    reward: dict[str, Any] = {"spec": spec, "pairwise": is_pairwise(spec), "sampling": {**sampling_of(spec), "seed": seed}}
+    reward: dict[str, Any] = {"spec": spec, "pairwise": is_pairwise(spec), "sampling": sampling_of(spec, seed)}
     if is_pairwise(spec):
         with open_pair_judge(spec) as pair_judge:
             store = Votes(out / "votes.jsonl")

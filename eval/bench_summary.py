@@ -35,19 +35,23 @@ def result_of(outcomes: Sequence[Outcome], failed: Mapping[str, int]) -> dict[st
 
 
 def passes_of(single: Sequence[Sequence[Outcome]], together: Sequence[Outcome]) -> dict[str, Any] | None:
-    """Of K passes on the headline dimension: each one alone (Avg@1), their mean and spread, and the score means (Avg@K)."""
+    """Of K passes: each one alone (Avg@1), their mean and spread, and the score means (Avg@K).
+
+    On the dimension overall; where a benchmark has none, on all pairs, with `macro` the mean over its dimensions.
+    """
     if len(single) < 2:
         return None
 
     def shares(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        dimensions = grouped(outcomes, lambda o: o.dimension)
-        found = breakdown(dimensions[headline_of(list(dimensions))])
+        part = [o for o in outcomes if o.dimension == HEADLINE]
+        found = breakdown(part or [o.model_copy(update={"task_type": o.dimension}) for o in outcomes])
         return {name: found[name] for name in ("strict", "half_tie", "macro", "ties", "unreadable")}
 
     each = [shares(outcomes) for outcomes in single]
     names = ("strict", "half_tie", "macro")
     return {
         "k": len(single),
+        "macro_over": "mean over " + ("task types" if any(o.dimension == HEADLINE for o in together) else "dimensions"),
         "each": each,
         "avg_at_1": {name: fmean(one[name] for one in each) for name in names},
         "spread": {name: stdev(one[name] for one in each) for name in names},
@@ -127,7 +131,7 @@ def described(summary: Mapping[str, Any]) -> str:
         one, spread, many = passes["avg_at_1"], passes["spread"], passes["avg_at_k"]
         lines.append(
             f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(spread['strict'])} between passes), "
-            f"Avg@{passes['k']} {percent(many['strict'])}%; mean over task types {percent(one['macro'])}% and {percent(many['macro'])}%"
+            f"Avg@{passes['k']} {percent(many['strict'])}%; {passes['macro_over']} {percent(one['macro'])}% and {percent(many['macro'])}%"
         )
     lines += [f"protocol  {line}" for line in summary["protocol_lines"]]
     if summary["anchors"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,20 +12,15 @@ import openai
 from PIL import Image
 
 from eval.judges import Edit, Principles, Task
+from rrm.endpoints import image_part
 from rrm.errors import InputError
-from rrm.images import fit, png_bytes
+from rrm.images import fit
 from rrm.parsing import read_principles, read_trace, thought_of
 from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
 from rrm.records import Failure, Judgement
 
 REFUSED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 SANDBOX = "sandbox"
-
-
-def image_part(image: Image.Image) -> dict[str, Any]:
-    """An image as a part of a chat message, within the pixel budget."""
-    image = fit(image)
-    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()}}
 
 
 class EndpointJudge:
@@ -73,8 +67,11 @@ class EndpointJudge:
         return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles)}"
 
     async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> str | Failure:
-        """The model's words, or why there are none. Raises InputError where the server will never answer."""
-        parts = [*(image_part(image) for image in images), {"type": "text", "text": text}]
+        """The model's words, or why there are none; it is shown the images within the pixel budget.
+
+        Raises InputError where the server will never answer.
+        """
+        parts = [*(image_part(fit(image)) for image in images), {"type": "text", "text": text}]
         messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": parts}]
         try:
             reply = await self.client.chat.completions.create(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
 from PIL import Image
@@ -119,17 +120,32 @@ class NoiselessTeacher(Closing):
 
 
 class RewardJudge:
-    """A reward model as `rrm.reward` opens it from a spec or a checkpoint folder: the very one that trains editors."""
+    """A reward model as `rrm.reward` opens it from a spec or a checkpoint folder: the very one that trains editors.
 
-    def __init__(self, model: RewardModel):
-        self.model = model
-        self.fingerprint = model.fingerprint
+    Judges that share a model each ask it with a seed of their own: its own seed, moved on by `shift`. As a context manager a judge
+    closes the model; a shared one is closed by whoever opened it.
+    """
+
+    def __init__(self, model: RewardModel, shift: int = 0):
+        self.model, self.asking = model, replace(model.asking, seed=model.asking.seed + shift)
+        self.needs_principles = model.needs_principles
+        with self.ready():
+            self.fingerprint = model.fingerprint
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.model.close()
+
+    @contextmanager
+    def ready(self) -> Iterator[RewardModel]:
+        """The model, which is asked in this judge's way while the block lasts."""
+        before, self.model.asking = self.model.asking, self.asking
+        try:
+            yield self.model
+        finally:
+            self.model.asking = before
 
     def prompt(self, instruction: str, principles: Principles) -> str:
         """Every word that the model reads."""
@@ -141,4 +157,6 @@ class RewardJudge:
 
     def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
         """The model's judgements."""
-        return self.model.judge_many([EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits])
+        asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits]
+        with self.ready() as model:
+            return model.judge_many(asked)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 GROUPS = {
     "subject": ("subject-add", "subject-remove", "subject-replace"),
@@ -97,13 +97,41 @@ def around(centre: float, error: float | None, level: float = 0.95) -> Interval 
     return centre - reach, centre + reach
 
 
+def error_of_mean(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """The clustered standard error of the mean of `values`; None for fewer than two clusters."""
+    centre = mean(values)
+    return None if centre is None else clustered_error([(value - centre) / len(values) for value in values], clusters)
+
+
 def clustered_interval(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> Interval | None:
     """The interval of the mean of `values` whose errors go together within a cluster; None for fewer than two clusters."""
     centre = mean(values)
-    if centre is None:
+    return None if centre is None else around(centre, error_of_mean(values, clusters), level)
+
+
+def unanimous(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:
+    """The exact (Clopper–Pearson) 95% interval where all are right or all are wrong, each cluster counting once; else None.
+
+    The normal interval would have no width there, however few the pairs.
+    """
+    if len(set(values)) != 1 or values[0] not in (0.0, 1.0):
         return None
-    contributions = [(value - centre) / len(values) for value in values]
-    return around(centre, clustered_error(contributions, clusters), level)
+    count = len(set(clusters))
+    found = binomtest(count * int(values[0]), count).proportion_ci(0.95)
+    return float(found.low), float(found.high)
+
+
+def share_interval(values: Sequence[float], clusters: Sequence[str], normal: Interval | None) -> Interval | None:
+    """The 95% interval of a share of these values: the normal one without what no share can be, or `unanimous`."""
+    exact = unanimous(values, clusters)
+    if exact is not None or normal is None:
+        return exact
+    return max(0.0, normal[0]), min(1.0, normal[1])
+
+
+def of_share(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:
+    """`share_interval` of the mean of `values`."""
+    return share_interval(values, clusters, clustered_interval(values, clusters))
 
 
 def p_of_zero(values: Sequence[float], clusters: Sequence[str]) -> float | None:
@@ -111,25 +139,37 @@ def p_of_zero(values: Sequence[float], clusters: Sequence[str]) -> float | None:
     centre = mean(values)
     if centre is None:
         return None
-    error = clustered_error([(value - centre) / len(values) for value in values], clusters)
+    error = error_of_mean(values, clusters)
     if error is None:
         return None
     return float(2 * norm.sf(abs(centre) / error)) if error else float(centre == 0)
 
 
-def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
-    """The unweighted mean over task types of each one's mean, and its clustered 95% interval."""
+def means_of_tasks(values: Sequence[float], tasks: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """Each task type's mean, and how many values it is of."""
     by_task: dict[str, list[float]] = defaultdict(list)
     for value, task in zip(values, tasks, strict=True):
         by_task[task].append(value)
-    means = {task: float(np.mean(found)) for task, found in by_task.items()}
-    centre = mean(list(means.values()))
-    if centre is None:
-        return None, None
-    contributions = [
-        (value - means[task]) / (len(by_task[task]) * len(means)) for value, task in zip(values, tasks, strict=True)
-    ]
-    return centre, around(centre, clustered_error(contributions, clusters))
+    return {task: (float(np.mean(found)), len(found)) for task, found in by_task.items()}
+
+
+def error_of_macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> float | None:
+    """The clustered standard error of the unweighted mean over task types; None for fewer than two clusters."""
+    means = means_of_tasks(values, tasks)
+    within = [(v - means[task][0]) / (means[task][1] * len(means)) for v, task in zip(values, tasks, strict=True)]
+    return clustered_error(within, clusters)
+
+
+def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+    """The unweighted mean over task types of each one's mean, and its clustered 95% interval."""
+    centre = mean([found for found, _ in means_of_tasks(values, tasks).values()])
+    return centre, None if centre is None else around(centre, error_of_macro(values, tasks, clusters))
+
+
+def macro_share(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+    """`macro` of values from 0 to 1, with the interval of a share (`share_interval`)."""
+    centre, interval = macro(values, tasks, clusters)
+    return centre, share_interval(values, clusters, interval)
 
 
 def counts(pairs: Sequence[ScoredPair]) -> dict[str, int]:
@@ -159,12 +199,12 @@ def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
     """
     sources, tasks = [pair.source for pair in pairs], [pair.task_type for pair in pairs]
     strict, half = [pair.strict for pair in pairs], [pair.half_tie for pair in pairs]
-    macro_strict, macro_interval = macro(strict, tasks, sources)
+    macro_strict, macro_interval = macro_share(strict, tasks, sources)
     groups = {name: [pair for pair in pairs if pair.task_type in members] for name, members in GROUPS.items()}
     return {
         **accuracies(pairs),
-        "ci95": clustered_interval(half, sources),
-        "strict_ci95": clustered_interval(strict, sources),
+        "ci95": of_share(half, sources),
+        "strict_ci95": of_share(strict, sources),
         "macro": macro_strict,
         "macro_ci95": macro_interval,
         "by_task": {task: accuracies([pair for pair in pairs if pair.task_type == task]) for task in sorted(set(tasks))},

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from scipy.stats import binomtest, norm
-
 from eval import metrics
 from eval.index import PairIndex
 from eval.jsonl import read_jsonl
@@ -22,7 +20,6 @@ from rrm.records import Judgement, Record
 PAIRS = "pairs.jsonl"
 Side = Literal["a", "b", "tie"]
 Label = Literal["a", "b", "tie", "both_bad"]
-Z = float(norm.ppf(0.975))
 
 
 class Outcome(Record):
@@ -148,35 +145,12 @@ def cell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
     for name, value in (("strict", lambda o: float(o.right)), ("half_tie", lambda o: o.half)):
         values = [value(o) for o in outcomes]
-        interval = metrics.clustered_interval(values, sources)
         found |= {
             name: metrics.mean(values),
-            f"{name}_se": error_of(interval),
-            f"{name}_ci95": unanimous(values, sources) or clipped(interval),
+            f"{name}_se": metrics.error_of_mean(values, sources),
+            f"{name}_ci95": metrics.of_share(values, sources),
         }
     return found
-
-
-def unanimous(values: Sequence[float], clusters: Sequence[str]) -> metrics.Interval | None:
-    """The exact (Clopper–Pearson) 95% interval where all are right or all are wrong, each cluster counting once; else None.
-
-    The normal interval would have no width there, however few the pairs.
-    """
-    if len(set(values)) != 1 or values[0] not in (0.0, 1.0):
-        return None
-    count = len(set(clusters))
-    found = binomtest(count * int(values[0]), count).proportion_ci(0.95)
-    return float(found.low), float(found.high)
-
-
-def error_of(interval: metrics.Interval | None) -> float | None:
-    """The standard error that a normal 95% interval was made from."""
-    return None if interval is None else (interval[1] - interval[0]) / (2 * Z)
-
-
-def clipped(interval: metrics.Interval | None) -> metrics.Interval | None:
-    """The interval without what no share can be: a normal one reaches past 0 and 1 where sources are few."""
-    return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str | None]) -> dict[str, list[Outcome]]:
@@ -195,16 +169,13 @@ TASK_GROUP = {task: group for group, tasks in metrics.GROUPS.items() for task in
 def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """`cell`, the macro average over task types in both countings, and a `cell` per task type and group of task types."""
     sources, tasks = [o.source for o in outcomes], [o.task_type for o in outcomes]
-    strict, interval = metrics.macro([float(o.right) for o in outcomes], tasks, sources)
-    half, half_interval = metrics.macro([o.half for o in outcomes], tasks, sources)
+    strict, half = [float(o.right) for o in outcomes], [o.half for o in outcomes]
+    found = cell(outcomes)
+    for name, values in (("macro", strict), ("macro_half_tie", half)):
+        found[name], found[f"{name}_ci95"] = metrics.macro_share(values, tasks, sources)
+        found[f"{name}_se"] = metrics.error_of_macro(values, tasks, sources)
     return {
-        **cell(outcomes),
-        "macro": strict,
-        "macro_se": error_of(interval),
-        "macro_ci95": clipped(interval),
-        "macro_half_tie": half,
-        "macro_half_tie_se": error_of(half_interval),
-        "macro_half_tie_ci95": clipped(half_interval),
+        **found,
         "by_task": {task: cell(found) for task, found in grouped(outcomes, lambda o: o.task_type).items()},
         "by_group": {name: cell(found) for name, found in grouped(outcomes, lambda o: TASK_GROUP.get(o.task_type)).items()},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from eval.figures import COLOURS, intervals
 from eval.outcomes import Outcome, cell, read_outcomes
 from eval.wording import FILTERS
 from rrm.errors import InputError
+from rrm.images import data_url
 from rrm.plots import BLUE, histogram
 
 PAGE = "report.html"
@@ -31,7 +31,7 @@ def inlined(path: Path) -> str:
     """The JPEG at `path` as a URL that carries it. Raises InputError where it is missing."""
     if not path.is_file():
         raise InputError(f"{path} is missing; run the same `editrewardbench run` again.")
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+    return data_url(path.read_bytes(), "jpeg")
 
 
 def in_percent(interval: Sequence[float] | None) -> list[float] | None:

@@ -56,7 +56,9 @@ def headline_of(bench: str, pairwise: bool, convention: Mapping[str, Any]) -> di
 
 
 def line_of(name: str, cell: Mapping[str, Any]) -> str:
-    """One number of a protocol in words."""
+    """One number of a protocol in words; where there is none, why."""
+    if cell["value"] is None:
+        return f"{name}: none" + (f"; {cell['note']}" if "note" in cell else "")
     counted = f"{cell['right']} of {cell['n']} right, {cell['unparseable']} unreadable"
     said = f"{name}: {percent(cell['value'])}%, 95% {percent_span(cell['ci95'])} ({counted})"
     return said + (f"; {cell['note']}" if "note" in cell else "")

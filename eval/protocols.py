@@ -4,7 +4,7 @@ Pure functions of pairs and of scores by edit id. A score that is missing (None)
 every denominator. A tie margin is for what a benchmark's rules cannot tell of a pointwise model: when two scores are the same. It is
 only ever chosen on validation pairs (`validation_split`, `pick_margin`); without them it is 0.
 
-Intervals are normal 95% intervals clustered by source (`eval.metrics`), and as such can reach past 0 and 1.
+Intervals are 95% intervals clustered by source (`eval.metrics.share_interval`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def cell(right: Sequence[bool], pairs: Sequence[PairIndex], scores: Scores) -> C
         "n": len(pairs),
         "right": sum(right),
         "unparseable": unparseable(pairs, scores),
-        "ci95": metrics.clustered_interval(values, [pair.source for pair in pairs]),
+        "ci95": metrics.of_share(values, [pair.source for pair in pairs]),
     }
 
 
@@ -158,7 +158,7 @@ def compass(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> di
     """
     right = [compass_right(pair, scores, given.margin) for pair in pairs]
     dimensions, sources = [pair.dimension for pair in pairs], [pair.source for pair in pairs]
-    value, interval = metrics.macro([float(one) for one in right], dimensions, sources)
+    value, interval = metrics.macro_share([float(one) for one in right], dimensions, sources)
     found = {
         name: cell([compass_right(pair, scores, given.margin) for pair in members], members, scores)
         for name, members in by_dimension(pairs).items()
@@ -200,7 +200,7 @@ def principled(pairs: Sequence[PairIndex], scores: Scores) -> dict[str, Any]:
     for dimension, members in by_dimension([pair for pair in pairs if pair.decided]).items():
         known = scored(members, scores)
         half = [pair.half_tie for pair in known]
-        value, interval = metrics.macro(half, [pair.task_type for pair in known], [pair.source for pair in known])
+        value, interval = metrics.macro_share(half, [pair.task_type for pair in known], [pair.source for pair in known])
         found[dimension] = {**metrics.summarise(known), "macro_half_tie": value, "macro_half_tie_ci95": interval}
     return found
 

@@ -7,7 +7,6 @@ the stages left; a stage that did not run is shown as such.
 from __future__ import annotations
 
 import argparse
-import base64
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -34,6 +33,7 @@ from eval.figures import COLOURS, Curve, bars, curves, intervals
 from eval.wording import FILTERS
 from rrm.config import Config
 from rrm.errors import InputError
+from rrm.images import data_url
 from rrm.stage import command, write_json
 
 NAMES = {
@@ -59,11 +59,11 @@ class ReportConfig(Config):
     """The folder of the configs that the stages ran with, shown in the report."""
 
 
-def data_url(path: Path) -> str:
+def inlined(path: Path) -> str:
     """The PNG at `path` as a URL that carries it. Raises InputError where it is missing."""
     if not path.is_file():
         raise InputError(f"{path} is missing; run its stage again.")
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return data_url(path.read_bytes())
 
 
 def installed(package: str) -> str:
@@ -138,9 +138,9 @@ def judged_examples(stage: Stage) -> dict[str, Any] | None:
         return None
     examples = read_json(stage.folder / "examples.json")
     for pair in examples["pairs"]:
-        pair["source"] = data_url(stage.folder / pair["source"])
+        pair["source"] = inlined(stage.folder / pair["source"])
         for edit in pair["edits"]:
-            edit["image"] = data_url(stage.folder / edit["image"])
+            edit["image"] = inlined(stage.folder / edit["image"])
             read = edit["judgement"]["read"]
             verdicts = read["verdicts"] if read else [None] * len(edit["judgement"]["principles"])
             edit["verdicts"] = list(zip(edit["judgement"]["principles"], verdicts, strict=True))
@@ -154,9 +154,9 @@ def editor_samples(stage: Stage) -> list[dict[str, Any]] | None:
     folder = stage.folder / "samples"
     rows = read_json(folder / "index.json")
     for row in rows:
-        row["source"] = data_url(folder / row["source"])
+        row["source"] = inlined(folder / row["source"])
         for sample in row["samples"].values():
-            sample["image"] = data_url(folder / sample["image"])
+            sample["image"] = inlined(folder / sample["image"])
             sample["verdicts"] = list(zip(row["principles"], sample["verdicts"], strict=True))
     return list(rows)
 

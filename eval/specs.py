@@ -10,24 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import Field
 
 from eval.baselines import BASELINES, RANDOM, BaselineJudge
 from eval.endpoint import EndpointJudge
-from eval.judges import Closing, Edit, EditJudge, Principles, Task
+from eval.judges import EditJudge, RewardJudge
 from eval.pairwise import PairJudge
 from eval.vlm import VlmJudge
 from rrm.config import Config
 from rrm.errors import InputError
-from rrm.records import EditToJudge, Failure, Judgement
-
-if TYPE_CHECKING:
-    from rrm.reward.model import RewardModel
 
 Endpoint = TypeVar("Endpoint", bound=EndpointJudge)
 Kind = Literal["rrm", "serve", "server", "vlm", "vlm-pair", "baseline"]
@@ -94,39 +89,6 @@ class BenchJudge(EditJudge, Protocol):
     needs_principles: bool
 
 
-class RewardJudge(Closing):
-    """An RRM as `rrm.reward` opens it, asked with another seed in every pass."""
-
-    def __init__(self, model: RewardModel, asked: int):
-        self.model, self.asking = model, replace(model.asking, seed=model.asking.seed + asked)
-        self.needs_principles = model.needs_principles
-        with self.ready():
-            self.fingerprint = model.fingerprint
-
-    @contextmanager
-    def ready(self) -> Iterator[RewardModel]:
-        """The model, which is asked in this judge's way while the block lasts: all passes share it."""
-        before, self.model.asking = self.model.asking, self.asking
-        try:
-            yield self.model
-        finally:
-            self.model.asking = before
-
-    def prompt(self, instruction: str, principles: Principles) -> str:
-        """Every word that the model reads."""
-        return self.model.prompt(instruction, principles)
-
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
-        """The model's own principles."""
-        return list(self.model.decompose_many(list(tasks)))
-
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """The model's judgements."""
-        asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits]
-        with self.ready() as model:
-            return list(model.judge_many(asked))
-
-
 def endpoint_of(cls: type[Endpoint], spec: str, seed: int | None) -> Endpoint:
     """A judge of this class at the server that the spec names."""
     url, options = vlm_of(spec)
@@ -164,12 +126,16 @@ def check_spec(spec: str, passes: int) -> None:
         raise InputError(f"{passes} passes of '{spec}' would be the same one: it draws nothing; set a temperature or one pass.")
 
 
-def sampling_of(spec: str) -> dict[str, str | int | float]:
-    """How the judge is asked, as far as its spec says: every option of a VLM, those that are named of an RRM, none of a baseline."""
+def sampling_of(spec: str, seed: int) -> dict[str, str | int | float]:
+    """How the judge is asked, as far as its spec says: every option of a VLM, those that are named of an RRM, none of a baseline.
+
+    `seed` is the command's; one that an RRM's spec names is added to it.
+    """
     kind = kind_of(spec)
     if kind in ("vlm", "vlm-pair"):
-        return vlm_of(spec)[1].model_dump()
-    return {} if kind == "baseline" else dict(options_of(spec))
+        return {**vlm_of(spec)[1].model_dump(), "seed": seed}
+    options = {} if kind == "baseline" else options_of(spec)
+    return {**options, "seed": seed + int(number_or(options.get("seed"), 0))}
 
 
 def number_or(text: str | None, otherwise: float) -> float:
@@ -198,7 +164,8 @@ def open_judges(spec: str, passes: int, seed: int) -> Iterator[Sequence[BenchJud
             from rrm.reward import open_reward  # imports torch: not for a baseline
 
             model = stack.enter_context(open_reward(spec))
-            yield [RewardJudge(model, n) for n in range(passes)]
+            first = seed if model.asking.temperature > 0 else 0  # a greedy judge is the same one whatever the seed
+            yield [RewardJudge(model, first + n) for n in range(passes)]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -80,6 +81,11 @@ def inside(folder: str | Path, name: str | Path) -> Path:
     if root not in path.parents:
         raise InputError(f"{str(name)!r} leads out of {folder}; put the file inside that folder and give its relative path.")
     return path
+
+
+def data_url(encoded: bytes, form: str = "png") -> str:
+    """An image file's bytes as a URL that carries them."""
+    return f"data:image/{form};base64," + base64.b64encode(encoded).decode()
 
 
 def png_bytes(image: Image.Image) -> bytes:

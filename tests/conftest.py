@@ -1,8 +1,10 @@
-"""What several tests start from: a little world with true verdicts, and a tiny untrained verifier."""
+"""What several tests start from: a little world with true verdicts, a tiny untrained verifier, and the command `editrewardbench`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -75,3 +77,21 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor = build_processor()
     save(build_model(processor), processor, folder, "brief", Origin(stage="test"))
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Runs `editrewardbench` with these arguments; gives exit code, stdout and stderr."""
+    from eval import cli
+
+    def call(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr("sys.argv", ["editrewardbench", *map(str, arguments)])
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from reward_benches import (
+    SHADES,
+    SIZE,
+    compass_bench,
+    editscore_row,
+    genai_bench,
+    genai_row,
+    image_of,
+    own_pairs,
+    tiger_bench,
+    tiger_row,
+    write_parquet,
+)  # fmt: skip
 
 from eval.benches import KINDS, read_bench, shown
 from eval.index import index_of, read_index
@@ -18,31 +28,6 @@ from eval.judges import ChanceJudge
 from eval.protocols import summarise_bench
 from eval.run import EvalConfig, evaluate
 from rrm.errors import InputError
-
-SIZE = (12, 8)
-SHADES = {"A": 90, "B": 60, "C": 70, "D": 20}
-"""The red channel of an edit, by its letter; a tenth of it is its score."""
-
-
-def image_of(shade, size=SIZE):
-    return Image.new("RGB", size, (shade, 0, 0))
-
-
-def png(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def cell(shade, size=SIZE):
-    """An image as the hub stores it."""
-    return {"bytes": png(image_of(shade, size)), "path": None}
-
-
-def write_parquet(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 def scored(kind, where, limit=None):
@@ -52,43 +37,6 @@ def scored(kind, where, limit=None):
         pairs.append(index_of(row))
         scores |= {name: image.getpixel((0, 0))[0] / 10 for name, image in zip(pairs[-1].edit_ids, row.edited, strict=True)}
     return pairs, scores
-
-
-def tiger_row(name, candidates, first, second, ranking):
-    return {
-        "id": name,
-        "dataset": "imgedit",
-        "num_candidates": candidates,
-        "instruction": "make it red",
-        "source_image": cell(int(name.split("_")[0])),
-        "candidate_1": cell(SHADES[first], (24, 16)),
-        "candidate_2": cell(SHADES[second], (24, 16)),
-        "ranking": ranking,
-        "comparison_type": f"{first}vs{second}",
-        "model_1": "x",
-        "model_2": "y",
-        "score_1": 4.0,
-        "score_2": 3.0,
-    }
-
-
-def tiger_bench(folder):
-    """Two groups of two, two of three, one of four, laid out as on the hub; the order by shade is A > C > B > D."""
-    two = [tiger_row("1_0", 2, "A", "B", "A>B"), tiger_row("2_0", 2, "A", "B", "A=B")]
-    three = [
-        tiger_row("1_0", 3, "A", "B", "A>B"),
-        tiger_row("2_0", 3, "A", "B", "A>B"),
-        tiger_row("1_1", 3, "A", "C", "A>C"),
-        tiger_row("1_2", 3, "B", "C", "C>B"),
-        tiger_row("2_1", 3, "A", "C", "A>C"),
-        tiger_row("2_2", 3, "B", "C", "B>C"),
-    ]
-    letters = [("A", "B"), ("A", "C"), ("A", "D"), ("B", "C"), ("B", "D"), ("C", "D")]
-    best_first = "ACBD"
-    four = [tiger_row(f"1_{n}", 4, a, b, ">".join(sorted((a, b), key=best_first.index))) for n, (a, b) in enumerate(letters)]
-    for name, rows in (("2pair", two), ("3pair", three), ("4pair", four)):
-        write_parquet(folder / name / "test-00000-of-00001.parquet", rows)
-    return folder
 
 
 def test_tigers_groups_are_read_from_their_folders_and_counted_whole(tmp_path):
@@ -137,26 +85,6 @@ def test_a_row_of_tigers_that_cannot_be_used_is_named(tmp_path, change, message)
         list(read_bench("tiger", str(path)))
 
 
-def genai_row(vote, left, right):
-    edits = {"left_output_image": cell(left), "right_output_image": cell(right)}
-    prompts = {"source_prompt": "a cat", "target_prompt": "a red cat", "instruct_prompt": "make it red"}
-    return {**prompts, "source_image": cell(left + right), **edits, "vote_type": vote}
-
-
-def genai_bench(folder):
-    """The editing part beside what the repository also holds."""
-    rows = [
-        genai_row("leftvote", 90, 30),
-        genai_row("rightvote", 50, 45),
-        genai_row("bothbad_vote", 10, 20),
-        genai_row("tievote", 60, 64),
-    ]
-    write_parquet(folder / "image_edition" / "test_v1-00000-of-00001.parquet", rows)
-    write_parquet(folder / "image_edition" / "test-00000-of-00001.parquet", rows[:1])
-    write_parquet(folder / "image_generation" / "test_v1-00000-of-00001.parquet", [{"prompt": "a cat"}])
-    return folder
-
-
 def test_genais_votes_are_read_from_its_editing_part_alone(tmp_path):
     pairs, scores = scored("genai", genai_bench(tmp_path))
     assert [pair.label for pair in pairs] == ["a", "b", "both_bad", "tie"]
@@ -173,22 +101,6 @@ def test_an_unknown_vote_is_named(tmp_path):
     path = write_parquet(tmp_path / "test_v1.parquet", [genai_row("leftvote", 9, 3), genai_row("left", 9, 3)])
     with pytest.raises(InputError, match="row 1: 'vote_type' is 'left'; it must be one of leftvote, rightvote"):
         list(read_bench("genai", str(path)))
-
-
-def compass_bench(folder, **change):
-    """A list in data/, with images relative to the repository's folder."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "data").mkdir()
-    for name, shade in (("source", 5), ("good", 80), ("poor", 40), ("even", 42)):
-        image_of(shade).save(folder / "images" / f"{name}.png")
-    kept = {"source_image": "images/source.png", "prompt": "make it red"}
-    items = [
-        {**kept, "dimension": "IA", "winner": "images/good.png", "loser": "images/poor.png", "label": "preference"},
-        {**kept, "dimension": "VC", "winner": "images/poor.png", "loser": "images/good.png", "label": "preference"},
-        {**kept, "dimension": "VQ", "winner": "images/poor.png", "loser": "images/even.png", "label": "tie", **change},
-    ]
-    (folder / "data" / "bench.json").write_text(json.dumps(items))
-    return folder
 
 
 def test_compass_is_a_list_in_json_judged_by_dimension(tmp_path):
@@ -288,15 +200,6 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
         list(read_bench("genai", "TIGER-Lab/GenAI-Bench"))
 
 
-def own_pairs(folder, *rows):
-    for letter, shade in SHADES.items():
-        image_of(shade).save(folder / f"{letter}.png")
-    path = folder / "pairs.jsonl"
-    kept = {"source": "D.png", "instruction": "make it red", "edited_a": "A.png", "edited_b": "B.png"}
-    path.write_text("".join(json.dumps({**kept, **row}) + "\n" for row in rows))
-    return path
-
-
 def test_a_set_of_ones_own_may_say_same(tmp_path):
     path = own_pairs(
         tmp_path,
@@ -335,11 +238,6 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
     assert row.edited[0].size == (16, 24)
 
 
-def editscore_row(first, second, dimension="overall"):
-    images = {"input_image": cell(5), "output_images": [cell(SHADES[first], (24, 16)), cell(SHADES[second])]}
-    return {"key": [first, second], "instruction": "make it red", **images, "task_type": "extract", "dimension": dimension}
-
-
 def test_editscores_first_image_is_the_preferred_one_and_recurring_images_are_one_edit(tmp_path):
     rows = [editscore_row("A", "B"), editscore_row("B", "C"), editscore_row("A", "B", "consistency")]
     pairs, scores = scored("editscore", write_parquet(tmp_path / "train.parquet", rows))
@@ -358,6 +256,71 @@ def test_a_saved_dataset_is_read_with_its_images_still_encoded(tmp_path):
     rows.cast_column("output_images", datasets.Sequence(datasets.Image())).save_to_disk(tmp_path / "saved")
     (row,) = read_bench("editscore", str(tmp_path / "saved"))
     assert row.edited[0].getpixel((0, 0)) == (90, 0, 0)
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """The hub is out of bounds; gives the ids that were asked for nevertheless."""
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    def refuse(hub_id, /, **more):
+        asked.append((hub_id, more["revision"]))
+        raise ConnectionError("out of bounds")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "compass"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "bench/nope.jsonl",
+        "nope/bench.json",
+        "./nope",
+        "../nope",
+        "~/bench",
+        "/nope/bench",
+        "runs/nope",
+        "runs/nope/bench",
+        "nope",
+    ],
+)
+def test_a_path_at_which_nothing_lies_is_refused_at_once_and_never_sought_on_the_hub(
+    tmp_path, monkeypatch, no_hub, kind, where
+):
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=r"nothing lies there; give a folder, a \.parquet, .* or a hub id") as error:
+        list(read_bench(kind, where))
+    assert str(error.value).startswith(f"{where} is no benchmark")
+    assert no_hub == []
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "compass"])
+def test_what_may_be_a_hub_id_is_sought_there_and_a_revision_tells_it_from_a_folder_of_its_owners_name(
+    tmp_path, monkeypatch, no_hub, kind
+):
+    monkeypatch.chdir(tmp_path)
+    for where in ("owner/name", "owner/name.v1@main", "owner/name@v1.0"):
+        with pytest.raises(InputError, match="cannot be loaded from the hub"):
+            list(read_bench(kind, where))
+    (tmp_path / "owner").mkdir()
+    with pytest.raises(InputError, match="nothing lies there"):
+        list(read_bench(kind, "owner/name"))
+    with pytest.raises(InputError, match="cannot be loaded from the hub"):
+        list(read_bench(kind, "owner/name@main"))
+    assert no_hub == [("owner/name", None), ("owner/name.v1", "main"), ("owner/name", "v1.0"), ("owner/name", "main")]
+
+
+def test_a_file_of_another_kind_is_no_benchmark(tmp_path, no_hub):
+    (tmp_path / "bench.csv").write_text("a,b")
+    with pytest.raises(InputError, match=r"bench\.csv is no benchmark: give a folder"):
+        list(read_bench("jsonl", str(tmp_path / "bench.csv")))
 
 
 def test_a_kind_that_is_none_is_refused(tmp_path):

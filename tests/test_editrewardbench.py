@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import cli
 from eval.bench_examples import choose
 from eval.compare import compare
 from eval.outcomes import Outcome, breakdown, cell, mean_scores, side_of
@@ -90,23 +89,6 @@ def tiger_file(folder):
         lines.append(json.dumps(row) + "\n")
     (folder / "tiger.jsonl").write_text("".join(lines))
     return str(folder / "tiger.jsonl")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command; gives exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["editrewardbench", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture
@@ -401,9 +383,13 @@ def test_an_unreadable_pair_stays_in_the_denominator_and_a_tie_counts_half_only_
     assert low == 0  # no share is less
 
 
-def test_one_source_has_no_interval():
+def test_one_source_has_no_interval_but_where_all_its_pairs_are_right():
+    found = breakdown([outcome(n, "a", (8.0 - 7 * n, 2.0), source="s") for n in range(2)])
+    assert (found["strict"], found["strict_ci95"], found["strict_se"], found["macro_ci95"]) == (0.5, None, None, None)
     found = breakdown([outcome(n, "a", (8.0, 2.0), source="s") for n in range(3)])
-    assert (found["strict"], found["strict_ci95"], found["strict_se"], found["macro_ci95"]) == (1.0, None, None, None)
+    assert (found["strict"], found["strict_se"]) == (1.0, None)
+    assert found["macro_ci95"] == pytest.approx((0.025, 1.0))
+    assert found["strict_ci95"] == pytest.approx((0.025, 1.0))  # one source that is right: p¹ = 2.5%
 
 
 def test_the_most_certain_mistakes_come_first_and_every_pair_of_edits_once():

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from eval.bench_examples import SIDE, thumbnail
-from eval.outcomes import Outcome, cell, unanimous
+from eval.metrics import macro_share, of_share, unanimous
+from eval.outcomes import Outcome, cell
 
 
 def outcome(number, source, side):
@@ -35,6 +36,18 @@ def test_only_shares_of_one_kind_are_unanimous():
     assert unanimous([1.0, 0.0], ["x", "y"]) is None
     assert unanimous([0.5, 0.5], ["x", "y"]) is None
     assert unanimous([], []) is None
+
+
+def test_an_interval_of_a_share_stays_within_0_and_1():
+    """Three of four sources right: 0.75 ± 1.96 · √(4/3 · (3/16² + 9/16²)) would end past 1."""
+    low, high = of_share([1.0, 1.0, 1.0, 0.0], list("wxyz"))
+    assert low == pytest.approx(0.75 - 1.959964 * (4 / 3 * 12 / 256) ** 0.5)
+    assert high == 1
+
+
+def test_the_mean_over_tasks_is_no_certainty_either_where_all_are_right():
+    """Two tasks, four sources, all right."""
+    assert macro_share([1.0] * 4, ["t", "t", "u", "u"], list("wxyz")) == (1.0, (pytest.approx(0.025 ** (1 / 4)), 1.0))
 
 
 def test_a_tiny_image_is_enlarged_by_whole_pixels(tmp_path):

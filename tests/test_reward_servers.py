@@ -22,8 +22,9 @@ from rrm.prompts import write_answer
 from rrm.records import EditToJudge, Principle
 from rrm.reward import open_reward, servers
 from rrm.reward.bench import free_port
+from rrm.reward.expectation import RATINGS
 from rrm.reward.model import Asking, RewardModel
-from rrm.reward.servers import Patience, Server, ServerBackend
+from rrm.reward.servers import Patience, Server, ServerBackend, single_tokens
 
 PRINCIPLES = (Principle(question="Is the circle red?", category="follow"),)
 GREY = Image.new("RGB", (56, 56), "grey")
@@ -64,6 +65,7 @@ class Fake:
         self, answer: Callable[[dict[str, Any], int], Response | None], models: Response | None = None, seconds: float = 0.0
     ):
         self.answer, self.seconds = answer, seconds
+        self.tokenize: Callable[[str], Response | None] = lambda text: encoded({"tokens": [100 + int(text)]})
         self.models = models or encoded({"object": "list", "data": [{"id": "rrm"}, {"id": ALIAS}]})
         self.asked: list[int] = []
         self.at: list[float] = []
@@ -100,7 +102,7 @@ class Fake:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/tokenize":
-                    self.reply(encoded({"tokens": [100 + int(body["prompt"])]}))
+                    self.reply(fake.tokenize(body["prompt"]))
                     return
                 with fake.lock:
                     number = len(fake.asked)
@@ -306,10 +308,26 @@ def test_questions_under_way_together_when_a_server_fails_are_one_fault():
     assert (server.faults, server.rests_until) == (2, 20.5)
 
 
-def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_many_were_under_way():
+def test_a_server_rests_for_half_a_second_after_its_first_fault_and_twice_as_long_after_each_but_never_too_long(monkeypatch):
+    monkeypatch.setattr(servers, "COOLING", 0.5)
+    monkeypatch.setattr(servers, "LONGEST_COOLING", 30.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server = Server("http://a/v1", "k", 1.0)
+    rests = []
+    for second in range(8):
+        server.fault(100.0 * second, 100.0 * second + 1, None)
+        rests.append(server.rests_until - 100.0 * second - 1)
+    assert rests == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    server.faults = 5000  # a day of them
+    server.fault(1000.0, 1001.0, None)
+    assert server.rests_until == 1031.0
+
+
+@pytest.mark.parametrize("header", [{"Retry_After": "0.4"}, {"Retry_After_Ms": "400"}])
+def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_many_were_under_way(header):
     def at_first(body: dict[str, Any], number: int) -> Response:
         time.sleep(0.05)  # all of them are there
-        return good(body) if number >= 12 else encoded({"error": {"message": "slow down"}}, 429, Retry_After="0.4")
+        return good(body) if number >= 12 else encoded({"error": {"message": "slow down"}}, 429, **header)
 
     fake = Fake(at_first)
     with running(fake) as urls, connected(urls, in_flight=12) as model:
@@ -324,7 +342,9 @@ def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_m
         (400, "the prompt is too long", "bad_row"),
         (400, "cannot load the image", "image_unreadable"),
         (422, "no", "bad_row"),
+        (401, "not with this key", "refused"),
         (403, "not you", "refused"),
+        (404, "no such model", "refused"),
     ],
 )
 def test_what_a_server_refuses_is_named_and_not_asked_again(status, said, kind):
@@ -337,6 +357,67 @@ def test_what_a_server_refuses_is_named_and_not_asked_again(status, said, kind):
     assert kinds(judgements) == [None, kind, None]
     assert said in judgements[1].failure.detail
     assert sorted(fake.asked) == [0, 1, 2]
+    assert model.backend.servers[0].faults == 0
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_what_passes_is_asked_again(status):
+    fake = Fake(lambda body, number: encoded({"error": {"message": "later"}}, status) if number == 0 else good(body))
+    with running(fake) as urls, connected(urls) as model:
+        assert kinds(model.judge_many(edits(1))) == [None]
+    assert fake.asked == [0, 0]
+
+
+def refusing(status: int) -> Fake:
+    return Fake(lambda body, number: encoded({"error": {"message": "not here"}}, status))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_well(status):
+    wrong, well = refusing(status), Fake(good, seconds=0.03)
+    with running(wrong, well) as urls, connected(urls, in_flight=4) as model:
+        begin = time.monotonic()
+        judgements = model.judge_many(edits(60))
+        seconds = time.monotonic() - begin
+    assert [j.score for j in judgements] == [pytest.approx(i * 0.08) for i in range(60)]
+    assert sorted(well.asked) == list(range(60))
+    # 4 at once, then one after each rest: of 0.005, 0.01, 0.02 and 0.04 s at least, and of 0.05 s ever after
+    assert 4 <= len(wrong.asked) <= 4 + 4 + seconds / 0.05
+    assert len(set(wrong.asked)) == len(wrong.asked)  # none was sent there twice
+
+
+def test_what_every_server_refuses_is_refused_after_each_was_asked_once():
+    def not_this(body: dict[str, Any], number: int) -> Response:
+        return encoded({"error": {"message": "not this"}}, 403) if index_of(body) == 1 else good(body)
+
+    fakes = [Fake(not_this), Fake(not_this)]
+    with running(*fakes) as urls, connected(urls) as model:
+        judgements = model.judge_many(edits(4))
+    assert kinds(judgements) == [None, "refused", None, None]
+    assert "status 403" in judgements[1].failure.detail
+    assert "not this" in judgements[1].failure.detail
+    assert [fake.asked.count(1) for fake in fakes] == [1, 1]
+
+
+def test_where_every_server_refuses_everything_all_is_named_refused_and_none_waits_for_its_deadline():
+    fakes = [refusing(401), refusing(404)]
+    with running(*fakes) as urls, connected(urls, in_flight=4, deadline=60.0) as model:
+        begin = time.monotonic()
+        judgements = model.judge_many(edits(100))
+        assert time.monotonic() - begin < 5
+    assert kinds(judgements) == ["refused"] * 100
+
+
+def test_where_one_server_refuses_and_the_others_are_dead_the_failure_is_not_named_refused():
+    dead = Fake(lambda body, number: None)
+    with running(refusing(401), dead) as urls, connected(urls, deadline=60.0) as model:
+        begin = time.monotonic()
+        assert kinds(model.judge_many(edits(3))) == ["server_gone"] * 3
+        assert time.monotonic() - begin < 5
+    wrong = refusing(404)
+    with running(wrong, Fake(good, seconds=1.0)) as urls, connected(urls, deadline=0.3, attempt=0.1) as model:
+        assert kinds(model.judge_many(edits(1))) == ["timed_out"]
+    assert wrong.asked == [0]
 
 
 def test_the_key_is_sent_and_one_that_is_wanted_and_missing_is_named(monkeypatch):
@@ -378,6 +459,29 @@ def test_a_server_of_ours_tells_style_weights_and_the_ids_of_the_digits():
         assert (backend.model, backend.style, backend.fingerprint) == (ALIAS, "brief", "served|0123456789abcdef")
         assert backend.token_ids == {str(digit): 100 + digit for digit in range(6)}
         asyncio.run(backend.close())
+
+
+def test_without_ids_of_the_digits_the_likeliest_tokens_are_asked_for():
+    fake = Fake(good)
+    fake.tokenize = lambda text: None
+    with running(fake) as urls, connected(urls, Asking(mode="logits")) as model:
+        body = model.backend.body(model._question("edit 0", (), (GREY, GREY)))
+    assert body["top_logprobs"] == 20
+    assert "logprob_token_ids" not in body
+
+
+def test_a_server_that_dies_or_writes_garbage_when_it_is_asked_for_ids_tells_none():
+    fake = Fake(good)
+    wrong = (None, 3, "7", {"0": 7}, ["7"], [7.0], [None], [], [7, 8])
+    with running(fake) as urls:
+        for response in (*GARBAGE[:6], None):
+            fake.tokenize = lambda text: encoded({"tokens": [7]}) if text < "3" else response  # noqa: B023
+            assert single_tokens(urls[0], "rrm", "k", RATINGS) == {}, response
+        fake.tokenize = lambda text: GARBAGE[6 + int(text)]
+        assert single_tokens(urls[0], "rrm", "k", [str(i) for i in range(len(GARBAGE) - 6)]) == {}
+        fake.tokenize = lambda text: encoded({"tokens": [7] if text == "9" else wrong[int(text)]})
+        assert single_tokens(urls[0], "rrm", "k", [str(i) for i in range(10)]) == {"9": 7}
+    assert single_tokens(f"http://127.0.0.1:{free_port()}/v1", "rrm", "k", RATINGS) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """Teachers as they are: limits, faults, death. Real servers, the real client."""
 
 import asyncio
+import base64
 import json
+import re
 import time
+from email.utils import formatdate
 
+import httpx
 import numpy as np
+import openai
 import pytest
+from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from data_pipeline.bench.rates import sample_tasks
@@ -292,3 +298,81 @@ def test_a_server_that_asks_for_more_patience_than_there_is_counts_as_gone(store
             outcomes_of(config, store, ledger, sample_tasks(store, 30, 0))
     assert time.monotonic() - begin < 10
     assert sum(bill.calls for bill in ledger.bills()) == 1
+
+
+class Scripted:
+    """A client whose every try meets what comes next: a completion, or an error's status and headers."""
+
+    def __init__(self, *script):
+        self.script, self.at = list(script), []
+
+    async def post(self, *what, **more):
+        self.at.append(time.monotonic())
+        step = self.script.pop(0)
+        if not isinstance(step, tuple):
+            return step
+        status, headers = step
+        response = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1"))
+        raise (openai.RateLimitError if status == 429 else openai.APIStatusError)("no", response=response, body=None)
+
+
+def sent_to(tmp_path, *script, **values):
+    """What a line makes of the script, and the seconds between the tries."""
+    client = Scripted(*script)
+
+    async def go():
+        teachers = Teachers(config_at("http://x/v1", tmp_path, **values), None, None, Budget())
+        try:
+            return await teachers.line("canned", None).send(client, {}, 1)
+        finally:
+            await teachers.close()
+
+    outcome = asyncio.run(go())
+    return outcome, np.diff(client.at)
+
+
+DONE = ChatCompletion.model_construct(choices=["an answer"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [
+        ({"retry-after-ms": "300"}, 0.3),
+        ({"Retry-After": "0.3"}, 0.3),
+        ({}, 0.05),  # half of LONGEST_WAIT
+        ({"Retry-After": "-5"}, 0.05),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.05),
+    ],
+)
+def test_a_server_that_limits_is_left_alone_for_as_long_as_it_asks_or_else_for_a_while(tmp_path, headers, least):
+    (completion, _), (pause,) = sent_to(tmp_path, (429, headers), DONE)
+    assert completion is DONE
+    assert least <= pause < 5
+
+
+def test_a_server_that_names_a_time_too_far_off_counts_as_gone(tmp_path):
+    late = formatdate(time.time() + 3600, usegmt=True)
+    failure, _ = sent_to(tmp_path, (429, {"Retry-After": late}), patience=5)
+    assert failure.kind == "server_gone"
+    assert 3500 < float(re.fullmatch(r"429, and again in (\d+) s: no", failure.detail)[1]) <= 3600
+
+
+@pytest.mark.parametrize(("status", "kind", "tries"), [(408, "server_gone", 5), (409, "server_gone", 5), (422, "refused", 1)])
+def test_what_may_pass_is_sent_five_times_and_a_refusal_once(tmp_path, status, kind, tries):
+    failure, pauses = sent_to(tmp_path, *[(status, {})] * 5)
+    assert (failure.kind, len(pauses) + 1) == (kind, tries)
+
+
+def test_an_image_of_several_calls_is_read_once_and_sent_as_it_is_stored(store, ledger, tmp_path, monkeypatch):
+    digest = store.add(Image.new("RGB", (2000, 1000), "red"))
+    stored = store.path(digest).read_bytes()
+    read, path = [], store.path
+    monkeypatch.setattr(store, "path", lambda digest: read.append(digest) or path(digest))
+    teachers = Teachers(config_at("http://x/v1", tmp_path), store, ledger, Budget())
+    call = Call("think", "canned", "S", "T", (digest, digest), 0.0, 1, 0, 10)
+    for _ in range(3):
+        *images, text = teachers.body(call)["messages"][1]["content"]
+        url = "data:image/png;base64," + base64.b64encode(stored).decode()
+        assert images == [{"type": "image_url", "image_url": {"url": url}}] * 2
+        assert text == {"type": "text", "text": "T"}
+    assert read == [digest]

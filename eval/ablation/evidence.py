@@ -90,8 +90,8 @@ def measures(found: Sequence[Judged]) -> dict[str, Any]:
     readable = sum(j.read is not None for _, j, _ in judgements)
     return {
         **metrics.accuracies(scored),
-        "ci95": metrics.clustered_interval([pair.half_tie for pair in scored], sources),
-        "strict_ci95": metrics.clustered_interval([pair.strict for pair in scored], sources),
+        "ci95": metrics.of_share([pair.half_tie for pair in scored], sources),
+        "strict_ci95": metrics.of_share([pair.strict for pair in scored], sources),
         "tie_rate": sum(pair.tied for pair in scored) / len(scored),
         "edits": len(judgements),
         "trace_validity": readable / len(judgements),

@@ -131,7 +131,7 @@ def seed_rank(study: Study, seed: int) -> int:
 
 
 def plan(config: AblationConfig) -> Study:
-    """Every job: first T+V and GCPO of each seed, then the base, variants, other sizes and remedies, then the curve."""
+    """Every job: first T+V and GCPO of each seed, then the base, variants and other sizes, then remedies and the curve."""
     study = Study(config)
     turns = len(config.seeds)
     for seed in config.seeds:
@@ -156,7 +156,7 @@ def plan(config: AblationConfig) -> Study:
             trained(study, seed, study.add_gcpo(seed, f"gcpo-{name}", "sft-tv", over, 3 * turns + first), 3 * turns + first)
     for seed in config.curve_seeds:
         for count in config.curve:
-            rank = 4 * turns + seed_rank(study, seed)
+            rank = 3 * turns + seed_rank(study, seed)
             job = study.add_gcpo(seed, f"gcpo-n{count}", "sft-tv", {"draw_pairs": count}, rank)
             trained(study, seed, job, rank)
     return study

@@ -20,6 +20,8 @@ from rrm.images import inside, open_image, pixel_digest, read_image
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 ENDINGS = (".parquet", ".jsonl", ".json")
+LOCAL = ("./", "../", "/", "~")
+"""What a path begins with, and no hub id."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,17 @@ def hub_rows(name: str, layout: Layout) -> Iterator[Raw]:
     yield from folder_rows(folder, layout) if layout.snapshot else dataset_rows(name, dataset)
 
 
+def is_local(bench: str) -> bool:
+    """Whether a name can only be meant as a path, by its beginning, its ending, or a first folder that is there.
+
+    A hub id whose owner is the name of a folder here is told from a path by its revision.
+    """
+    path = Path(bench)
+    if bench.startswith(LOCAL) or path.suffix in ENDINGS:
+        return True
+    return "@" not in bench and len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+
+
 def raw_rows(bench: str, layout: Layout | None = None) -> Iterator[Raw]:
     """Rows as stored, wherever `bench` lies; `layout` says which part of a public repository is meant."""
     path, layout = Path(bench), layout or Layout()
@@ -239,8 +252,9 @@ def raw_rows(bench: str, layout: Layout | None = None) -> Iterator[Raw]:
         return folder_rows(path, layout)
     if path.is_file() and path.suffix in ENDINGS:
         return file_rows(path, path.parent)
-    if not path.exists() and HUB_ID.fullmatch(bench):
+    if not path.exists() and HUB_ID.fullmatch(bench) and not is_local(bench):
         return hub_rows(bench, layout)
+    why = "" if path.exists() else "nothing lies there; "
     raise InputError(
-        f"{bench} is no benchmark: give a folder, a .parquet, .jsonl or .json file, or a hub id (owner/name@revision)."
+        f"{bench} is no benchmark: {why}give a folder, a .parquet, .jsonl or .json file, or a hub id (owner/name@revision)."
     )

@@ -18,10 +18,11 @@ from tqdm import tqdm
 from data_pipeline.flow import in_order
 from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import SYSTEM, read_scores
-from eval.endpoint import REFUSED, image_part
+from eval.endpoint import REFUSED
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from eval.rows import PASSING
 from rrm.config import Config
+from rrm.endpoints import image_part
 from rrm.errors import InputError
 from rrm.images import fit, inside, open_image, pixel_digest
 from rrm.records import Failure, Record

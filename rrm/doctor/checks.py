@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -22,8 +21,9 @@ from qwen_vl_utils.vision_process import smart_resize
 from transformers import AutoProcessor, Qwen2_5_VLProcessor
 
 from rrm.doctor.memory import GIB, Estimate, Plan, Shape, estimate, parameters, suggestions, trained_parameters
+from rrm.endpoints import image_part
 from rrm.errors import InputError
-from rrm.images import TOKEN_SIDE, ImageStore, png_bytes
+from rrm.images import TOKEN_SIDE, ImageStore
 from rrm.prompts import Style
 from rrm.records import PreferencePair, SFTRow
 from rrm.verifier.gcpo import GCPOStage
@@ -436,10 +436,7 @@ def check_server_tokens(address: str | None, images: Sequence[Image.Image], expe
     name = "tokens by vLLM"
     if address is None:
         return Check(name, "not checked", "no vllm_server is set.")
-    content = [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()}}
-        for image in images
-    ]
+    content = [image_part(image) for image in images]
     try:
         model = httpx.get(f"{address}/v1/models", timeout=5).raise_for_status().json()["data"][0]["id"]
         body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}

@@ -6,12 +6,11 @@ A question ends as a reply or as a named failure before its deadline, once: an a
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import os
-import random
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ import openai
 from openai.types.chat import ChatCompletion
 from PIL.Image import Image
 
+from rrm.endpoints import asked_wait, backoff, image_part, passing
 from rrm.errors import InputError
-from rrm.images import png_bytes
 from rrm.parsing import sound
 from rrm.prompts import Style, is_brief
 from rrm.records import Failure
@@ -37,6 +36,8 @@ COOLING, LONGEST_COOLING = 0.5, 30.0
 """Seconds that a server is left alone after its first fault in a row, and at most."""
 GIVEN_UP = 8
 """Faults in a row after which a server counts as dead: where all do, a question that finds them at rest fails at once."""
+OF_THE_QUESTION = (400, 413, 422)
+"""Statuses that blame the question: every server of the model would answer so."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Patience:
 
 
 class Gone(Exception):
-    """A server's fault: another one may answer."""
+    """A server's fault: another one may answer. `refused`: this one would say the same again."""
 
-    def __init__(self, failure: Failure, wait: float | None = None):
+    def __init__(self, failure: Failure, wait: float | None = None, refused: bool = False):
         super().__init__(failure.detail)
-        self.failure, self.wait = failure, wait
+        self.failure, self.wait, self.refused = failure, wait, refused
 
 
 class Server:
@@ -68,9 +69,11 @@ class Server:
         self.busy = 0
         self.faults = 0
         """In a row."""
+        self.refuses = False
+        """Whether the last of them was a refusal."""
         self.faulted = self.rests_until = -math.inf
 
-    def fault(self, sent: float, now: float, wait: float | None) -> None:
+    def fault(self, sent: float, now: float, wait: float | None, refused: bool = False) -> None:
         """Leaves the server alone: as long as it asks for, else twice as long with every fault in a row, with jitter.
 
         Questions that were under way together when it failed are one fault, and a server that says when it will be back is not dead.
@@ -78,8 +81,13 @@ class Server:
         if sent > self.faulted:
             self.faulted = now
             self.faults = self.faults + 1 if wait is None else max(self.faults, 1)
-        pause = min(LONGEST_COOLING, COOLING * 2.0 ** (self.faults - 1)) * random.uniform(0.5, 1.0)
-        self.rests_until = max(self.rests_until, now + (pause if wait is None else wait))
+        self.refuses = refused
+        pause = backoff(self.faults - 1, COOLING, LONGEST_COOLING) if wait is None else wait
+        self.rests_until = max(self.rests_until, now + pause)
+
+    def well(self) -> None:
+        """Notes that it has answered."""
+        self.faults, self.refuses = 0, False
 
     def room(self, most: int) -> int:
         """Questions that it may be sent now; one alone where its last answer was a fault: that finds out whether it is back."""
@@ -165,27 +173,35 @@ class ServerBackend:
         return list(await asyncio.gather(*(one(question) for question in questions)))
 
     async def reply(self, question: Question) -> Reply:
-        """The first whole answer of a server within the deadline, or the failure that was met last."""
+        """The first whole answer of a server within the deadline, or the failure that was met last.
+
+        A server that refuses the question is not asked it again, and the failure is `refused` only where every server refuses.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + self.patience.deadline
         body = self.body(question)
         last: Failure | None = None
+        refusing: set[Server] = set()
         while (left := end - (now := loop.time())) > 0:
-            server = self.choose(now)
+            server = self.choose(now, refusing)
             if server is None:
-                if all(s.faults >= GIVEN_UP and s.rests_until > now for s in self.servers):
-                    return last or Failure(kind="server_gone", detail="every server failed time after time")
+                if all(s in refusing or (s.faults >= GIVEN_UP and s.rests_until > now) for s in self.servers):
+                    last = last or Failure(kind="server_gone", detail="every server failed time after time")
+                    break
                 await self.wait(left, now)
                 continue
             server.busy += 1
             try:
                 async with asyncio.timeout(min(left, self.patience.attempt)):
                     reply = await send(server.client, body, question)
-                server.faults = 0
+                server.well()
                 return reply
             except Gone as gone:
                 last = gone.failure
-                server.fault(now, loop.time(), gone.wait)
+                if gone.refused:
+                    refusing.add(server)
+                if len(refusing) < len(self.servers):  # else it may be the question, which is no reason to rest
+                    server.fault(now, loop.time(), gone.wait, gone.refused)
             except TimeoutError:
                 if last is None or left >= self.patience.attempt:  # else the deadline cut this attempt short, and says nothing
                     waited = min(left, self.patience.attempt)
@@ -194,11 +210,15 @@ class ServerBackend:
             finally:
                 server.busy -= 1
                 self.freed.set()
-        return last or Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
+        if last is None:
+            last = Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
+        refused = all(s in refusing or s.refuses for s in self.servers)
+        return last.model_copy(update={"kind": "refused"}) if refused else last
 
-    def choose(self, now: float) -> Server | None:
-        """The server that is asked next: of those with room the least busy, faultless ones first."""
-        able = [s for s in self.servers if s.rests_until <= now and s.room(self.patience.in_flight) > 0]
+    def choose(self, now: float, refusing: Collection[Server] = ()) -> Server | None:
+        """The server that is asked next: of those with room the least busy, faultless ones first, none that has refused."""
+        most = self.patience.in_flight
+        able = [s for s in self.servers if s not in refusing and s.rests_until <= now and s.room(most) > 0]
         return min(able, key=lambda s: (s.faults > 0, s.busy), default=None)
 
     async def wait(self, left: float, now: float) -> None:
@@ -228,20 +248,18 @@ class ServerBackend:
 
 
 def single_tokens(url: str, model: str, key: str, texts: Sequence[str]) -> dict[str, int]:
-    """The ids of those texts that are one token for the vLLM server at this base URL; none where it does not tell."""
+    """The ids of those texts that are one token for the vLLM server at this base URL; none where it does not tell, or is gone."""
     found = {}
     with httpx.Client(base_url=url.removesuffix("/v1"), headers={"Authorization": f"Bearer {key}"}, timeout=20) as client:
-        for text in texts:
-            response = client.post("/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False})
-            tokens = response.json().get("tokens", []) if response.is_success else []
-            if len(tokens) == 1:
-                found[text] = tokens[0]
+        try:
+            for text in texts:
+                response = client.post("/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False})
+                match response.json() if response.is_success else None:
+                    case {"tokens": [int(token)]}:
+                        found[text] = token
+        except (httpx.HTTPError, ValueError, RecursionError):  # it has died, or writes what is no JSON
+            return {}
     return found
-
-
-def image_part(image: Image) -> dict[str, Any]:
-    """An image as a part of a chat message."""
-    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()}}
 
 
 def filled(messages: Sequence[Message], images: Sequence[Image]) -> list[dict[str, Any]]:
@@ -256,14 +274,6 @@ def filled(messages: Sequence[Message], images: Sequence[Image]) -> list[dict[st
     return [{"role": message["role"], "content": content(message["content"])} for message in messages]
 
 
-def wait_of(response: Any) -> float | None:
-    """The seconds that a server asks to be left alone for, if it says so."""
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
-
-
 async def send(client: openai.AsyncOpenAI, body: dict[str, Any], question: Question) -> Reply:
     """The server's reply, or why it gives none to this question. Raises Gone for a server's fault."""
     try:
@@ -272,26 +282,18 @@ async def send(client: openai.AsyncOpenAI, body: dict[str, Any], question: Quest
     except openai.APITimeoutError as error:
         raise Gone(Failure(kind="timed_out", detail=f"{client.base_url} did not answer in time")) from error
     except openai.APIStatusError as error:
-        failure = refusal(error)
-        if error.status_code == 429 or error.status_code >= 500:
-            raise Gone(failure, wait_of(error.response)) from error
-        return failure
+        said = " ".join(str(error.message).split())[:300]
+        if error.status_code in OF_THE_QUESTION:
+            return Failure(kind="image_unreadable" if "image" in said.lower() else "bad_row", detail=said)
+        failure = Failure(kind="server_gone", detail=f"{client.base_url}: status {error.status_code}: {said}")
+        wait = asked_wait(error.response.headers, time.time())
+        raise Gone(failure, wait, refused=not passing(error.status_code)) from error
     except (openai.APIError, ValueError, RecursionError) as error:  # what is no JSON, or nests too deep
         raise Gone(Failure(kind="server_gone", detail=f"{client.base_url}: {' '.join(str(error).split())[:200]}")) from error
     try:
         return answers_of(completion, question)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:  # the client does not check what it is sent
         raise Gone(Failure(kind="server_gone", detail=f"{client.base_url} sent no chat completion")) from error
-
-
-def refusal(error: openai.APIStatusError) -> Failure:
-    """What it means that a server answered with this status."""
-    said = " ".join(str(error.message).split())[:300]
-    if error.status_code == 429 or error.status_code >= 500:
-        return Failure(kind="server_gone", detail=f"status {error.status_code}: {said}")
-    if error.status_code in (400, 413, 422):
-        return Failure(kind="image_unreadable" if "image" in said.lower() else "bad_row", detail=said)
-    return Failure(kind="refused", detail=f"status {error.status_code}: {said}")
 
 
 def answers_of(completion: ChatCompletion, question: Question) -> Reply:
