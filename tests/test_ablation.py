@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from eval.ablation.evidence import Judged, collect, compared, measures, targets
+from eval.ablation.archive import Archive, left_to_run, read_archive, recipe, write_archive
+from eval.ablation.evidence import collect, compared, judged_models, measures, targets
 from eval.ablation.jobs import run_jobs
+from eval.ablation.judged import Judged
 from eval.ablation.page import write_page
 from eval.ablation.study import AblationConfig, Job, Study, plan
 from eval.index import PairIndex, Truth
@@ -25,7 +27,7 @@ from rrm.sandbox.edits import decompose, parse_instruction
 from rrm.sandbox.language import agrees
 from rrm.sandbox.personas import biased_mean
 from rrm.sandbox.world import draw, sample_scene
-from rrm.stage import run_stage
+from rrm.stage import run_stage, write_json
 from rrm.verifier.checkpoint import load
 from rrm.verifier.judge import Judge
 
@@ -142,7 +144,7 @@ def test_two_seeds_are_pooled_with_sources_of_their_own():
     two = measures([some_judged(1, SCORES), some_judged(2, SCORES)])
     assert two["n"] == 8
     assert two["half_tie"] == one["half_tie"]
-    wide, narrow = (found["ci95"][1] - found["ci95"][0] for found in (one, two))
+    wide, narrow = (found["ci95"][1] - found["half_tie"] for found in (one, two))  # the other end is cut off at 0
     assert narrow == pytest.approx(wide * np.sqrt((8 / 7 / 8) / (4 / 3 / 4)))  # G/(G−1)/n of twice as many clusters
 
 
@@ -195,7 +197,8 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     run_stage("world", world.out, world, [], lambda out: build(world, out))
     for name in ("noiseless", "chance"):
         run_eval(EvalConfig.model_validate(planned.jobs[f"seed3/eval-{name}"].keys))
-    evidence = collect(planned, "the command")
+    by_model = judged_models(planned, Archive())
+    evidence = collect(planned, "the command", by_model, Archive())
     assert set(evidence["models"]) == {"noiseless", "chance"}
     assert evidence["models"]["noiseless"]["pooled"]["verdict_balanced_accuracy"] == 1.0
     assert evidence["models"]["noiseless"]["pooled"]["n"] == 8
@@ -206,7 +209,34 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     assert f"{len(evidence['unfinished'])} stages, named in verifier.json" in page
     assert f"{100 * evidence['models']['chance']['pooled']['half_tie']:.1f}" in page
     assert (tmp_path / "verifier-pairs.svg").is_file()
-    json.dumps(evidence)
+    kept = tmp_path.with_name(f"{tmp_path.name}-kept")
+    write_json(kept / "verifier.json", evidence)
+    write_archive(planned, by_model, kept)
+    shutil.rmtree(config.out)
+    known = read_archive(kept)
+    assert collect(planned, "the command", judged_models(planned, known), known) == evidence
+    left = left_to_run(planned, known)
+    assert {"seed3/eval-noiseless", "seed3/eval-chance"}.isdisjoint(left)
+    assert {"seed3/world", "seed3/gcpo", "seed3/eval-gcpo"} <= set(left)
+    changed = plan(config.model_copy(update={"world": {**config.world, "test_tasks": 2}}))
+    assert not any(judged_models(changed, known).values())
+    assert set(left_to_run(changed, known)) == set(changed.jobs)
+
+
+def test_only_what_is_needed_for_what_is_not_known_is_run_again(tmp_path):
+    """Everything but the second size's GCPO is known: of its seed, world, data and the second size's SFT are run again."""
+    study = plan(ablation(tmp_path, seeds=[3, 4], curve_seeds=[], curve=[]))
+    judged = some_judged(3, SCORES)
+    names = [name for name in study.jobs if "/eval-" in name and name != "seed4/eval-gcpo-mini"]
+    known = Archive({recipe(study, name): judged for name in names}, {})
+    assert set(left_to_run(study, known)) == {
+        f"seed4/{name}" for name in ("world", "data-tv", "sft-tv-mini", "gcpo-mini", "eval-gcpo-mini")
+    }
+
+
+def test_a_folder_without_an_archive_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no judgements\.parquet and verifier\.json; name the evidence folder"):
+        read_archive(tmp_path)
 
 
 def test_a_study_without_a_recipe_key_of_that_name_is_refused(tmp_path):

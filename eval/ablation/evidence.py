@@ -6,8 +6,6 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,54 +13,17 @@ from typing import Any
 from safetensors import safe_open
 
 from eval import metrics
+from eval.ablation.archive import Archive, recipe
+from eval.ablation.judged import Judged, judged_here
 from eval.ablation.study import AblationConfig, Study
 from eval.collect import read_json
-from eval.index import PairIndex, Truth, edit_id, read_index
-from eval.jsonl import read_jsonl
-from eval.rows import JudgedRow
-from eval.summary import QUALITY_BANDS, band_of, scored_pairs
-from rrm.records import Judgement
+from eval.summary import QUALITY_BANDS, band_of
 from rrm.sandbox.language import agrees
 from rrm.stage import DONE
 
 PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "peft", "tokenizers", "numpy", "scipy", "pillow")
 COMPARED = (("gcpo", "sft-tv"), ("sft-tv", "sft-t"), ("sft-tv", "sft-v"), ("sft-tv", "sft-holistic"))
 """(model, against): who is compared with whom on the same pairs, beside the sizes and the remedies."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One model's judgements of one seed's benchmark."""
-
-    pairs: list[PairIndex]
-    truths: dict[str, Truth]
-    judgements: dict[str, Judgement]
-    seed: int
-
-    @property
-    def scored(self) -> list[metrics.ScoredPair]:
-        """The pairs with both scores; sources of different seeds are different clusters."""
-        return [
-            metrics.ScoredPair(f"{self.seed}/{pair.source}", pair.task_type, pair.preferred, pair.other)
-            for pair in scored_pairs(self.pairs, self.judgements)
-        ]
-
-
-@cache
-def index_of_bench(bench: str) -> tuple[list[PairIndex], dict[str, Truth]]:
-    """The pairs of a benchmark and the truth about its edits; read once."""
-    return read_index("editscore", bench, None, True)
-
-
-def judged(study: Study, seed: int, name: str) -> Judged | None:
-    """The model's judgements, or None where its evaluation is not done."""
-    folder = study.folder(seed, f"eval-{name}")
-    if not (folder / DONE).is_file():
-        return None
-    pairs, truths = index_of_bench(str(study.folder(seed, "world", "benchmark")))
-    rows = [JudgedRow.model_validate(value) for _, value in read_jsonl(folder / name / "rows.jsonl")]
-    found = {edit_id(row.source, row.instruction, row.edited): row.judgement for row in rows}
-    return Judged(pairs, truths, {name: found[name] for name in truths}, seed)
 
 
 def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
@@ -154,17 +115,29 @@ def targets(models: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mappi
     ]
 
 
-def stage_seconds(study: Study) -> dict[str, float]:
-    """Seconds of every stage that is done."""
+def stage_seconds(study: Study, known: Archive) -> dict[str, float]:
+    """Seconds of every stage that is done, here or in what is known."""
     done = {name: study.config.out / name / DONE for name in study.jobs}
-    return {name: read_json(path)["seconds"] for name, path in done.items() if path.is_file()}
+    here = {name: read_json(path)["seconds"] for name, path in done.items() if path.is_file()}
+    return {name: seconds for name in study.jobs if (seconds := here.get(name, known.seconds.get(name))) is not None}
 
 
-def collect(study: Study, command: str) -> dict[str, Any]:
+def judged_models(study: Study, known: Archive) -> dict[str, list[Judged]]:
+    """By model, its judgements on each seed: of this study's folder, else those that the same recipe gave before."""
+    found: dict[str, list[Judged]] = {}
+    for name in dict.fromkeys(name.partition("/eval-")[2] for name in study.jobs if "/eval-" in name):
+        each = (
+            judged_here(study, seed, name) or known.by_recipe.get(recipe(study, f"seed{seed}/eval-{name}"))
+            for seed in study.config.seeds
+            if f"seed{seed}/eval-{name}" in study.jobs
+        )
+        found[name] = [one for one in each if one is not None]
+    return found
+
+
+def collect(study: Study, command: str, by_model: Mapping[str, Sequence[Judged]], known: Archive) -> dict[str, Any]:
     """The evidence as it stands: what is done is in it, what is not is named."""
     config: AblationConfig = study.config
-    names = dict.fromkeys(name.partition("/eval-")[2] for name in study.jobs if "/eval-" in name)
-    by_model = {name: [found for seed in config.seeds if (found := judged(study, seed, name))] for name in names}
     models = {
         name: {"seeds": {str(one.seed): measures([one]) for one in found}, "pooled": measures(found)}
         for name, found in by_model.items()
@@ -180,7 +153,7 @@ def collect(study: Study, command: str) -> dict[str, Any]:
         if shared:
             first, second = ([one for one in by_model[model] if one.seed in shared] for model in (name, other))
             comparisons.append({"model": name, "against": other, **compared(first, second)})
-    seconds = stage_seconds(study)
+    seconds = stage_seconds(study, known)
     return {
         "command": command,
         "config": config.model_dump(mode="json"),
