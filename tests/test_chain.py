@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import yaml
+from processes import forked
 
-from rrm.demo import STAGES
+from rrm.demo import STAGES, main
 
 ROOT = Path(__file__).parent.parent
 SMALLER = {
@@ -40,7 +41,7 @@ def demo(configs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path):
+def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path, monkeypatch, capsys):
     configs = shrink(tmp_path)
     first = demo(configs, tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -59,9 +60,11 @@ def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path):
     assert done <= set(summary["seconds"])
     assert done <= set(summary["peak_rss_mb"])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/stage.json")}
-    second = demo(configs, tmp_path)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.count("done already") >= len(done)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", "--configs", str(configs)])
+    monkeypatch.setattr(subprocess, "run", forked)
+    main()  # ends the test where a stage fails
+    assert capsys.readouterr().out.count("done already") >= len(done)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,6 +28,7 @@ from rrm.stage import command
 from rrm.verifier import gcpo
 from rrm.verifier.checkpoint import load
 from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, PairSampler, read_pairs, read_score, score_tokens
+from rrm.verifier.grpo import CLIENT, GRPOTrainer
 from rrm.verifier.training import run_training
 
 
@@ -413,7 +415,14 @@ def test_two_processes_are_one_that_accumulates(tmp_path, monkeypatch, training_
     assert {name: shared[name] for name in same} == pytest.approx({name: own[name] for name in same}, rel=1e-4)
 
 
-# ── the reference of the KL, and what is refused ─────────────────────────────────────────────────────────────────────
+# ── vLLM, the reference of the KL, and what is refused ─────────────────────────────────────────────────────────────────────
+
+
+def test_trls_client_of_a_vllm_server_is_loaded_when_the_trainer_makes_it(monkeypatch):
+    client = ModuleType(CLIENT)
+    client.VLLMGeneration = lambda *given, **named: (given, named)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, CLIENT, client)
+    assert sys.modules[GRPOTrainer.__module__].VLLMGeneration("policy", mode="server") == (("policy",), {"mode": "server"})
 
 
 def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, monkeypatch, training_data, tiny_checkpoint):
@@ -482,3 +491,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     gcpo.GCPOTrainer = Replayed  # type: ignore[misc]
     command(lambda: run_training("gcpo", __doc__, GCPOStage, gcpo.train))
+    assert "vllm" not in sys.modules

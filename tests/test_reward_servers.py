@@ -373,7 +373,7 @@ def refusing(status: int) -> Fake:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_well(status):
+def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_well_and_is_named(status, capsys):
     wrong, well = refusing(status), Fake(good, seconds=0.03)
     with running(wrong, well) as urls, connected(urls, in_flight=4) as model:
         begin = time.monotonic()
@@ -384,6 +384,9 @@ def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_we
     # 4 at once, then one after each rest: of 0.005, 0.01, 0.02 and 0.04 s at least, and of 0.05 s ever after
     assert 4 <= len(wrong.asked) <= 4 + 4 + seconds / 0.05
     assert len(set(wrong.asked)) == len(wrong.asked)  # none was sent there twice
+    said = capsys.readouterr().err
+    assert f"note: one server answered nothing, and others did its work: {urls[0]}/: status {status}" in said
+    assert urls[1] not in said
 
 
 def test_what_every_server_refuses_is_refused_after_each_was_asked_once():

@@ -268,10 +268,9 @@ def test_a_judge_says_what_generate_says(base):
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_checkpoint, tmp_path):
-    from trl import GRPOTrainer
-
     from rrm.images import ImageStore
     from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments, build_dataset, read_pairs
+    from rrm.verifier.grpo import GRPOTrainer
 
     config = GCPOStage(
         data=training_data, base=str(tiny_checkpoint), out=tmp_path, steps=1, pairs=2, traces=2, learning_rate=0, max_tokens=12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rrm.reward.servers import filled
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import judge_messages
 
-pytest.importorskip("vllm", reason="the serving extra is not installed")
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="the serving extra is not installed")
 BASE = Path(rrm.__file__).parent / "sandbox/checkpoints/rrm-base"
 KEY = "sesame"
 

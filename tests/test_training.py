@@ -9,7 +9,6 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 from conftest import write_training_data
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from processes import run_module
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -65,18 +65,11 @@ def trained(stage: SFTStage) -> Path:
     return stage.out
 
 
-def command(module: str, stage: TrainingStage, processes: int = 0) -> subprocess.CompletedProcess[str]:
-    """Runs the module on a config as a process of its own, or as several under torchrun, which gives each one thread."""
+def command(module: str, stage: TrainingStage, ranks: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the module on a config in a process of its own, or in several as ranks of one job, each with one thread."""
     path = stage.out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(stage.model_dump(mode="json")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"] if processes else []
-    return subprocess.run(
-        [sys.executable, *torchrun, "-m", module, "--config", str(path)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return run_module(module, "--config", path, ranks=ranks)
 
 
 def logged(out: Path, *keys: str) -> list[tuple[float, ...]]:
@@ -414,7 +407,7 @@ def alone(tmp_path_factory, training_data, tiny_checkpoint):
 
 def test_two_processes_are_one_that_accumulates(tmp_path, alone):
     stage, out = alone
-    done = command("rrm.verifier.sft", stage.model_copy(update={"out": tmp_path / "two", "accumulate": 1}), processes=2)
+    done = command("rrm.verifier.sft", stage.model_copy(update={"out": tmp_path / "two", "accumulate": 1}), ranks=2)
     assert done.returncode == 0, done.stderr
     assert np.allclose(logged(tmp_path / "two", "loss", "grad_norm"), logged(out, "loss", "grad_norm"), rtol=1e-6)
     assert distance(tmp_path / "two/model", out / "model") < 1e-6
@@ -428,7 +421,7 @@ def sharded(alone: tuple[SFTStage, Path], out: Path, zero: int, **more: Any) -> 
     """Runs `alone`'s stage under ZeRO in two processes, which accumulate nothing."""
     changes = {"out": out, "accumulate": 1, "deepspeed": f"launch/zero{zero}.json", **more}
     stage = alone[0].model_copy(update=changes)
-    done = command("rrm.verifier.sft", stage, processes=2)
+    done = command("rrm.verifier.sft", stage, ranks=2)
     assert done.returncode == 0, done.stderr
     return stage
 
@@ -482,7 +475,7 @@ def test_gcpo_under_zero_3_ends_with_a_model_that_loads(tmp_path, alone, questio
     stage = gcpo_config(
         alone[0].data, Path(alone[0].base), tmp_path / "gcpo", steps=1, updates=1, deepspeed="launch/zero3.json"
     )
-    done = command("rrm.verifier.gcpo", stage, processes=2)
+    done = command("rrm.verifier.gcpo", stage, ranks=2)
     assert done.returncode == 0, done.stderr
     assert weights_of(stage.out / "model").keys() == weights_of(Path(stage.base)).keys()
     assert logits(load(stage.out / "model")[0], question).isfinite().all()

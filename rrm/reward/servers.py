@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ class Server:
         """In a row."""
         self.refuses = False
         """Whether the last of them was a refusal."""
+        self.answers = 0
+        self.ill: Failure | None = None
+        """What it failed with last."""
         self.faulted = self.rests_until = -math.inf
 
     def fault(self, sent: float, now: float, wait: float | None, refused: bool = False) -> None:
@@ -88,6 +92,7 @@ class Server:
     def well(self) -> None:
         """Notes that it has answered."""
         self.faults, self.refuses = 0, False
+        self.answers += 1
 
     def room(self, most: int) -> int:
         """Questions that it may be sent now; one alone where its last answer was a fault: that finds out whether it is back."""
@@ -156,9 +161,11 @@ class ServerBackend:
         return backend
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, and says on stderr which server was of no use while others were."""
         for server in self.servers:
             await server.client.close()
+            if server.ill is not None and not server.answers and any(other.answers for other in self.servers):
+                print(f"note: one server answered nothing, and others did its work: {server.ill.detail}", file=sys.stderr)
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question, in their order, whichever server gave it."""
@@ -197,7 +204,7 @@ class ServerBackend:
                 server.well()
                 return reply
             except Gone as gone:
-                last = gone.failure
+                last = server.ill = gone.failure
                 if gone.refused:
                     refusing.add(server)
                 if len(refusing) < len(self.servers):  # else it may be the question, which is no reason to rest
@@ -205,7 +212,7 @@ class ServerBackend:
             except TimeoutError:
                 if last is None or left >= self.patience.attempt:  # else the deadline cut this attempt short, and says nothing
                     waited = min(left, self.patience.attempt)
-                    last = Failure(kind="timed_out", detail=f"{server.url} did not answer within {waited:.3g} s")
+                    last = server.ill = Failure(kind="timed_out", detail=f"{server.url} did not answer within {waited:.3g} s")
                 server.fault(now, loop.time(), None)
             finally:
                 server.busy -= 1

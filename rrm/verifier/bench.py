@@ -30,7 +30,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import GRPOConfig, GRPOTrainer
 
 from rrm.images import ImageStore, open_image
 from rrm.parsing import read_answer
@@ -42,6 +41,7 @@ from rrm.sandbox.world import draw, sample_scene
 from rrm.stage import command, write_json
 from rrm.verifier.checkpoint import load
 from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments, build_dataset, pair_rows
+from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
 from rrm.verifier.rollout import complete
 from rrm.verifier.shared_prompts import sharing_prompts
 

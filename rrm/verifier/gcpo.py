@@ -27,7 +27,6 @@ from pydantic import Field
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from rrm.errors import InputError
@@ -48,6 +47,7 @@ from rrm.verifier.gcpo_math import (
     win_loss_ratios,
     zero_variance_groups,
 )
+from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
 from rrm.verifier.messages import judge_messages
 from rrm.verifier.rollout import complete, left_padded
 from rrm.verifier.shared_prompts import sharing_prompts
