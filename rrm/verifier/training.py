@@ -107,7 +107,7 @@ def start(config: TrainingStage) -> None:
     if not torch.cuda.is_available():
         import deepspeed
 
-        # DeepSpeed would first compile collectives of its own for a CPU, for a minute; gloo has them
+        # DeepSpeed would first compile collectives of its own for the CPU; gloo has them
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # left to itself DeepSpeed learns the number of processes too late for the batch size of stage 3
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
