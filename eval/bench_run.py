@@ -27,7 +27,7 @@ from eval.index import PairIndex, read_index
 from eval.outcomes import PAIRS, Outcome
 from eval.overlap import NOTES, looks_of, read_training, shared_pairs
 from eval.paired import FEW
-from eval.protocol_lines import TITLES, headline_of, lines_of, published
+from eval.protocol_lines import PUBLIC, TITLES, headline_of, is_public, lines_of, published
 from eval.protocols import Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.provenance import content_hash, revision_of, versions
 from eval.scoring import Rows
@@ -82,9 +82,14 @@ def with_overlap(
     return marked, overlap_of(marked, manifest, training)
 
 
-def notes_of(config: BenchConfig, bench: dict[str, Any]) -> list[str]:
-    """What a reader of the numbers has to know beside them."""
-    notes = [NOTES[config.bench]] if config.bench in NOTES else []
+def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool) -> list[str]:
+    """What a reader of the numbers has to know beside them; `public`: the set is the whole one that numbers were published of."""
+    another = config.bench in PUBLIC and not public and config.limit is None
+    notes = [NOTES[config.bench]] if config.bench in NOTES and not another else []
+    if another:
+        notes.append(
+            f"This is not the set of {PUBLIC[config.bench][0]}: numbers that were published of that one do not compare."
+        )
     if not Path(config.data).exists() and bench["revision"] is None:
         notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
     if config.limit is not None:
@@ -134,6 +139,7 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
     margin = thresholds.margin
     outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows)
     bench = bench_of(config, everything)
+    public = not config.limit and is_public(config.bench, config.data, everything)
     own, scores = judging.scored(pairs)
     protocol = summarise_bench(config.bench, own, scores, margin, thresholds.bad_below, thresholds.four_margin)
     summary = {
@@ -145,9 +151,9 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
         "headline": headline_of(config.bench, judging.reward["pairwise"], protocol["convention"]),
         "protocol": protocol,
         "protocol_lines": lines_of(protocol),
-        "anchors": [] if config.limit else published(config.bench, judging.reward["pairwise"]),
+        "anchors": published(config.bench, judging.reward["pairwise"]) if public else [],
         "overlap": overlap,
-        "notes": notes_of(config, bench),
+        "notes": notes_of(config, bench, public),
         "config": config.model_dump(mode="json"),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from eval.anchors import anchors_for
+from eval.index import PairIndex
 from eval.wording import percent, percent_span
 
 TITLES = {
@@ -36,8 +38,27 @@ PROTOCOLS = {
 """The protocol by which published numbers are comparable, by benchmark and whether the judge is pairwise."""
 
 
+PUBLIC = {
+    "editscore": ("EditScore/EditReward-Bench", 1238),
+    "tiger": ("TIGER-Lab/EditReward-Bench", 484),
+    "genai": ("TIGER-Lab/GenAI-Bench", 919),
+    "compass": ("DogNeverSleep/EditReward-Compass", None),
+}
+"""The set that published numbers are of: its hub id, and how many items of the headline it has (pairs; TIGER-Lab: groups), where known."""
+
+
+def is_public(bench: str, data: str, pairs: Sequence[PairIndex]) -> bool:
+    """Whether these are the pairs that numbers were published of: by the hub id that was read, or by how many there are."""
+    hub_id, size = PUBLIC.get(bench, ("", None))
+    if bench == "tiger":
+        items = len({(pair.candidates, pair.group) for pair in pairs})
+    else:
+        items = sum(bench != "editscore" or pair.dimension == "overall" for pair in pairs)
+    return (data.partition("@")[0] == hub_id and not Path(data).exists()) or items == size
+
+
 def published(bench: str, pairwise: bool) -> list[dict[str, Any]]:
-    """The published numbers that stand beside this run's, each with the line that is printed."""
+    """The published numbers by the protocol of a judge like this run's, each with the line that is printed."""
     protocol = PROTOCOLS.get((bench, pairwise))
     if protocol is None:
         return []

@@ -13,6 +13,7 @@ from eval.bench_examples import choose
 from eval.compare import compare
 from eval.outcomes import Outcome, breakdown, cell, mean_scores, side_of
 from eval.page import gap_bins
+from eval.protocol_lines import PUBLIC
 from rrm.records import Failure, Judgement
 
 PIXELS = 32
@@ -217,7 +218,7 @@ def test_an_rrm_in_this_process_is_run_and_what_it_cannot_say_is_counted(run, ti
     assert rated["reward"]["prompt_hash"] != summary["reward"]["prompt_hash"]
 
 
-def test_tigers_groups_count_only_where_every_pair_is_right(run, tmp_path):
+def test_tigers_groups_count_only_where_every_pair_is_right(run, tmp_path, monkeypatch):
     summary, said = run("baseline:more-change", bench="tiger", data=tiger_file(tmp_path / "tiger"))
     assert summary["result"]["n"] == 5
     assert summary["result"]["labels"] == {"a": 4, "tie": 1}
@@ -229,7 +230,15 @@ def test_tigers_groups_count_only_where_every_pair_is_right(run, tmp_path):
     less, _ = run("baseline:less-change", bench="tiger", data=tiger_file(tmp_path / "tiger"))
     assert less["headline"]["right"] == 1  # the tie alone
     assert less["result"]["right"] == 1
-    assert any(anchor["model"] for anchor in less["anchors"])
+    assert less["anchors"] == []
+    assert any("not the set of TIGER-Lab/EditReward-Bench" in note for note in less["notes"])
+    monkeypatch.setitem(PUBLIC, "tiger", ("TIGER-Lab/EditReward-Bench", 3))  # as if the published set had these three groups
+    whole, said = run("baseline:less-change", bench="tiger", data=tiger_file(tmp_path / "tiger"))
+    assert [anchor["value"] for anchor in whole["anchors"]] == [13.8, 38.4, 45.0, 46.4]
+    assert "published by the same rule" in said
+    assert not any("not the set" in note for note in whole["notes"])
+    part, _ = run("baseline:less-change", "--limit", "4", bench="tiger", data=tiger_file(tmp_path / "tiger"))
+    assert part["anchors"] == []
 
 
 def test_two_bad_edits_have_a_threshold_of_their_own_which_is_fixed_on_other_pairs(run, tmp_path):
@@ -289,7 +298,7 @@ def test_the_report_is_one_file_that_needs_no_network_and_shows_the_mistakes(run
         "make it white",
         "mean change of",
         "95% interval",
-        "GEdit-Bench and ImgEdit",
+        "This is not the set of EditScore/EditReward-Bench",
         "Accuracy by task type",
         "Scores given",
         "Accuracy by score difference",
