@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,26 @@ def write_json(path: Path, value: Any) -> None:
 def raise_interrupt(signum: int, frame: object) -> None:
     """A polite kill ends like Ctrl-C, so that the stage can note its time."""
     raise KeyboardInterrupt
+
+
+@contextmanager
+def closed_when_killed() -> Iterator[None]:
+    """While the block lasts a polite kill, or a terminal that closes, ends it like Ctrl-C: what it has started is ended with it.
+
+    A signal that is ignored (nohup) stays ignored. Outside the main thread, which alone is told of signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [which for which, handler in before.items() if handler is not signal.SIG_IGN]
+    for which in taken:
+        signal.signal(which, raise_interrupt)
+    try:
+        yield
+    finally:
+        for which in taken:
+            signal.signal(which, before[which] or signal.SIG_DFL)
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,6 +198,34 @@ def test_heads_that_vllm_cannot_attend_with_on_the_cpu_are_refused_there_alone(c
     configure(checkpoint, num_attention_heads=8)
     assert "heads of 32 values or more; this model's have 16" in refused(Serving(checkpoint, port=free_port()), 0)
     check(Serving(checkpoint, port=free_port()), 1)
+
+
+KILLED = """
+import subprocess, sys
+from pathlib import Path
+from rrm.reward import serve
+from rrm.stage import command
+def start(serving, replica, on_gpu, logs):
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    return serve.Replica(process, f"pid {process.pid}", Path("log"))
+serve.start, serve.check, serve.wait_until_healthy = start, lambda *_: None, lambda *_: None
+command(lambda: serve.serve(serve.Serving(Path("model"), replicas=2), Path("logs")))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_the_servers_end_with_the_command_however_politely_it_is_ended(how):
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        line = next(line for line in parent.stdout if line.startswith("ready"))
+        servers = [int(pid) for pid in re.findall(r"pid (\d+)", line)]
+        assert len(servers) == 2
+        assert all(Path(f"/proc/{pid}").exists() for pid in servers) or not Path("/proc").exists()
+        parent.send_signal(how)
+        assert parent.wait(20) == 130
+    for pid in servers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_without_vllm_it_says_what_to_install(monkeypatch):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from eval.ablation.study import Job
-from rrm.stage import raise_interrupt
+from rrm.stage import closed_when_killed
 
 POLL_SECONDS = 0.5
 AFTER_EACH_SHARE = 0.05
@@ -64,6 +64,19 @@ def ready(jobs: Mapping[str, Job], waiting: set[str], done: set[str]) -> list[Jo
     return sorted(able, key=lambda job: job.rank)
 
 
+@contextmanager
+def stopped_with_us(running: Sequence[Running]) -> Iterator[None]:
+    """However the block is left, what still runs is stopped politely."""
+    with closed_when_killed():
+        try:
+            yield
+        finally:
+            for one in running:
+                one.process.terminate()
+            for one in running:
+                one.process.wait()
+
+
 def run_jobs(jobs: Mapping[str, Job], out: Path, at_once: int, after_each: Callable[[], None]) -> list[Failed]:
     """Runs every job; `after_each` is called when one has ended well, seldom enough to cost little. Returns what failed, in order.
 
@@ -71,36 +84,27 @@ def run_jobs(jobs: Mapping[str, Job], out: Path, at_once: int, after_each: Calla
     """
     threads = max(1, (os.cpu_count() or 1) // at_once)
     waiting, done, failed, running = set(jobs), set[str](), list[Failed](), list[Running]()
-
     due = 0.0
-    before = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        with tqdm(total=len(jobs), desc="stages") as bar:
-            while waiting or running:
-                for job in ready(jobs, waiting, done)[: at_once - len(running)]:
-                    waiting.discard(job.name)
-                    running.append(start(job, out, threads))
-                bar.set_postfix_str(", ".join(r.job.name for r in running))
-                ended = [r for r in running if r.process.poll() is not None]
-                for one in ended:
-                    running.remove(one)
-                    bar.update()
-                    if one.process.returncode == 0:
-                        done.add(one.job.name)
-                        if (begun := time.monotonic()) >= due:
-                            after_each()
-                            due = time.monotonic() + (time.monotonic() - begun) / AFTER_EACH_SHARE
-                    else:
-                        failed.append(Failed(one.job.name, last_line(one.log)))
-                if not running and not ready(jobs, waiting, done):
-                    break
-                if not ended:
-                    time.sleep(POLL_SECONDS)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.wait()
+    with stopped_with_us(running), tqdm(total=len(jobs), desc="stages") as bar:
+        while waiting or running:
+            for job in ready(jobs, waiting, done)[: at_once - len(running)]:
+                waiting.discard(job.name)
+                running.append(start(job, out, threads))
+            bar.set_postfix_str(", ".join(r.job.name for r in running))
+            ended = [r for r in running if r.process.poll() is not None]
+            for one in ended:
+                running.remove(one)
+                bar.update()
+                if one.process.returncode == 0:
+                    done.add(one.job.name)
+                    if (begun := time.monotonic()) >= due:
+                        after_each()
+                        due = time.monotonic() + (time.monotonic() - begun) / AFTER_EACH_SHARE
+                else:
+                    failed.append(Failed(one.job.name, last_line(one.log)))
+            if not running and not ready(jobs, waiting, done):
+                break
+            if not ended:
+                time.sleep(POLL_SECONDS)
     held = [name for name in jobs if name in waiting]
     return failed + [Failed(name, "needs a stage that failed") for name in held]

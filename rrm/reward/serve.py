@@ -24,7 +24,7 @@ import httpx
 
 from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
-from rrm.stage import content_digest
+from rrm.stage import closed_when_killed, content_digest
 from rrm.verifier.checkpoint import check_checkpoint, style_of
 
 NOWHERE = "no-domain.invalid"
@@ -222,7 +222,7 @@ def serving_replicas(serving: Serving, logs: Path) -> Iterator[list[Replica]]:
     """All replicas, healthy; they are stopped when the block is left."""
     count = gpus()
     check(serving, count)
-    with ExitStack() as running:
+    with closed_when_killed(), ExitStack() as running:
         replicas = []
         for number in range(serving.replicas):
             replicas.append(start(serving, number, count > 0, logs))
