@@ -16,7 +16,7 @@ from rrm.editor.reward import RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import read_tasks
 from rrm.editor.tiny import TinyKontext, images_of, tokens_of
-from rrm.editor.train import main
+from rrm.editor.train import inputs_of, main
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure, Judgement, Verdicts
 from rrm.sandbox.edits import decompose, parse_instruction, sample_steps, write_instruction
@@ -240,3 +240,35 @@ def test_the_command_trains_once_and_then_says_it_is_done(world, tmp_path, monke
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     main()
     assert "done already" in capsys.readouterr().out
+
+
+class Lent:
+    """A reward model that notes how it is used."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __enter__(self) -> Lent:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.events.append("closed")
+
+    def judge_many(self, edits: list[EditToJudge]) -> list[Judgement]:
+        self.events.append("asked")
+        return [Judgement(expected=float(index % 7)) for index in range(len(edits))]
+
+
+@pytest.mark.parametrize("spec", ["serve:{0}?in_flight=8", "rrm:{0}", "{0}", "server:http://127.0.0.1:1/v1"])
+def test_the_command_asks_the_reward_that_is_named_and_closes_it(world, tmp_path, monkeypatch, spec):
+    lent, folder = Lent(), tmp_path / "rrm"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    named = spec.format(folder)
+    monkeypatch.setattr("rrm.reward.open_reward", lambda given: lent if given == named else None)
+    config = config_of(world, "nft", out=tmp_path / "out", epochs=1, reward="rrm", rrm=named)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
+    monkeypatch.setattr("sys.argv", ["train", "--config", str(tmp_path / "config.yaml")])
+    main()
+    assert lent.events == ["asked", "closed"]
+    assert (folder / "model.safetensors" in inputs_of(config)) == (not spec.startswith("server"))

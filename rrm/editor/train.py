@@ -6,7 +6,10 @@ python -m rrm.editor.train --config configs/sandbox/edit_nft.yaml
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,20 +21,23 @@ from rrm.editor.tiny import TinyKontext
 from rrm.stage import command, run_stage
 
 
-def reward_of(config: EditorConfig) -> RewardFn:
-    """The reward that the config names."""
+@contextmanager
+def opened_reward(config: EditorConfig) -> Iterator[RewardFn]:
+    """The reward that the config names; what was started for it ends with the block."""
     if config.rrm is None:
-        return TruthReward()
+        yield TruthReward()
+        return
     from rrm.reward import open_reward  # the RRM's libraries load only where an RRM is asked
 
-    return RRMReward(open_reward(config.rrm))
+    with open_reward(config.rrm) as model:
+        yield RRMReward(model)
 
 
 def inputs_of(config: EditorConfig) -> list[Path]:
     """What the run depends on: weights and tables by their content, which a folder's listing of sizes would not show."""
     paths = [config.tasks, config.tasks / "train_metadata.jsonl", config.base, *sorted(config.base.glob("*.safetensors"))]
     if config.rrm is not None and not config.rrm.startswith("server:"):
-        folder = Path(config.rrm.partition("?")[0].removeprefix("rrm:"))
+        folder = Path(config.rrm.partition("?")[0].removeprefix("rrm:").removeprefix("serve:"))
         paths += [folder, *sorted(folder.glob("*.safetensors"))]
     return [*paths, config.principles] if config.principles is not None else paths
 
@@ -47,13 +53,12 @@ def main() -> None:
     tasks = read_tasks(config.tasks, "train", config.principles)
     base = TinyKontext.load(config.base)
     torch.set_num_threads(1)  # one thread adds up in one order, and is no slower at this size
-    run_stage(
-        f"editor-{config.algorithm}",
-        config.out,
-        config,
-        inputs_of(config),
-        lambda out: train(config, out, tasks, reward_of(config), base),
-    )
+
+    def work(out: Path) -> dict[str, Any]:
+        with opened_reward(config) as reward:
+            return train(config, out, tasks, reward, base)
+
+    run_stage(f"editor-{config.algorithm}", config.out, config, inputs_of(config), work)
 
 
 if __name__ == "__main__":
