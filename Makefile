@@ -73,10 +73,10 @@ eval-served: setup ## the sandbox benchmark scored by the RRM through vLLM, and 
 	@$(PY) -m data_pipeline --config configs/sandbox/data.yaml
 	@$(PY) -m rrm.verifier.sft --config configs/sandbox/sft.yaml
 	@$(PY) -m rrm.verifier.gcpo --config configs/sandbox/gcpo.yaml
-	@$(PY) -m eval.cli run --bench editscore --data runs/demo/world/benchmark --reward baseline:more-change --out runs/eval-served/more-change
-	@$(PY) -m eval.cli run --bench editscore --data runs/demo/world/benchmark --reward serve:runs/demo/gcpo/model --out runs/eval-served/rrm
-	@$(PY) -m eval.cli compare runs/eval-served/rrm runs/eval-served/more-change
-	@$(PY) -m eval.cli report runs/eval-served/rrm
+	@$(PY) -m eval.editrewardbench run --bench editscore --data runs/demo/world/benchmark --reward baseline:more-change --out runs/eval-served/more-change
+	@$(PY) -m eval.editrewardbench run --bench editscore --data runs/demo/world/benchmark --reward serve:runs/demo/gcpo/model --out runs/eval-served/rrm
+	@$(PY) -m eval.editrewardbench compare runs/eval-served/rrm runs/eval-served/more-change
+	@$(PY) -m eval.editrewardbench report runs/eval-served/rrm
 
 edit-nft: CONFIG ?= configs/sandbox/edit_nft.yaml
 edit-nft: setup ## improve an editor with DiffusionNFT, the RRM as reward

@@ -82,7 +82,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
     """Runs `editrewardbench` with these arguments; gives exit code, stdout and stderr."""
-    from eval import cli
+    from eval.editrewardbench import cli
 
     def call(*arguments: object) -> tuple[Any, str, str]:
         monkeypatch.setattr("sys.argv", ["editrewardbench", *map(str, arguments)])

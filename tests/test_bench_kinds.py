@@ -12,8 +12,8 @@ from reward_benches import compass_bench, editscore_row, genai_bench, own_pairs,
 from test_pairwise import reds
 from test_reward_servers import Fake, completion, encoded, good, index_of, running
 
+from eval.editrewardbench.specs import open_judges
 from eval.run import EvalConfig, open_judge
-from eval.specs import open_judges
 from rrm.prompts import write_answer, write_principles
 from rrm.records import Principle
 from rrm.reward import servers

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.bench_examples import choose
-from eval.compare import compare
-from eval.outcomes import Outcome, breakdown, cell, mean_scores, side_of
-from eval.page import gap_bins
-from eval.protocol_lines import PUBLIC
+from eval.editrewardbench.compare import compare
+from eval.editrewardbench.examples import choose
+from eval.editrewardbench.outcomes import Outcome, breakdown, cell, mean_scores, side_of
+from eval.editrewardbench.page import gap_bins
+from eval.editrewardbench.protocol_lines import PUBLIC
 from rrm.records import Failure, Judgement
 
 PIXELS = 32

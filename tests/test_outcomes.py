@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from eval.bench_examples import SIDE, thumbnail
+from eval.editrewardbench.examples import SIDE, thumbnail
+from eval.editrewardbench.outcomes import Outcome, cell
 from eval.metrics import macro_share, of_share, unanimous
-from eval.outcomes import Outcome, cell
 
 
 def outcome(number, source, side):

@@ -11,8 +11,8 @@ from PIL import Image
 from skimage import data
 
 from eval.benches import read_bench
+from eval.editrewardbench.overlap import looks_of, read_training, shared_pairs
 from eval.index import index_of
-from eval.overlap import looks_of, read_training, shared_pairs
 from rrm.errors import InputError
 from rrm.images import ImageStore
 

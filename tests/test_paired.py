@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from eval.paired import agreement, bootstrap_difference, kappa, mcnemar, rank_correlation
+from eval.editrewardbench.paired import agreement, bootstrap_difference, kappa, mcnemar, rank_correlation
 
 
 def test_mcnemar_counts_the_discordant_pairs_and_gives_the_binomials_own_p():

@@ -12,11 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from eval import cli
 from eval.benches import read_bench
+from eval.editrewardbench import cli
+from eval.editrewardbench.pairwise import Vote, Votes, both_orders, read_choice, vote_all
+from eval.editrewardbench.specs import check_spec, is_pairwise, open_judges, open_pair_judge
 from eval.index import index_of
-from eval.pairwise import Vote, Votes, both_orders, read_choice, vote_all
-from eval.specs import check_spec, is_pairwise, open_judges, open_pair_judge
 from rrm.errors import InputError
 from rrm.records import Failure
 

@@ -12,10 +12,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from eval.bench_examples import EXAMPLES
-from eval.compare import read_summary
+from eval.editrewardbench.compare import read_summary
+from eval.editrewardbench.examples import EXAMPLES
+from eval.editrewardbench.outcomes import Outcome, cell, read_outcomes
 from eval.figures import COLOURS, intervals
-from eval.outcomes import Outcome, cell, read_outcomes
 from eval.wording import FILTERS
 from rrm.errors import InputError
 from rrm.images import data_url

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval import metrics
+from eval.editrewardbench.pairwise import PairVote
 from eval.index import PairIndex
 from eval.jsonl import read_jsonl
-from eval.pairwise import PairVote
 from rrm.errors import InputError
 from rrm.records import Judgement, Record
 

@@ -18,20 +18,20 @@ from typing import Any
 
 from pydantic import Field
 
-from eval.bench_examples import write_examples
-from eval.bench_judging import Judging, judge_pairs
-from eval.bench_summary import overlap_of, passes_of, result_of
 from eval.benches import BenchRow, read_bench
-from eval.compare import SUMMARY
+from eval.editrewardbench.compare import SUMMARY
+from eval.editrewardbench.examples import write_examples
+from eval.editrewardbench.judging import Judging, judge_pairs
+from eval.editrewardbench.outcomes import PAIRS, Outcome
+from eval.editrewardbench.overlap import NOTES, looks_of, read_training, shared_pairs
+from eval.editrewardbench.paired import FEW
+from eval.editrewardbench.protocol_lines import PUBLIC, TITLES, headline_of, is_public, lines_of, published
+from eval.editrewardbench.provenance import content_hash, revision_of, versions
+from eval.editrewardbench.specs import check_spec, is_pairwise
+from eval.editrewardbench.summary import overlap_of, passes_of, result_of
 from eval.index import PairIndex, read_index
-from eval.outcomes import PAIRS, Outcome
-from eval.overlap import NOTES, looks_of, read_training, shared_pairs
-from eval.paired import FEW
-from eval.protocol_lines import PUBLIC, TITLES, headline_of, is_public, lines_of, published
 from eval.protocols import Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
-from eval.provenance import content_hash, revision_of, versions
 from eval.scoring import Rows
-from eval.specs import check_spec, is_pairwise
 from rrm.config import Config
 from rrm.errors import InputError
 from rrm.stage import write_json

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from eval.outcomes import Outcome, breakdown, cell, grouped
-from eval.overlap import Training
+from eval.editrewardbench.outcomes import Outcome, breakdown, cell, grouped
+from eval.editrewardbench.overlap import Training
 from eval.wording import percent, percent_span
 
 HEADLINE = "overall"

@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 from eval.benches import KINDS
-from eval.specs import FORMS
+from eval.editrewardbench.specs import FORMS
 from rrm.stage import command, write_json
 
 
 def run(options: argparse.Namespace) -> None:
     """`editrewardbench run`."""
-    from eval.bench_run import BenchConfig, run_bench
-    from eval.bench_summary import described
+    from eval.editrewardbench.run import BenchConfig, run_bench
+    from eval.editrewardbench.summary import described
 
     values = {key: value for key, value in vars(options).items() if key in BenchConfig.model_fields}
     summary = run_bench(BenchConfig.checked(values, "editrewardbench run"), shlex.join(["editrewardbench", *sys.argv[1:]]))
@@ -32,8 +32,8 @@ def run(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """`editrewardbench compare`."""
-    from eval.compare import compare as compared
-    from eval.compare import described
+    from eval.editrewardbench.compare import compare as compared
+    from eval.editrewardbench.compare import described
 
     result = compared(options.first, options.second, options.seed)
     if options.out:
@@ -43,7 +43,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """`editrewardbench report`."""
-    from eval.page import write_page
+    from eval.editrewardbench.page import write_page
 
     print(write_page(options.folder))
 
@@ -91,7 +91,3 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = build_parser().parse_args()
     command(lambda: options.run(options))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 rrm:FOLDER?mode=…&k=…            an RRM in this process              server:URL,URL?model=…    an RRM behind servers
 serve:FOLDER                     the same, through vLLM, which is started and stopped
 vlm:URL?model=NAME               any VLM, one score per edit         vlm-pair:URL?model=NAME   any VLM, shown both edits in both orders
-baseline:longer-file             one of `eval.baselines`
+baseline:longer-file             one of `eval.editrewardbench.baselines`
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl
 
 from pydantic import Field
 
-from eval.baselines import BASELINES, RANDOM, BaselineJudge
+from eval.editrewardbench.baselines import BASELINES, RANDOM, BaselineJudge
+from eval.editrewardbench.pairwise import PairJudge
+from eval.editrewardbench.vlm import VlmJudge
 from eval.endpoint import EndpointJudge
 from eval.judges import EditJudge, RewardJudge
-from eval.pairwise import PairJudge
-from eval.vlm import VlmJudge
 from rrm.config import Config
 from rrm.errors import InputError
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval import paired
-from eval.outcomes import Outcome, grouped, read_outcomes
+from eval.editrewardbench import paired
+from eval.editrewardbench.outcomes import Outcome, grouped, read_outcomes
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
 

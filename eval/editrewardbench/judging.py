@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.editrewardbench.outcomes import Outcome, failures_of, from_scores, from_votes, mean_scores
+from eval.editrewardbench.pairwise import PairVote, Votes, vote_all
+from eval.editrewardbench.provenance import TEMPLATE, short_hash
+from eval.editrewardbench.specs import is_pairwise, open_judges, open_pair_judge, sampling_of
 from eval.index import PairIndex, Principles
-from eval.outcomes import Outcome, failures_of, from_scores, from_votes, mean_scores
-from eval.pairwise import PairVote, Votes, vote_all
-from eval.provenance import TEMPLATE, short_hash
 from eval.rows import JudgedRows
 from eval.scoring import Rows, TaskKey, judge_all, own_principles
-from eval.specs import is_pairwise, open_judges, open_pair_judge, sampling_of
 from rrm.records import Failure, Judgement, Principle
 
 PLACEHOLDER = (Principle(question="{principle}?", category="follow"),)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from eval.outcomes import Outcome
+from eval.editrewardbench.outcomes import Outcome
 from eval.scoring import Rows
 from rrm.stage import write_json
 
