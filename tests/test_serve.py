@@ -201,8 +201,9 @@ def test_heads_that_vllm_cannot_attend_with_on_the_cpu_are_refused_there_alone(c
 
 
 KILLED = """
-import subprocess, sys
+import signal, subprocess
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 from rrm.reward import serve
 from rrm.stage import command
 def start(serving, replica, on_gpu, logs):
@@ -217,12 +218,16 @@ command(lambda: serve.serve(serve.Serving(Path("model"), replicas=2), Path("logs
 def test_the_servers_end_with_the_command_however_politely_it_is_ended(how):
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        line = next(line for line in parent.stdout if line.startswith("ready"))
-        servers = [int(pid) for pid in re.findall(r"pid (\d+)", line)]
-        assert len(servers) == 2
-        assert all(Path(f"/proc/{pid}").exists() for pid in servers) or not Path("/proc").exists()
-        parent.send_signal(how)
-        assert parent.wait(20) == 130
+        try:
+            line = next(line for line in parent.stdout if line.startswith("ready"))
+            servers = [int(pid) for pid in re.findall(r"pid (\d+)", line)]
+            assert len(servers) == 2
+            for pid in servers:
+                os.kill(pid, 0)
+            parent.send_signal(how)
+            assert parent.wait(60) == 130
+        finally:
+            parent.kill()
     for pid in servers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
