@@ -10,7 +10,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 import matplotlib
 import pyarrow.parquet as pq
 import yaml
@@ -19,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url, png_bytes
+from rrm.pages import template
 from rrm.parsing import read_holistic, read_trace, thought_of
 from rrm.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
 from rrm.records import Failure, PreferencePair, Quarantined, Record, SFTRow
@@ -215,15 +215,8 @@ def page(out: Path, card: Mapping[str, Any], store: ImageStore) -> str:
         for name in ("sft_judge", "sft_decompose", "preferences", "same")
     }
     counts |= {"sft_rows": both["sft_judge"] + both["sft_decompose"], "pairs": both["preferences"], "same_pairs": both["same"]}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_pipeline", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "money": money, "counted": counted}
-    return environment.get_template("card.html.j2").render(
+    filters = {"number": number, "percent": percent, "money": money, "counted": counted}
+    return template("data_pipeline", "card.html.j2", filters).render(
         name=out.resolve().name,
         card=card,
         counts=counts,

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from eval.collect import (
@@ -34,6 +33,7 @@ from eval.wording import FILTERS
 from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import data_url
+from rrm.pages import template
 from rrm.stage import command, write_json
 
 NAMES = {
@@ -175,15 +175,7 @@ def page(config: ReportConfig) -> tuple[str, dict[str, Any]]:
     stages = read_stages(run)
     models, editors = read_models(stages["eval"]), read_editors(stages["edit-eval"])
     summary = summarise_run(stages, models, editors)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
-    html = environment.get_template("report.html.j2").render(
+    html = template("eval", "report.html.j2", FILTERS).render(
         run=run.name,
         stages=stages,
         summary=summary,

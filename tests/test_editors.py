@@ -3,16 +3,11 @@
 import asyncio
 import base64
 import json
-import socket
-import threading
-import time
 import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-import uvicorn
 import yaml
 from diffusers import (
     AutoencoderKL,
@@ -25,6 +20,7 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
+from editor_benches import served
 from fastapi import FastAPI, Response
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -287,25 +283,6 @@ def test_a_key_changes_with_what_the_edit_depends_on_and_with_nothing_else():
         Editor(name="e", kind="openai", model="m", base_url=url).key("a", "x", 0) for url in ("http://a/v1", "http://b/v1")
     ]
     assert server[0] == server[1] != key
-
-
-@contextmanager
-def served(app):
-    """Base URL of the app on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

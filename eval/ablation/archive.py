@@ -45,7 +45,7 @@ def recipe(study: Study, job: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def without_images(judgement: Judgement) -> str:
+def without_principles(judgement: Judgement) -> str:
     """The judgement without its principles, which the instruction gives, as JSON."""
     return judgement.model_dump_json(exclude={"principles"}, exclude_defaults=True)
 
@@ -68,7 +68,7 @@ def write_archive(study: Study, found: Mapping[str, Sequence[Judged]], folder: P
         for one in judged:
             whence = {"seed": one.seed, "model": model, "recipe": recipe(study, f"seed{one.seed}/eval-{model}")}
             rows += [
-                {**whence, "kind": "judgement", "edit": name, "value": without_images(judgement)}
+                {**whence, "kind": "judgement", "edit": name, "value": without_principles(judgement)}
                 for name, judgement in one.judgements.items()
             ]
     columns = ("kind", "seed", "model", "recipe", "edit", "value")

@@ -13,17 +13,10 @@ from typing import Any
 from scipy.stats import norm
 
 from eval.editors.items import ItemResult
-from eval.metrics import around, macro
+from eval.metrics import error_of_macro, macro
 
 Estimate = dict[str, Any]
 """{mean, se, ci95}; None for what cannot be worked out."""
-PER_ERROR = around(0.0, 1.0)
-
-
-def error_of(centre: float, interval: tuple[float, float] | None) -> float | None:
-    """The standard error that a normal 95% interval around `centre` was made from."""
-    assert PER_ERROR is not None
-    return None if interval is None else (interval[1] - centre) / PER_ERROR[1]
 
 
 def estimate(values: Sequence[float], groups: Sequence[str], clusters: Sequence[str]) -> Estimate:
@@ -34,7 +27,7 @@ def estimate(values: Sequence[float], groups: Sequence[str], clusters: Sequence[
     centre, interval = macro(values, groups, clusters)
     if centre is None:
         return {"mean": None, "se": None, "ci95": None}
-    return {"mean": centre, "se": error_of(centre, interval), "ci95": interval}
+    return {"mean": centre, "se": error_of_macro(values, groups, clusters), "ci95": interval}
 
 
 def over_groups(results: Sequence[ItemResult], measure: str, missing: float | None = None) -> Estimate:

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.editors.aggregate import error_of
 from eval.jsonl import read_jsonl
-from eval.metrics import clustered_interval, mean
+from eval.metrics import clustered_interval, error_of_mean, mean
 from rrm.errors import InputError
 
 Side = Literal["G", "S", "B"]
@@ -145,7 +144,7 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
         "S": found["S"],
         "B": found["B"],
         "gsb": centre,
-        "se": None if centre is None else error_of(centre, interval),
+        "se": error_of_mean(values, clusters),
         "ci95": interval,
         "sign_p": sign_test(found["G"], found["B"]),
         "items_better": signs[1],

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from eval.editrewardbench.compare import read_summary
@@ -19,6 +18,7 @@ from eval.figures import COLOURS, intervals
 from eval.wording import FILTERS
 from rrm.errors import InputError
 from rrm.images import data_url
+from rrm.pages import template
 from rrm.plots import BLUE, histogram
 
 PAGE = "report.html"
@@ -90,17 +90,9 @@ def examples_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def page(folder: Path) -> str:
     """The page about the result in this folder. Raises InputError where there is none."""
     summary, outcomes = read_summary(folder), read_outcomes(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= FILTERS
     result = summary["result"]
     headline = [o for o in outcomes if o.dimension == result["headline"]]
-    return environment.get_template("bench.html.j2").render(
+    return template("eval", "bench.html.j2", FILTERS).render(
         name=folder.resolve().name,
         summary=summary,
         result=result,
