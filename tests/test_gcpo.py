@@ -27,8 +27,9 @@ from rrm.prompts import write_answer
 from rrm.stage import command
 from rrm.verifier import gcpo
 from rrm.verifier.checkpoint import load
-from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, PairSampler, read_pairs, read_score, score_tokens
+from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, read_score, score_tokens
 from rrm.verifier.grpo import CLIENT, GRPOTrainer
+from rrm.verifier.pairs import PairSampler, build_dataset, read_pairs
 from rrm.verifier.training import run_training
 
 
@@ -483,8 +484,8 @@ def test_a_pair_without_principles_is_refused_unless_the_judge_is_holistic(tmp_p
     pair = read_pairs(training_data)[0].model_copy(update={"principles": ()})
     store = ImageStore(training_data / "images")
     with pytest.raises(InputError, match="has no principles"):
-        gcpo.build_dataset([pair], "brief", store)
-    assert gcpo.build_dataset([pair], "brief_holistic", store)["count"] == [0, 0]
+        build_dataset([pair], "brief", store)
+    assert build_dataset([pair], "brief_holistic", store)["count"] == [0, 0]
 
 
 if __name__ == "__main__":

@@ -269,8 +269,9 @@ def test_a_judge_says_what_generate_says(base):
 @pytest.mark.parametrize("rank", [0, 4])
 def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_checkpoint, tmp_path):
     from rrm.images import ImageStore
-    from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments, build_dataset, read_pairs
+    from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments
     from rrm.verifier.grpo import GRPOTrainer
+    from rrm.verifier.pairs import build_dataset, read_pairs
 
     config = GCPOStage(
         data=training_data, base=str(tiny_checkpoint), out=tmp_path, steps=1, pairs=2, traces=2, learning_rate=0, max_tokens=12

@@ -40,8 +40,9 @@ from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.world import draw, sample_scene
 from rrm.stage import command, write_json
 from rrm.verifier.checkpoint import load
-from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments, build_dataset, pair_rows
+from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments
 from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
+from rrm.verifier.pairs import build_dataset, pair_rows
 from rrm.verifier.rollout import complete
 from rrm.verifier.shared_prompts import sharing_prompts
 

@@ -18,7 +18,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from rrm.errors import InputError
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
-from rrm.verifier.gcpo import GCPOStage, read_pairs
+from rrm.verifier.gcpo import GCPOStage
+from rrm.verifier.pairs import read_pairs
 from rrm.verifier.sft import SFTStage, read_rows
 from rrm.verifier.training import TrainingStage, merged, origin, read_state
 

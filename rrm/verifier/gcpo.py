@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -32,8 +30,7 @@ from trl.models import unwrap_model_for_generation
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_answer
-from rrm.prompts import Style, is_holistic
-from rrm.records import Failure, FailureKind, PreferencePair
+from rrm.records import Failure, FailureKind
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.gcpo_math import (
@@ -48,7 +45,7 @@ from rrm.verifier.gcpo_math import (
     zero_variance_groups,
 )
 from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
-from rrm.verifier.messages import judge_messages
+from rrm.verifier.pairs import PairSampler, build_dataset, draw_pairs, read_pairs
 from rrm.verifier.rollout import complete, left_padded
 from rrm.verifier.shared_prompts import sharing_prompts
 from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
@@ -94,37 +91,6 @@ class GCPOStage(TrainingStage):
     vllm_server: str | None = None
     """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process. With a server each token's gain is weighted by trl's
     importance ratio between the two samplers."""
-
-
-class PairSampler(Sampler[int]):
-    """Row indices of a whole run, for pairs in adjacent rows (2i preferred, 2i + 1 other): pairs are permuted, never torn apart.
-
-    The pairs come as one permutation after another, without a gap: every `total` pairs in a row are each pair once, and a batch that
-    one permutation does not fill goes on with the next (which may bring it a pair for the second time: two more groups). Each of
-    the `batches` of `pairs` pairs is given `repeats` times before the next, every row `traces` times in a run.
-    """
-
-    def __init__(self, total: int, traces: int, pairs: int, repeats: int, batches: int, seed: int):
-        self.total, self.traces, self.pairs = total, traces, pairs
-        self.repeats, self.batches, self.seed = repeats, batches, seed
-
-    def order(self) -> Iterator[int]:
-        """Pairs, without end."""
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            yield from torch.randperm(self.total, generator=generator).tolist()
-
-    def __iter__(self) -> Iterator[int]:
-        order = self.order()
-        for _ in range(self.batches):
-            batch = list(islice(order, self.pairs))
-            for _ in range(self.repeats):
-                for pair in batch:
-                    for row in (2 * pair, 2 * pair + 1):
-                        yield from [row] * self.traces
-
-    def __len__(self) -> int:
-        return self.batches * self.repeats * self.pairs * 2 * self.traces
 
 
 FAILURES: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "refused", "empty", "cut_off")
@@ -333,51 +299,6 @@ class GCPOTrainer(Watched, GRPOTrainer):
         pairs = self.args.generation_batch_size / (2 * self.num_generations)
         self.state.epoch = self.state.global_step / self.num_iterations * pairs / (len(self.train_dataset) // 2)
         super().log(logs, start_time)
-
-
-def pair_rows(pair: PreferencePair, style: Style, store: ImageStore) -> list[dict[str, Any]]:
-    """The pair as two adjacent rows of trl's prompt form, the preferred image first."""
-    edits = (pair.edited_a, pair.edited_b) if pair.label == "a" else (pair.edited_b, pair.edited_a)
-    row = {
-        "prompt": judge_messages(style, pair.instruction, pair.principles),
-        "count": 0 if is_holistic(style) else len(pair.principles),
-        "pair_id": pair.pair_id,
-    }
-    return [
-        {**row, "side": side, "images": [str(store.path(pair.source)), str(store.path(edit))]}
-        for side, edit in zip(("preferred", "other"), edits, strict=True)
-    ]
-
-
-def read_pairs(data: Path) -> list[PreferencePair]:
-    """The decided pairs of preferences.parquet. Raises InputError where it is missing, empty, or holds a "same"."""
-    path = data / "preferences.parquet"
-    if not path.is_file():
-        raise InputError(f"There is no {path}; run `make data` first, or correct 'data' in the config.")
-    pairs = [PreferencePair(**row) for row in pq.read_table(path).to_pylist()]
-    if not pairs:
-        raise InputError(f"{path} is empty; GCPO needs human preference pairs.")
-    if any(pair.label == "same" for pair in pairs):
-        raise InputError(f"{path} holds pairs labelled 'same'; GCPO leaves them out: keep them in same.parquet.")
-    return pairs
-
-
-def draw_pairs(pairs: list[PreferencePair], count: int | None, seed: int) -> list[PreferencePair]:
-    """`count` of the pairs, drawn by `seed` (the same draw holds every smaller one), or all. Raises InputError where there are fewer."""
-    if count is None:
-        return pairs
-    if count > len(pairs):
-        raise InputError(f"draw_pairs asks for {count} pairs, and there are {len(pairs)}; lower it.")
-    return [pairs[i] for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()]
-
-
-def build_dataset(pairs: list[PreferencePair], style: Style, store: ImageStore) -> datasets.Dataset:
-    """Rows 2i and 2i + 1 are pair i. Raises InputError for a pair without principles, unless the style asks for none."""
-    for pair in pairs:
-        if not pair.principles and not is_holistic(style):
-            raise InputError(f"The pair {pair.pair_id!r} has no principles to judge by; leave it out, or use a holistic base.")
-    dataset = datasets.Dataset.from_list([row for pair in pairs for row in pair_rows(pair, style, store)])
-    return dataset.cast_column("images", datasets.List(datasets.Image()))
 
 
 def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
