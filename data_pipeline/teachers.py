@@ -179,10 +179,12 @@ class Line:
                 failure = Failure(kind=kind_of(error), detail=f"{error.status_code}: {error.message}"[:200])
                 if not passing(error.status_code):
                     return failure
+                asked = asked_wait(error.response.headers, time.time()) or 0.0
+                self.not_before = max(self.not_before, time.monotonic() + asked)
             except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not a completion
                 failure = Failure(kind="unparseable", detail=f"not a completion: {error}"[:200])
             tried += 1
-            if tried == ATTEMPTS or self.gone or time.monotonic() > patient_until:
+            if tried == ATTEMPTS or self.gone or max(time.monotonic(), self.not_before) > patient_until:
                 return failure
             await asyncio.sleep(backoff(tried, FIRST_WAIT, LONGEST_WAIT))
 

@@ -357,6 +357,14 @@ def test_a_server_that_names_a_time_too_far_off_counts_as_gone(tmp_path):
     assert 3500 < float(re.fullmatch(r"429, and again in (\d+) s: no", failure.detail)[1]) <= 3600
 
 
+def test_a_server_out_of_order_is_left_alone_for_as_long_as_it_asks_unless_that_is_too_long(tmp_path):
+    (completion, _), (pause,) = sent_to(tmp_path, (503, {"Retry-After": "0.7"}), DONE)
+    assert completion is DONE
+    assert pause >= 0.7
+    failure, pauses = sent_to(tmp_path, (503, {"Retry-After": "60"}), patience=5)
+    assert (failure.kind, failure.detail, len(pauses)) == ("server_gone", "503: no", 0)
+
+
 @pytest.mark.parametrize(("status", "kind", "tries"), [(408, "server_gone", 5), (409, "server_gone", 5), (422, "refused", 1)])
 def test_what_may_pass_is_sent_five_times_and_a_refusal_once(tmp_path, status, kind, tries):
     failure, pauses = sent_to(tmp_path, *[(status, {})] * 5)
