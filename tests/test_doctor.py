@@ -25,7 +25,7 @@ from transformers import Qwen2VLImageProcessor
 
 from rrm.cli import build_parser, examine
 from rrm.doctor import checks, memory
-from rrm.doctor.checks import Gpu, Lengths
+from rrm.doctor.checks import Check, Gpu, Lengths
 from rrm.doctor.memory import GIB, KNOWN, Plan, Shape
 from rrm.doctor.run import plan_of, read_config, table_of
 from rrm.errors import InputError
@@ -480,6 +480,18 @@ def test_a_base_that_is_still_to_be_made_is_estimated_like_another(capsys, monke
             call(*arguments, *more, "--json")
         out = json.loads(capsys.readouterr().out)
         assert {check["name"]: check["status"] for check in out["checks"]}["memory"] == status
+
+
+def test_what_libraries_print_meanwhile_is_not_among_the_result(capsys, monkeypatch):
+    def chatty(*_):
+        print("[WARNING] [real_accelerator.py] Setting accelerator to CPU.")
+        return [Check("base", "ok", "here.")], None, None
+
+    monkeypatch.setattr("rrm.doctor.run.examine", chatty)
+    call("--config", "c.yaml", "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["checks"][0]["says"] == "here."
+    assert "real_accelerator" in err
 
 
 def test_wrong_options_are_refused():

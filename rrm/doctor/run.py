@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from transformers import Qwen2_5_VLProcessor
 
 from rrm.doctor import checks
 from rrm.doctor.checks import Check, Gpu, Lengths, TrainingConfig
-from rrm.doctor.memory import GIB, Estimate, Plan, Shape, shape_of
+from rrm.doctor.memory import GIB, KNOWN, Estimate, Plan, Shape, shape_of
 from rrm.errors import InputError
 from rrm.images import MAX_PIXELS, TOKEN_SIDE, ImageStore
 from rrm.records import SFTRow
@@ -172,7 +174,7 @@ def examine(
             Check(
                 "memory",
                 "not checked",
-                f"the shape of {config.base} is not known here; name a checkpoint of its shape with --like.",
+                f"the shape of {config.base} is not known here; name a checkpoint of its shape, as with --like {next(iter(KNOWN))}.",
             )
         )
         return found, None, memory
@@ -198,7 +200,8 @@ def table_of(found: Estimate, memory: float | None) -> list[str]:
 
 def doctor(path: Path, gpus: int | None, gpu_memory: float | None, sample: int, like: str | None, as_json: bool) -> bool:
     """Prints what was found; whether nothing failed."""
-    found, estimated, memory = examine(path, gpus, gpu_memory, sample, like)
+    with redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is for the result
+        found, estimated, memory = examine(path, gpus, gpu_memory, sample, like)
     well = all(check.status != "fail" for check in found)
     if as_json:
         parts = None if estimated is None else {
