@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -39,12 +41,11 @@ def settings(data: Path, base: Path, out: Path, **more: object) -> dict:
     return {"data": str(data), "base": str(base), "out": str(out), **keys}
 
 
-def train(monkeypatch: pytest.MonkeyPatch, kind: type[GCPOTrainer], keys: dict) -> dict:
+def train(kind: type[GCPOTrainer], keys: dict) -> dict:
     """What `gcpo.train` makes of this config with a subclass of the trainer."""
-    monkeypatch.setattr(gcpo, "GCPOTrainer", kind)
     config = GCPOStage(**keys)
     config.out.mkdir(parents=True, exist_ok=True)
-    return gcpo.train(config, config.out)
+    return gcpo.train(config, config.out, kind)
 
 
 def lines_of(out: Path) -> list[dict]:
@@ -145,18 +146,31 @@ TABLE = [[[7.0, 3.0, "unparseable"], [5.0, 5.0, 2.0]], [[1.0, 8.0, 6.0], ["cut_o
 class Recorded(GCPOTrainer):
     """Scores its traces by the table; keeps them with their prompts, and every update's weights and gradients before clipping."""
 
+    table = TABLE
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        Recorded.last, self.traces, self.updates = self, [], []
+        Recorded.last, self.traces, self.updates, self.with_a_graph = self, [], [], []
 
     def read(self, inputs, completions, completion_ids):
         self.traces = [(row["prompt"], row["images"], ids) for row, ids in zip(inputs, completion_ids, strict=True)]
-        return [score for pair in TABLE for group in pair for score in group]
+        return [score for pair in self.table for group in pair for score in group]
+
+    def read_traces(self, model, inputs):
+        if torch.is_grad_enabled():
+            self.with_a_graph.append(len(inputs["completion_ids"]))
+        return super().read_traces(model, inputs)
 
     def _clip_grad_norm(self, model):
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         self.updates.append({name: (p.detach().clone(), p.grad.clone()) for name, p in named})
         return super()._clip_grad_norm(model)
+
+
+class HalfAtRest(Recorded):
+    """The first pair's traces all win; of the second's, one of either image has just its group's mean, ⅔: eight advantages of 0."""
+
+    table = (((7.0, 7.0, 7.0), (5.0, 5.0, 5.0)), ((5.0, 8.0, 2.0), (1.0, 6.0, 3.0)))
 
 
 class Written(Recorded):
@@ -176,7 +190,7 @@ class Written(Recorded):
         return answers, None
 
 
-def advantages_of(table: list) -> list[float]:
+def advantages_of(table: Sequence) -> list[float]:
     """A = r − mean r, in the table's order, from the definitions."""
     found = []
     for preferred, other in table:
@@ -187,8 +201,8 @@ def advantages_of(table: list) -> list[float]:
     return found
 
 
-def log_probabilities(model, processor, traces, temperature: float) -> list[torch.Tensor]:
-    """log π of each token of each trace, (T,) each, from the stock model's logits on prompt and trace, padded at the end."""
+def log_policies(model, processor, traces, temperature: float) -> list[torch.Tensor]:
+    """log π at each token of each trace, (T, V) each, from the stock model's logits on prompt and trace, padded at the end."""
     rows, kinds, pixels, grids = [], [], [], []
     for prompt, images, ids in traces:
         text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
@@ -203,11 +217,22 @@ def log_probabilities(model, processor, traces, temperature: float) -> list[torc
         attention_mask=pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
         pixel_values=torch.cat(pixels), image_grid_thw=torch.cat(grids),
     ).logits  # fmt: skip
-    found = []
-    for row, of, (_, _, ids) in zip(rows, logits / temperature, traces, strict=True):
-        before = of[len(row) - len(ids) - 1 : len(row) - 1]
-        found.append(before.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0])
-    return found
+    return [
+        of[len(row) - len(ids) - 1 : len(row) - 1].log_softmax(-1)
+        for row, of, (_, _, ids) in zip(rows, logits / temperature, traces, strict=True)
+    ]
+
+
+def of_the_tokens(policies: list[torch.Tensor], traces) -> list[torch.Tensor]:
+    """log π of each token of each trace, (T,) each."""
+    return [log.gather(1, torch.tensor(ids)[:, None])[:, 0] for log, (_, _, ids) in zip(policies, traces, strict=True)]
+
+
+def mean_entropy(policies: list[torch.Tensor], micro_batch: int) -> float:
+    """The mean over micro-batches, in order, of the mean over a micro-batch's tokens."""
+    entropies = [-(log.exp() * log).sum(-1) for log in policies]
+    parts = [entropies[first : first + micro_batch] for first in range(0, len(entropies), micro_batch)]
+    return sum(float(torch.cat(part).mean()) for part in parts) / len(parts)
 
 
 def stock_model(base: Path, weights: dict[str, torch.Tensor] | None = None) -> Qwen2_5_VLForConditionalGeneration:
@@ -234,13 +259,14 @@ def ending_checkpoint(tmp_path_factory, tiny_checkpoint):
     ("kind", "more"),
     [
         (Recorded, {}),
+        (HalfAtRest, {}),
         (Written, {"tokens": "score"}),
         (Written, {"beta": 0.3}),
         (Written, {"beta": 0.3, "kl_tokens": "all"}),
         (Written, {"beta": 0.3, "tokens": "score"}),
     ],
 )
-def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, monkeypatch, training_data, ending_checkpoint, kind, more):
+def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_data, ending_checkpoint, kind, more):
     keys = settings(
         training_data,
         ending_checkpoint,
@@ -252,21 +278,22 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, monkeypatch
         temperature=0.9,
         **more,
     )
-    train(monkeypatch, kind, keys)
+    train(kind, keys)
     trainer = Recorded.last
     beta, epsilon = more.get("beta", 0.0), 0.1
     processor = AutoProcessor.from_pretrained(ending_checkpoint)
     assert len(trainer.traces) == 12
     assert len({len(ids) for _, _, ids in trainer.traces}) > 2
     with torch.no_grad():  # the policy that sampled, and the KL's reference
-        base = log_probabilities(stock_model(ending_checkpoint), processor, trainer.traces, 0.9)
+        sampling = log_policies(stock_model(ending_checkpoint), processor, trainer.traces, 0.9)
+        base = of_the_tokens(sampling, trainer.traces)
     places = getattr(trainer, "score_places", [range(1000, 1000)] * 12)
     shares = []
     for update in trainer.updates:
         model = stock_model(ending_checkpoint, {name: weight for name, (weight, _) in update.items()})
-        policy = log_probabilities(model, processor, trainer.traces, 0.9)
+        policy = of_the_tokens(log_policies(model, processor, trainer.traces, 0.9), trainer.traces)
         total, clipped, counted = 0.0, 0, 0
-        for new, old, place, advantage in zip(policy, base, places, advantages_of(TABLE), strict=True):
+        for new, old, place, advantage in zip(policy, base, places, advantages_of(trainer.table), strict=True):
             loss = 0.0
             for t, ratio in enumerate((new - old).exp()):
                 if more.get("tokens") != "score" or t in place:
@@ -290,6 +317,13 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, monkeypatch
     assert 0 < shares[1] < 1
     if more.get("tokens") != "score":  # else micro-batches differ in how many tokens they have
         assert second["clip_low"] + second["clip_high"] > 0
+    if (
+        kind is HalfAtRest
+    ):  # micro-batches of the rows 0–3, 4–7, 8–11; the first has nothing that moves, and one row for the backward
+        assert trainer.with_a_graph == [1, 1, 3] * 2
+    else:
+        assert trainer.with_a_graph == [4, 4, 4] * 2
+    assert first["entropy"] == pytest.approx(mean_entropy(sampling, 4), rel=1e-4)
     assert ("kl" in first) == (beta > 0)
     if beta:
         assert first["kl"] == pytest.approx(0, abs=1e-9)
@@ -299,8 +333,8 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, monkeypatch
 # ── what is logged ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_step_logs_what_the_paper_watches_and_keeps_its_rollouts(tmp_path, monkeypatch, training_data, tiny_checkpoint):
-    train(monkeypatch, Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1))
+def test_every_step_logs_what_the_paper_watches_and_keeps_its_rollouts(tmp_path, training_data, tiny_checkpoint):
+    train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1))
     (line,) = lines_of(tmp_path / "out")
     rows = rollouts_of(tmp_path / "out", 1)
     # pair 1: 7 beats 5, 5, 2 and 3 beats 2; pair 2: 1 beats none, 8 and 6 beat 4 alone (8 against 8 is a tie)
@@ -340,9 +374,7 @@ def steps_of(out: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize(("updates", "steps"), [(1, 4), (2, 6)])
-def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(
-    tmp_path, monkeypatch, training_data, ending_checkpoint, updates, steps
-):
+def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(tmp_path, training_data, ending_checkpoint, updates, steps):
     """5 of 12 pairs per batch: the third batch of rollouts goes on with the next permutation."""
     whole = tmp_path / "whole"
     keys = settings(
@@ -356,7 +388,7 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(
         updates=updates,
         save_every=updates,
     )
-    train(monkeypatch, Scored, keys)
+    train(Scored, keys)
     last = f"checkpoints/checkpoint-{steps}"
     for step in range(updates, steps, updates):
         out = tmp_path / f"from-{step}"
@@ -366,7 +398,7 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(
                 shutil.rmtree(later)
         stale = out / f"rollouts/step-{step + 1:06d}-7.parquet"  # of a process that is not there any more
         stale.write_bytes(b"")
-        train(monkeypatch, Scored, {**keys, "out": str(out)})
+        train(Scored, {**keys, "out": str(out)})
         weights = [load_file(run / last / "model.safetensors") for run in (whole, out)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         states = [torch.load(run / last / "optimizer.pt")["state"] for run in (whole, out)]
@@ -383,12 +415,12 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_two_processes_are_one_that_accumulates(tmp_path, monkeypatch, training_data, tiny_checkpoint):
+def test_two_processes_are_one_that_accumulates(tmp_path, training_data, tiny_checkpoint):
     """One pair: the first process judges the preferred image, the second the other; rewards come from both together."""
     keys = settings(
         training_data, tiny_checkpoint, tmp_path / "one", steps=1, pairs=1, traces=4, micro_batch=4, learning_rate=1.0
     )
-    train(monkeypatch, Replayed, keys)
+    train(Replayed, keys)
     two = tmp_path / "two.yaml"
     two.write_text(json.dumps({**keys, "out": str(tmp_path / "two")}))
     launch = [
@@ -426,8 +458,8 @@ def test_trls_client_of_a_vllm_server_is_loaded_when_the_trainer_makes_it(monkey
     assert sys.modules[GRPOTrainer.__module__].VLLMGeneration("policy", mode="server") == (("policy",), {"mode": "server"})
 
 
-def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, monkeypatch, training_data, tiny_checkpoint):
-    train(monkeypatch, Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, beta=0.1))
+def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, training_data, tiny_checkpoint):
+    train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, beta=0.1))
     reference, (loaded, _) = Recorded.last.ref_model, load(tiny_checkpoint)
     held = dict(reference.named_parameters())
     assert all(torch.equal(held[name], parameter) for name, parameter in loaded.named_parameters())
@@ -437,9 +469,9 @@ def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, monkeyp
     assert patched <= {name for name, module in reference.named_modules() if "forward" in vars(module)}
 
 
-def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path, monkeypatch, training_data, tiny_checkpoint):
+def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path, training_data, tiny_checkpoint):
     keys = settings(training_data, tiny_checkpoint, tmp_path / "out", beta=0.1, lora_rank=4, learning_rate=1e-2)
-    train(monkeypatch, Written, keys)
+    train(Written, keys)
     assert Recorded.last.ref_model is None
     first, second = lines_of(tmp_path / "out")
     assert first["kl"] == pytest.approx(0, abs=1e-9)
@@ -455,9 +487,9 @@ def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path,
         ({"draw_pairs": 13}, "there are 12"),
     ],
 )
-def test_a_batch_that_cannot_be_is_refused(tmp_path, monkeypatch, training_data, tiny_checkpoint, more, message):
+def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpoint, more, message):
     with pytest.raises(InputError, match=message):
-        train(monkeypatch, GCPOTrainer, settings(training_data, tiny_checkpoint, tmp_path, **more))
+        train(GCPOTrainer, settings(training_data, tiny_checkpoint, tmp_path, **more))
 
 
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):
@@ -490,6 +522,5 @@ def test_a_pair_without_principles_is_refused_unless_the_judge_is_holistic(tmp_p
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    gcpo.GCPOTrainer = Replayed  # type: ignore[misc]
-    command(lambda: run_training("gcpo", __doc__, GCPOStage, gcpo.train))
+    command(lambda: run_training("gcpo", __doc__, GCPOStage, partial(gcpo.train, kind=Replayed)))
     assert "vllm" not in sys.modules

@@ -40,7 +40,7 @@ from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.world import draw, sample_scene
 from rrm.stage import command, write_json
 from rrm.verifier.checkpoint import load
-from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, arguments
+from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, Read, arguments
 from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
 from rrm.verifier.pairs import build_dataset, pair_rows
 from rrm.verifier.rollout import complete
@@ -125,6 +125,24 @@ def forwards(model: Qwen2_5_VLForConditionalGeneration, batch: Mapping[str, torc
         labels=torch.cat([torch.full_like(ids, -100), traces], 1),
     ).loss.backward()  # fmt: skip
     model.zero_grad()
+
+
+class Drawn(GCPOTrainer):
+    """Scores are drawn: traces of an untrained model cannot be read, and would all have an advantage of 0, which costs less."""
+
+    def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
+        """A score for every trace, whatever it says."""
+        return list(np.random.default_rng().uniform(0, 10, len(completion_ids)).tolist())
+
+
+class HalfDecided(Drawn):
+    """In half of the pairs every trace of the preferred image beats every one of the other: their traces have advantages of 0."""
+
+    def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
+        """Scores apart for every other pair."""
+        drawn = super().read(inputs, completions, completion_ids)
+        sure = [20.0 * (row["side"] == "preferred") if int(row["pair_id"]) % 2 else None for row in inputs]
+        return [score if known is None else known for score, known in zip(drawn, sure, strict=True)]
 
 
 class Clock(TrainerCallback):
@@ -227,10 +245,12 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
         max_tokens=TOKENS,
     )  # fmt: skip
     common = {"train_dataset": dataset, "processing_class": processor}
+    kinds = {"gcpo ours": Drawn, "gcpo half decided": HalfDecided}
     trainers = {
-        "gcpo ours": GCPOTrainer(
-            model=ours, args=quiet(arguments(stage, work / "ours", 1)), rollouts=work / "rollouts", **common
-        ),
+        **{
+            name: kind(model=ours, args=quiet(arguments(stage, work / name, 1)), rollouts=work / name, **common)
+            for name, kind in kinds.items()
+        },
         "gcpo trl": GRPOTrainer(model=stock, args=quiet(arguments(stage, work / "trl", 1)), reward_funcs=reward, **common),
     }
     found |= in_turns(rounds, {name: stepping(trainer) for name, trainer in trainers.items()}, "updates", warm_up=0)
@@ -238,6 +258,7 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
         "gcpo_step_over_trl": ratio(found["gcpo ours step"], found["gcpo trl step"]),
         "gcpo_rollout_over_trl": ratio(found["gcpo ours rollout"], found["gcpo trl rollout"]),
         "gcpo_update_over_trl": ratio(found["gcpo ours update"], found["gcpo trl update"]),
+        "gcpo_update_half_decided_over_all_open": ratio(found["gcpo half decided update"], found["gcpo ours update"]),
         "forward_over_stock": ratio(found["forward ours seconds"], found["forward stock seconds"]),
         "forward_unshared_over_stock": ratio(found["forward unshared seconds"], found["forward stock seconds"]),
         "rollout_speedup": ratio(found["rollout alone seconds"], found["rollout ours seconds"]),

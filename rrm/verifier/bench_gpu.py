@@ -5,7 +5,8 @@
 
 Random weights of the real shapes, noise for images within the real pixel budget, the sandbox's tokenizer: nothing is downloaded. What runs are the
 project's own stages (rrm.verifier.sft and gcpo, the judge), each in a process of its own, one GPU, without checkpoints. Random weights do not
-end an answer early: rollouts and judgements are as long as they may be.
+end an answer early: rollouts and judgements are as long as they may be. Nor can their traces be read: scores are drawn, so that every trace
+has a gradient.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from rrm.images import ImageStore
 from rrm.prompts import write_answer
 from rrm.records import EditToJudge, PreferencePair, Principle, SFTRow
 from rrm.stage import command, peak_rss_mb, write_json
+from rrm.verifier.bench import Drawn
 from rrm.verifier.checkpoint import load_processor, save
 from rrm.verifier.gcpo import GCPOStage
 from rrm.verifier.gcpo import train as train_gcpo
@@ -280,7 +282,7 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         )
         found |= {"answer_tokens": answer, "batch": size.batch, "samples_per_s": round(size.batch / seconds, 4)}
     else:
-        train_gcpo(gcpo, work / "gcpo")
+        train_gcpo(gcpo, work / "gcpo", Drawn)
         lines = steps_of(work / "gcpo")
         rollout = mean(line["rollout_seconds"] for line in lines[1:])
         update = mean(line["update_seconds"] for line in lines[1:])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from rrm.errors import InputError
 from rrm.images import ImageStore
@@ -49,7 +50,7 @@ from rrm.verifier.pairs import PairSampler, build_dataset, draw_pairs, read_pair
 from rrm.verifier.rollout import complete, left_padded
 from rrm.verifier.shared_prompts import sharing_prompts
 from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
-from rrm.verifier.vision import batch_vision_attention
+from rrm.verifier.vision import batch_vision_attention, rows_of
 
 Tokens = Literal["all", "score"]
 KLTokens = Literal["all", "thought"]
@@ -131,6 +132,20 @@ ROLLOUTS = pa.schema([
 ])  # fmt: skip
 
 
+ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "mm_token_type_ids")
+"""What a forward needs that has one row per trace."""
+
+
+def picked(inputs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """What a forward of these rows of a micro-batch needs; the images of all its rows lie one after another."""
+    counts, grid = torch.tensor(inputs["num_images"], device=rows.device), inputs["image_grid_thw"]
+    images = rows_of(rows, counts)
+    return {
+        **{name: inputs[name][rows] for name in ROWS}, "num_images": counts[rows].tolist(), "image_grid_thw": grid[images],
+        "pixel_values": inputs["pixel_values"][rows_of(images, grid.prod(1))],
+    }  # fmt: skip
+
+
 class RolloutFolder(TrainerCallback):
     """Deletes what was sampled for the steps that a resumed run does again, perhaps with other processes."""
 
@@ -149,6 +164,7 @@ class GCPOTrainer(Watched, GRPOTrainer):
     """GRPOTrainer over preference pairs: adjacent rows are a pair, rewards are win and loss ratios, the loss is gcpo_math's."""
 
     loss_has_a_scale = False
+    _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(self, *, rollouts: Path, tokens: Tokens = "all", kl_tokens: KLTokens = "thought", **kwargs: Any):
         # trl asks for a reward function, which sees one process's rows; rewards are made in _calculate_rewards, from all of them
@@ -230,6 +246,17 @@ class GCPOTrainer(Watched, GRPOTrainer):
         with sharing_prompts(model, input_ids.shape[1] - logits_to_keep):
             return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """A micro-batch, in the sampler's order: trl would shuffle a batch of rollouts, and part traces that share prompt and images.
+
+        An update goes over the whole batch, so its order changes nothing else.
+        """
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, parts)]
+        return self._buffered_inputs[self._step % parts]
+
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         begun = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
@@ -250,17 +277,41 @@ class GCPOTrainer(Watched, GRPOTrainer):
         rows = [score_tokens([pieces[i] for i in ids]) for ids in ids_BT.tolist()]
         return torch.tensor(rows, dtype=torch.float32, device=ids_BT.device)
 
-    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        """−(1/B) Σ_i (1/L_i) Σ_t [min(ρA, clip(ρ, 1 ± ε)A) − β·KL] of a micro-batch, over the number of micro-batches in the update."""
-        mask = inputs["completion_mask"]
+    def policy(self, model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of a micro-batch's traces, (B, T) each.
+
+        Without KL, a trace whose advantage is 0 (all those of a group with equal rewards) has no gradient: it is read without a graph, for
+        what is logged. One row always has a graph, since every process owes a backward; and under ZeRO-3, where every forward is all
+        processes' together, all have.
+        """
+        at_rest = inputs["advantages"] == 0
+        at_rest[0] &= not bool(at_rest.all())
+        if self.beta > 0 or is_deepspeed_zero3_enabled() or not bool(at_rest.any()):
+            return self.read_traces(model, inputs)
+        resting, moving = at_rest.nonzero()[:, 0], (~at_rest).nonzero()[:, 0]
+        with torch.no_grad():
+            quiet = self.read_traces(self.accelerator.unwrap_model(model), picked(inputs, resting))
+        loud = self.read_traces(model, picked(inputs, moving))
+        order = torch.cat([resting, moving]).argsort()
+        return torch.cat([quiet[0], loud[0]])[order], torch.cat([quiet[1], loud[1]])[order]
+
+    def read_traces(self, model: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of all traces of these inputs, (B, T) each."""
+        ids, mask = inputs["completion_ids"], inputs["completion_mask"]
         logps, entropy, _ = self._get_per_token_logps_and_entropies(
             model,
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_ids"], ids], dim=1),
             torch.cat([inputs["prompt_mask"], mask], dim=1),
-            mask.shape[1],
+            ids.shape[1],
             compute_entropy=True,
             **{key: inputs.get(key) for key in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
         )
+        return logps, entropy
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """−(1/B) Σ_i (1/L_i) Σ_t [min(ρA, clip(ρ, 1 ± ε)A) − β·KL] of a micro-batch, over the number of micro-batches in the update."""
+        mask = inputs["completion_mask"]
+        logps, entropy = self.policy(model, inputs)
         # without them there is one update per batch of rollouts, and the policy is still the one that sampled
         ratio = (logps - inputs.get("old_per_token_logps", logps.detach())).exp()
         policy_tokens, kl_tokens = inputs.get("policy_tokens", mask), inputs.get("kl_tokens", mask)
@@ -328,8 +379,8 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
     )  # fmt: skip
 
 
-def train(config: GCPOStage, out: Path) -> dict[str, Any]:
-    """Trains, or carries on from the last checkpoint in `out`, and writes out/model."""
+def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -> dict[str, Any]:
+    """Trains, or carries on from the last checkpoint in `out`, and writes out/model; `kind` is for those who measure or test."""
     style = style_of(config.base)
     pairs = draw_pairs(read_pairs(config.data), config.draw_pairs, config.seed)
     if len(pairs) < config.pairs:
@@ -338,7 +389,7 @@ def train(config: GCPOStage, out: Path) -> dict[str, Any]:
     start(config)
     settings = arguments(config, out, int(os.environ.get("WORLD_SIZE", "1")))
     model, processor = load(config.base, config.dtype)
-    trainer = GCPOTrainer(
+    trainer = kind(
         model=model, args=settings, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
         callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, rollouts=out / "rollouts", tokens=config.tokens,
         kl_tokens=config.kl_tokens,
