@@ -197,14 +197,20 @@ MEASURE = """
 import gc, json, sys
 import numpy as np, torch
 from torch.profiler import ProfilerActivity, profile
-from rrm.verifier.sft import SFTStage, train
+from pathlib import Path
+from rrm.doctor.run import read_config
+from rrm.verifier import gcpo, sft
+from rrm.verifier.bench import Drawn
 torch.set_num_threads(1)
 found = []
 for path in sys.argv[1:]:
-    config = SFTStage.read(path)
+    config = read_config(Path(path))
     gc.collect()  # what the run before left would be counted as freed in this one
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        train(config, config.out)
+        if isinstance(config, sft.SFTStage):
+            sft.train(config, config.out)
+        else:
+            gcpo.train(config, config.out, Drawn)
     events = [(e.start_ns(), e.nbytes()) for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
     found.append(int(np.cumsum([size for _, size in sorted(events)]).max()))
 print(json.dumps(found))
@@ -212,7 +218,7 @@ print(json.dumps(found))
 
 
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(tmp_path, training_data):
-    """Every allocation of real steps of SFT is counted, with and without checkpointing."""
+    """Every allocation of real steps is counted: of SFT with and without checkpointing, of GCPO with it (else the estimate is a bound)."""
     from rrm.verifier.checkpoint import save
     from rrm.verifier.model_card import Origin
     from rrm.verifier.tiny import build_model, build_processor
@@ -240,6 +246,15 @@ def test_the_estimate_is_within_a_quarter_of_the_measured_peak(tmp_path, trainin
         lengths = checks.measure(drawn, "brief", ImageStore(training_data / "images"), load_processor(str(tmp_path / "base")))
         assert lengths.answers is not None
         plans.append(plan_of(stage, 1, False, lengths, max(lengths.answers)))
+    judging = gcpo(
+        data=training_data, base=str(tmp_path / "base"), out=tmp_path / "gcpo", steps=2, pairs=2, traces=4, micro_batch=4, max_tokens=100,
+        gradient_checkpointing=True,
+    )  # fmt: skip
+    paths.append(tmp_path / "gcpo.yaml")
+    paths[-1].write_text(yaml.safe_dump(judging.model_dump(mode="json")))
+    _, _, asked = checks.check_rows(judging, 12)
+    prompts = checks.measure(asked, "brief", ImageStore(training_data / "images"), load_processor(str(tmp_path / "base")))
+    plans.append(plan_of(judging, 1, False, prompts))
     shape = memory.shape_of(str(tmp_path / "base"))
     assert shape is not None
     assert memory.parameters(shape) == sum(p.numel() for p in model.parameters())
