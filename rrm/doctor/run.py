@@ -15,8 +15,10 @@ import torch
 import yaml
 from transformers import Qwen2_5_VLProcessor
 
-from rrm.doctor import checks
-from rrm.doctor.checks import Check, Gpu, Lengths, TrainingConfig
+from rrm.doctor import checks, inputs, machine
+from rrm.doctor.checks import Check, TrainingConfig
+from rrm.doctor.inputs import Lengths
+from rrm.doctor.machine import Gpu
 from rrm.doctor.memory import GIB, KNOWN, Estimate, Plan, Shape, shape_of
 from rrm.errors import InputError
 from rrm.images import MAX_PIXELS, TOKEN_SIDE, ImageStore
@@ -98,7 +100,7 @@ def shape_in_cache(base: str) -> Shape | None:
 def answers_of(config: TrainingConfig, processor: Qwen2_5_VLProcessor, sample: int) -> list[int] | None:
     """Tokens of the answers that SFT teaches, which GCPO's will resemble; None where the data has none."""
     try:
-        _, rows = checks.sample_of(config.data / "sft.parquet", SFTRow, sample)
+        _, rows = inputs.sample_of(config.data / "sft.parquet", SFTRow, sample)
     except InputError:
         return None
     return [len(processor.tokenizer(row.target).input_ids) + 2 for row in rows if row.kind == "judge"] or None
@@ -123,15 +125,15 @@ def examine(
     """
     config = read_config(path)
     here = gpus_here()
-    found = checks.check_versions(
-        needed := checks.requirements(["train", *(["serve"] if getattr(config, "vllm_server", None) else [])]),
-        {r.name: checks.installed(r.name) for r in needed},
-        checks.tested_versions(Path("constraints.txt")),
+    found = machine.check_versions(
+        needed := machine.requirements(["train", *(["serve"] if getattr(config, "vllm_server", None) else [])]),
+        {r.name: machine.installed(r.name) for r in needed},
+        machine.tested_versions(Path("constraints.txt")),
     )
-    found.append(checks.check_pairing(torch.__version__, checks.installed("torchvision") or "0.0"))
-    found.append(checks.check_gpus(here, gpus, config.dtype == "bfloat16"))
+    found.append(machine.check_pairing(torch.__version__, machine.installed("torchvision") or "0.0"))
+    found.append(machine.check_gpus(here, gpus, config.dtype == "bfloat16"))
     if here:
-        found.append(checks.check_driver(torch.version.cuda, driver_version()))
+        found.append(machine.check_driver(torch.version.cuda, driver_version()))
     if len(here) > 1:
         found.append(check_interconnect(here))
     planned = gpus or len(here)
@@ -139,32 +141,32 @@ def examine(
     memory = gpu_memory or min((gpu.gib for gpu in here), default=None)
     found.append(Check("config", "ok", f"{path} is a valid {'SFT' if isinstance(config, SFTStage) else 'GCPO'} config."))
     found.append(checks.check_bfloat16(config))
-    found.append(checks.check_deepspeed(config.deepspeed))
+    found.append(machine.check_deepspeed(config.deepspeed))
     base = checks.check_base(config.base, checks.find_on_hub)
     found.append(base)
-    data, rows, drawn = checks.check_rows(config, sample)
+    data, rows, drawn = inputs.check_rows(config, sample)
     found += [data, checks.check_batch(config, processes, rows)]
     server = getattr(config, "vllm_server", None)
     found.append(checks.check_server(server, config.base))
     shape = shape_in_cache(config.base) or (shape_in_cache(like) if like else None)
     lengths, answers = None, None
     store = ImageStore(config.data / "images")
-    images = checks.check_images(drawn, store) if drawn else None
+    images = inputs.check_images(drawn, store) if drawn else None
     if images is not None:
         found.append(images)
     local = Path(config.base).is_dir() or ("cache" in base.says and base.status == "ok")
     if images is not None and images.status == "ok" and base.status == "ok" and local:
         style = config.style if isinstance(config, SFTStage) else style_of(config.base)
         processor = load_processor(config.base)
-        lengths = checks.measure(drawn, style, store, processor)
+        lengths = inputs.measure(drawn, style, store, processor)
         answers = list(lengths.answers) if lengths.answers else answers_of(config, processor, sample)
-        found.append(checks.check_parity(drawn, style, store, processor, config.base))
-        shown = [image for row in drawn[:1] for image in checks.asked(row, style, store)[1]]
+        found.append(inputs.check_parity(drawn, style, store, processor, config.base))
+        shown = [image for row in drawn[:1] for image in inputs.asked(row, style, store)[1]]
         size = processor.image_processor.size
-        expected = [checks.image_tokens([image], size.shortest_edge, size.longest_edge) for image in shown]
+        expected = [inputs.image_tokens([image], size.shortest_edge, size.longest_edge) for image in shown]
         found.append(checks.check_server_tokens(server, shown, expected))
         if shape is not None:
-            found.append(checks.check_lengths(config, lengths, answers, shape.context))
+            found.append(inputs.check_lengths(config, lengths, answers, shape.context))
     else:
         found.append(Check("tokens", "not checked", "that needs readable data and a base that is on this machine."))
         found.append(Check("tokens by vLLM", "not checked", "that needs readable data and a base that is on this machine."))

@@ -40,7 +40,7 @@ from transformers import (
     trainer,
 )
 
-from rrm.doctor.checks import measure
+from rrm.doctor.inputs import measure
 from rrm.doctor.memory import (
     GIB,
     KNOWN,
