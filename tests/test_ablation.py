@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from eval.ablation.archive import Archive, left_to_run, read_archive, recipe, write_archive
-from eval.ablation.evidence import collect, compared, judged_models, measures, targets
+from eval.ablation.evidence import collect, compared, human_pairs, judged_models, measures, targets
 from eval.ablation.jobs import run_jobs
 from eval.ablation.judged import Judged
-from eval.ablation.page import write_page
+from eval.ablation.page import curve_points, write_page
 from eval.ablation.study import AblationConfig, Job, Study, plan
 from eval.index import PairIndex, Truth
 from eval.run import EvalConfig
@@ -27,7 +27,7 @@ from rrm.sandbox.edits import decompose, parse_instruction
 from rrm.sandbox.language import agrees
 from rrm.sandbox.personas import biased_mean
 from rrm.sandbox.world import draw, sample_scene
-from rrm.stage import run_stage, write_json
+from rrm.stage import DONE, run_stage, write_json
 from rrm.verifier.checkpoint import load
 from rrm.verifier.judge import Judge
 
@@ -209,6 +209,7 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     assert f"{len(evidence['unfinished'])} stages, named in verifier.json" in page
     assert f"{100 * evidence['models']['chance']['pooled']['half_tie']:.1f}" in page
     assert (tmp_path / "verifier-pairs.svg").is_file()
+    assert evidence["pairs"] == {}
     kept = tmp_path.with_name(f"{tmp_path.name}-kept")
     write_json(kept / "verifier.json", evidence)
     write_archive(planned, by_model, kept)
@@ -221,6 +222,18 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     changed = plan(config.model_copy(update={"world": {**config.world, "test_tasks": 2}}))
     assert not any(judged_models(changed, known).values())
     assert set(left_to_run(changed, known)) == set(changed.jobs)
+
+
+def test_the_curve_goes_from_no_pair_to_all_of_them():
+    of = {name: {"seeds": {"3": {"half_tie": value}}} for name, value in (("sft-tv", 0.7), ("gcpo-n8", 0.8), ("gcpo", 0.9))}
+    evidence = {"config": {"curve": [8, 16], "curve_seeds": [3]}, "models": of, "pairs": {"3": 20, "4": 30}}
+    assert [(count, m["half_tie"]) for count, m in curve_points(evidence)] == [(0, 0.7), (8, 0.8), (20, 0.9)]
+
+
+def test_how_many_pairs_there_were_is_what_gcpo_says_here_or_what_is_known(tmp_path):
+    study = plan(ablation(tmp_path))
+    write_json(study.folder(3, "gcpo", DONE), {"result": {"pairs": 20}})
+    assert human_pairs(study, Archive(pairs={"3": 7, "4": 30})) == {"3": 20, "4": 30}
 
 
 def test_only_what_is_needed_for_what_is_not_known_is_run_again(tmp_path):
@@ -242,6 +255,8 @@ def test_a_folder_without_an_archive_is_refused(tmp_path):
 def test_a_study_without_a_recipe_key_of_that_name_is_refused(tmp_path):
     with pytest.raises(InputError, match="did you mean 'seeds'"):
         AblationConfig.checked({"sedes": [1]}, "here")
+    with pytest.raises(InputError, match=r"curve_seeds.* must be one of the seeds \[3, 4, 5\], or all of them"):
+        AblationConfig.checked(ablation(tmp_path).model_dump() | {"seeds": [3, 4, 5], "curve_seeds": [3, 4]}, "here")
 
 
 def test_a_holistic_judge_is_shown_no_principles_and_its_answer_has_no_verdicts():

@@ -24,10 +24,11 @@ FILE, EVIDENCE = "judgements.parquet", "verifier.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """What is known of a study without its runs: judgements by the recipe that led to them, and how long each stage took."""
+    """What is known of a study without its runs: judgements by the recipe that led to them, how long each stage took, human pairs by seed."""
 
     by_recipe: dict[str, Judged] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    pairs: dict[str, int] = field(default_factory=dict)
 
 
 def recipe(study: Study, job: str) -> str:
@@ -94,7 +95,8 @@ def read_archive(folder: Path) -> Archive:
         else:
             found.setdefault((row["recipe"], seed), {})[row["edit"]] = Judgement.model_validate(value)
     judged = {name: Judged(pairs[seed], truths[seed], said, seed) for (name, seed), said in found.items()}
-    return Archive(judged, json.loads((folder / EVIDENCE).read_text())["seconds"])
+    evidence = json.loads((folder / EVIDENCE).read_text())
+    return Archive(judged, evidence["seconds"], evidence["pairs"])
 
 
 def left_to_run(study: Study, known: Archive) -> dict[str, Job]:

@@ -122,6 +122,12 @@ def stage_seconds(study: Study, known: Archive) -> dict[str, float]:
     return {name: seconds for name in study.jobs if (seconds := here.get(name, known.seconds.get(name))) is not None}
 
 
+def human_pairs(study: Study, known: Archive) -> dict[str, int]:
+    """How many pairs GCPO had on each seed, unless a number was drawn of them: here or in what is known."""
+    trained = {str(seed): study.folder(seed, "gcpo", DONE) for seed in study.config.seeds}
+    return known.pairs | {seed: read_json(path)["result"]["pairs"] for seed, path in trained.items() if path.is_file()}
+
+
 def judged_models(study: Study, known: Archive) -> dict[str, list[Judged]]:
     """By model, its judgements on each seed: of this study's folder, else those that the same recipe gave before."""
     found: dict[str, list[Judged]] = {}
@@ -166,6 +172,7 @@ def collect(study: Study, command: str, by_model: Mapping[str, Sequence[Judged]]
         "comparisons": comparisons,
         "sizes": {size: parameters(Path(base)) for size, base in config.bases.items()},
         "seconds": seconds,
+        "pairs": human_pairs(study, known),
     }
 
 

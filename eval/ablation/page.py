@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import jinja2
@@ -128,6 +129,8 @@ def curve_points(evidence: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]
     """(pairs, measures) of the learning curve, over the seeds that it was run on: SFT alone, the drawn numbers, all pairs."""
     seeds = [str(seed) for seed in evidence["config"]["curve_seeds"]]
     names = [(0, "sft-tv"), *((count, f"gcpo-n{count}") for count in evidence["config"]["curve"])]
+    if seeds and all(seed in evidence["pairs"] for seed in seeds):
+        names.append((round(mean(evidence["pairs"][seed] for seed in seeds)), "gcpo"))
     points = []
     for count, name in names:
         found = evidence["models"].get(name, {}).get("seeds", {})

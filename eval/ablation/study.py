@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from rrm.config import Config
 
@@ -37,11 +37,20 @@ class AblationConfig(Config):
     curve: tuple[int, ...] = ()
     """Numbers of human pairs that GCPO is also run with."""
     curve_seeds: tuple[int, ...] = ()
+    """One of `seeds`, or all."""
     world: dict[str, Any] = Field({})
     data: dict[str, Any] = Field({})
     sft: dict[str, Any] = Field({})
     gcpo: dict[str, Any] = Field({})
     eval: dict[str, Any] = Field({})
+
+    @field_validator("curve_seeds")
+    @classmethod
+    def _one_or_all(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        seeds = info.data.get("seeds", value)
+        if set(value) - set(seeds) or len(value) not in (0, 1, len(seeds)):
+            raise ValueError(f"must be one of the seeds {list(seeds)}, or all of them")
+        return value
 
     @property
     def main(self) -> str:
