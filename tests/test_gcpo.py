@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +30,6 @@ from rrm.verifier import gcpo
 from rrm.verifier.checkpoint import load
 from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, read_score, score_tokens
 from rrm.verifier.grpo import CLIENT, GRPOTrainer
-from rrm.verifier.pairs import PairSampler, build_dataset, read_pairs
 from rrm.verifier.training import run_training
 
 
@@ -88,34 +86,6 @@ class Replayed(Scored):
     def create_optimizer(self, *args):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.args.learning_rate)
         return self.optimizer
-
-
-# ── the sampler ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_pairs_stay_together_under_shuffling():
-    sampler = PairSampler(total=6, traces=3, pairs=2, repeats=2, batches=3, seed=1)
-    rows = list(sampler)
-    assert len(rows) == len(sampler) == 3 * 2 * 2 * 2 * 3
-    for start in range(0, len(rows), 6):
-        first, second = set(rows[start : start + 3]), set(rows[start + 3 : start + 6])
-        assert len(first) == len(second) == 1
-        assert first.pop() + 1 == second.pop()
-        assert rows[start] % 2 == 0
-    assert rows[:12] == rows[12:24]
-    assert sorted(set(rows)) == list(range(12))
-    assert rows[::6] != sorted(rows[::6])
-    assert rows == list(sampler)
-
-
-def test_a_batch_that_an_epoch_does_not_fill_goes_on_with_the_next_epoch():
-    # 5 pairs, 2 per batch: 10 batches are 4 epochs; batch 3 holds the last pair of the first and the first of the second
-    rows = list(PairSampler(total=5, traces=1, pairs=2, repeats=1, batches=10, seed=3))
-    pairs = [row // 2 for row in rows[::2]]
-    epochs = [pairs[i : i + 5] for i in range(0, 20, 5)]
-    assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3, 4]] * 4
-    assert any(a != b for a, b in pairwise(epochs))
-    assert rows == [row for pair in pairs for row in (2 * pair, 2 * pair + 1)]
 
 
 # ── what is read from a trace ────────────────────────────────────────────────────────────────────────────────────────
@@ -330,6 +300,27 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
         assert second["kl"] > 1e-6
 
 
+def test_traces_at_rest_are_left_out_under_lora_and_checkpointing_too(tmp_path, training_data, ending_checkpoint):
+    class Whole(HalfAtRest):
+        def policy(self, model, inputs):
+            return self.read_traces(model, inputs)
+
+    found = []
+    for kind in (HalfAtRest, Whole):
+        keys = settings(training_data, ending_checkpoint, tmp_path / kind.__name__, micro_batch=4, lora_rank=4)
+        train(kind, {**keys, "gradient_checkpointing": True})
+        found.append(Recorded.last)
+    ours, whole = found
+    assert (ours.with_a_graph, whole.with_a_graph) == ([1, 1, 3] * 2, [4, 4, 4] * 2)
+    gradients = {name: gradient for name, (_, gradient) in ours.updates[0].items()}
+    for name, (_, gradient) in whole.updates[0].items():
+        assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())), name
+    first, same = (lines_of(tmp_path / kind.__name__)[0] for kind in (HalfAtRest, Whole))
+    assert {k: v for k, v in first.items() if "seconds" not in k} == pytest.approx(
+        {k: same[k] for k in first if "seconds" not in k}, rel=1e-4
+    )
+
+
 # ── what is logged ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -495,29 +486,6 @@ def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpo
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):
     with pytest.raises(InputError, match="'traces': Input should be greater than or equal to 2"):
         GCPOStage.checked(settings(training_data, tiny_checkpoint, tmp_path, traces=1), "config")
-
-
-def test_preferences_that_are_none_are_refused(tmp_path, training_data):
-    table = pq.read_table(training_data / "preferences.parquet")
-    with pytest.raises(InputError, match="There is no"):
-        read_pairs(tmp_path)
-    pq.write_table(table.slice(0, 0), tmp_path / "preferences.parquet")
-    with pytest.raises(InputError, match="needs human preference pairs"):
-        read_pairs(tmp_path)
-    same = [{**table.slice(0, 1).to_pylist()[0], "label": "same"}]
-    pq.write_table(table.from_pylist(same, table.schema), tmp_path / "preferences.parquet")
-    with pytest.raises(InputError, match="labelled 'same'"):
-        read_pairs(tmp_path)
-
-
-def test_a_pair_without_principles_is_refused_unless_the_judge_is_holistic(tmp_path, training_data):
-    from rrm.images import ImageStore
-
-    pair = read_pairs(training_data)[0].model_copy(update={"principles": ()})
-    store = ImageStore(training_data / "images")
-    with pytest.raises(InputError, match="has no principles"):
-        build_dataset([pair], "brief", store)
-    assert build_dataset([pair], "brief_holistic", store)["count"] == [0, 0]
 
 
 if __name__ == "__main__":
