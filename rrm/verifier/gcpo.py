@@ -132,6 +132,9 @@ ROLLOUTS = pa.schema([
 ])  # fmt: skip
 
 
+NO_ADVANTAGE = 1e-6
+"""Advantages are multiples of 1/N²: what is nearer to 0 is rounding."""
+
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "mm_token_type_ids")
 """What a forward needs that has one row per trace."""
 
@@ -284,7 +287,7 @@ class GCPOTrainer(Watched, GRPOTrainer):
         what is logged. One row always has a graph, since every process owes a backward; and under ZeRO-3, where every forward is all
         processes' together, all have.
         """
-        at_rest = inputs["advantages"] == 0
+        at_rest = inputs["advantages"].abs() < NO_ADVANTAGE
         at_rest[0] &= not bool(at_rest.all())
         if self.beta > 0 or is_deepspeed_zero3_enabled() or not bool(at_rest.any()):
             return self.read_traces(model, inputs)

@@ -33,9 +33,8 @@ def tie_rate(scores_P2G: torch.Tensor) -> torch.Tensor:
 
 
 def group_advantages(rewards_XG: torch.Tensor) -> torch.Tensor:
-    """A_j = r_j − mean_j r over the last axis; no division by a standard deviation. Exactly 0 where all of a group are equal."""
-    exact_XG = rewards_XG.double()
-    return (exact_XG - exact_XG.sum(-1, keepdim=True) / rewards_XG.shape[-1]).to(rewards_XG)
+    """A_j = r_j − mean_j r over the last axis; no division by a standard deviation."""
+    return rewards_XG - rewards_XG.mean(-1, keepdim=True)
 
 
 def zero_variance_groups(rewards_XG: torch.Tensor) -> torch.Tensor:
