@@ -160,11 +160,8 @@ class Line:
                 wait = asked_wait(error.response.headers, time.time())
                 if wait is None:
                     wait = backoff(waits, FIRST_WAIT, LONGEST_WAIT)
-                if wait > self.config.patience:
-                    return self.give_up(
-                        Failure(kind="server_gone", detail=f"429, and again in {wait:.0f} s: {error.message}"[:200])
-                    )
-                self.not_before = max(self.not_before, time.monotonic() + wait)
+                if too_long := self.leave_alone(wait, error):
+                    return too_long
                 waits += 1
                 if self.not_before < patient_until:
                     continue
@@ -179,8 +176,8 @@ class Line:
                 failure = Failure(kind=kind_of(error), detail=f"{error.status_code}: {error.message}"[:200])
                 if not passing(error.status_code):
                     return failure
-                asked = asked_wait(error.response.headers, time.time()) or 0.0
-                self.not_before = max(self.not_before, time.monotonic() + asked)
+                if too_long := self.leave_alone(asked_wait(error.response.headers, time.time()) or 0.0, error):
+                    return too_long
             except (openai.APIError, ValueError) as error:  # a body that is not JSON, or not a completion
                 failure = Failure(kind="unparseable", detail=f"not a completion: {error}"[:200])
             tried += 1
@@ -196,6 +193,14 @@ class Line:
             yield client
         finally:
             self.places.put_nowait(client)
+
+    def leave_alone(self, seconds: float, error: openai.APIStatusError) -> Failure | None:
+        """Sends nothing for so long; where that is more than the patience there is, the teacher is gone for good, and why comes back."""
+        if seconds > self.config.patience:
+            detail = f"{error.status_code}, and again in {seconds:.0f} s: {error.message}"[:200]
+            return self.give_up(Failure(kind="server_gone", detail=detail))
+        self.not_before = max(self.not_before, time.monotonic() + seconds)
+        return None
 
     def give_up(self, why: Failure) -> Failure:
         """Notes that this teacher is gone for good."""
