@@ -6,6 +6,7 @@ Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,6 +68,28 @@ class Failure(Record):
 
     kind: FailureKind
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as text, and the probabilities of the likeliest tokens at its place, it among them."""
+
+    text: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer of a model, in the words of the chat completions protocol, whether a server or this process gave it."""
+
+    content: str
+    reasoning: str = ""
+    """What a server sends apart as `reasoning_content` or `reasoning`."""
+    finish_reason: str = "stop"
+    """`stop`, `length` (cut off), `content_filter`, or another word of the server's."""
+    refusal: str = ""
+    tokens: tuple[Token, ...] = ()
+    """The content's tokens, where they were asked for."""
 
 
 class Verdicts(Record):
