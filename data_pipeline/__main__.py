@@ -10,7 +10,7 @@ from data_pipeline.foresight import dry_run, plan
 from data_pipeline.inputs import fingerprint_files
 from data_pipeline.run import ENGINES, DataConfig, run
 from rrm.errors import InputError
-from rrm.stage import command, run_stage, set_aside
+from rrm.stage import command, run_stage
 
 
 def arguments_of(given: list[str]) -> argparse.Namespace:
@@ -45,9 +45,8 @@ def main(given: list[str]) -> None:
         sources = [config.tasks, config.candidates, config.pairs, *config.benchmarks]
         files = [path for where in sources if where for path in fingerprint_files(where)]
         inputs: list[str | Path] = [*files, *([config.exemplars_path] if config.exemplars_path else [])]
-        if asked.retry and Path(config.out).exists():
-            set_aside(Path(config.out), "what failed is asked for again")
-        run_stage("data", config.out, config, inputs, lambda out: run(config, out, asked.max_cost, asked.engine))
+        afresh = "what failed is asked for again" if asked.retry else None
+        run_stage("data", config.out, config, inputs, lambda out: run(config, out, asked.max_cost, asked.engine), afresh)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 from rrm.config import Config
 from rrm.errors import InputError
+from rrm.lock import locked
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
@@ -137,16 +138,37 @@ def remove_if_nothing_was_made(out: Path) -> None:
 
 
 def run_stage(
-    name: str, out: str | Path, config: Config, inputs: Sequence[str | Path], work: Callable[[Path], dict[str, Any]]
+    name: str,
+    out: str | Path,
+    config: Config,
+    inputs: Sequence[str | Path],
+    work: Callable[[Path], dict[str, Any]],
+    afresh: str | None = None,
 ) -> dict[str, Any]:
     """Runs `work(out)` unless `out` already holds the result for this config and these inputs; returns its result.
 
     `out/stage.json` is written last: {name, fingerprint, seconds, peak_rss_mb, result}. Work that was interrupted finds
-    its own files in `out` and carries on from them; files made from another config or other inputs are set aside first.
+    its own files in `out` and carries on from them; files made from another config or other inputs are set aside first,
+    and so are all where `afresh` says why. The folder is locked from before anything is looked at until the end.
     """
     out = Path(out)
+    with locked(out):
+        return run_locked(name, out, config, inputs, work, afresh)
+
+
+def run_locked(
+    name: str,
+    out: Path,
+    config: Config,
+    inputs: Sequence[str | Path],
+    work: Callable[[Path], dict[str, Any]],
+    afresh: str | None,
+) -> dict[str, Any]:
+    """`run_stage` in a folder that no other run can get at."""
     parts = [name, config.digest(), *(fingerprint_of(Path(path)) for path in inputs)]
     fingerprint = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    if afresh is not None and out.exists():
+        set_aside(out, afresh)
     if (out / DONE).is_file():
         done = json.loads((out / DONE).read_text())
         if done["fingerprint"] == fingerprint:
