@@ -18,6 +18,7 @@ from rrm import prompts
 from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_principles
 from rrm.records import Failure, Principle, Record, Task
+from rrm.rows.text import read_text
 
 
 class Exemplar(Record):
@@ -45,7 +46,7 @@ def read_exemplars(path: str) -> tuple[Exemplar, ...]:
     if not Path(path).is_file():
         raise InputError(f"There is no file of exemplars at {path}; correct the path in the config, or leave it out.")
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 found.append(Exemplar.model_validate(json.loads(line)))

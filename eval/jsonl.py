@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rrm.errors import InputError
+from rrm.rows.text import open_text
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every non-empty line; InputError where a line holds anything else."""
-    with path.open(encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -16,6 +16,7 @@ from rrm.errors import InputError
 from rrm.images import open_image
 from rrm.parsing import read_principles
 from rrm.records import Failure, Judgement, Principle
+from rrm.rows.text import read_text
 from rrm.stage import command
 
 NO_MODEL = (
@@ -31,7 +32,7 @@ def read_principles_file(path: Path) -> tuple[Principle, ...]:
     """
     if not path.is_file():
         raise InputError(f"There is no principles file at {path}; give a JSON list of question and category.")
-    text = path.read_text(errors="replace")
+    text = read_text(path)
     if path.suffix == ".txt":
         principles = tuple(Principle(question=line.strip(), category="follow") for line in text.splitlines() if line.strip())
         if not principles:

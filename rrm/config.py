@@ -12,6 +12,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rrm.errors import InputError
+from rrm.rows.text import read_text
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys and values at `path`. Raises InputError for a missing file, broken YAML, or anything else than keys and values."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no config at {path}; the examples are in configs/.")
+    try:
+        values = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold keys and values, not a {type(values).__name__}.")
+    return values
 
 
 class Config(BaseModel):
@@ -36,15 +51,7 @@ class Config(BaseModel):
 
         Raises InputError for a missing file, broken YAML, an unknown key (naming the nearest known one) or a wrong value.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"There is no config at {path}; the examples are in configs/.")
-        try:
-            values = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path} must hold keys and values, not a {type(values).__name__}.")
+        values = read_yaml(path)
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls.checked(values, str(path))
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from rrm.config import Config
+from rrm.config import Config, read_yaml
 
 VARIANTS = {"holistic": "holistic", "t": "T", "v": "V", "tv": "T+V"}
 """Name of a run → variant of the data pipeline."""
@@ -83,8 +82,7 @@ class Study:
 
     def recipe(self, stage: str) -> dict[str, Any]:
         """The keys of a stage before the study's own."""
-        values = yaml.safe_load((self.config.recipes / f"{stage}.yaml").read_text())
-        return {**values, **getattr(self.config, stage)}
+        return {**read_yaml(self.config.recipes / f"{stage}.yaml"), **getattr(self.config, stage)}
 
     def add(self, name: str, module: str, keys: dict[str, Any], needs: tuple[str, ...], rank: int) -> str:
         """Adds the job and returns its name."""

@@ -15,6 +15,7 @@ from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import RUBRICS, rubric_question
 from rrm.errors import InputError
 from rrm.images import inside, open_image, pixel_digest
+from rrm.rows.text import read_text
 
 ALIASES = {
     "alter": "adjust",
@@ -58,7 +59,7 @@ def read_imgedit(bench: str | Path, images: str | Path, limit: int | None = None
     if not bench.is_file():
         raise InputError(f"There is no file at {bench}; give the JSON of ImgEdit-Bench's basic part.")
     try:
-        values = json.loads(bench.read_text(encoding="utf-8"))
+        values = json.loads(read_text(bench))
     except ValueError as error:
         raise InputError(f"{bench} is not valid JSON ({error}).") from error
     if not isinstance(values, dict) or not values:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import Qwen2_5_VLProcessor
 
+from rrm.config import read_yaml
 from rrm.doctor import checks, inputs, machine
 from rrm.doctor.checks import Check, TrainingConfig
 from rrm.doctor.inputs import Lengths
@@ -33,8 +33,7 @@ TEXT_TOKENS, ANSWER_TOKENS = 1200, 2048
 
 def read_config(path: Path) -> TrainingConfig:
     """The SFT or GCPO config at `path`: what has pairs and traces is GCPO's. Raises InputError for anything else."""
-    values = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    kind = GCPOStage if isinstance(values, dict) and {"pairs", "traces"} & values.keys() else SFTStage
+    kind = GCPOStage if {"pairs", "traces"} & read_yaml(path).keys() else SFTStage
     return kind.read(path)
 
 

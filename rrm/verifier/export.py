@@ -12,9 +12,9 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-import yaml
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from rrm.config import read_yaml
 from rrm.errors import InputError
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
@@ -26,8 +26,7 @@ from rrm.verifier.training import TrainingStage, merged, origin, read_state
 
 def read_config(path: Path) -> SFTStage | GCPOStage:
     """The config of the run, told apart by 'pairs', which only GCPO has."""
-    values = yaml.safe_load(path.read_text()) if path.is_file() else None
-    return GCPOStage.read(path) if isinstance(values, dict) and "pairs" in values else SFTStage.read(path)
+    return (GCPOStage if "pairs" in read_yaml(path) else SFTStage).read(path)
 
 
 def whole(checkpoint: Path, config: TrainingStage) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
