@@ -10,7 +10,7 @@ from pathlib import Path
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from rrm.records import Judgement, Record
 
-PASSING = ("timed_out", "server_gone")
+PASSING = ("timed_out", "server_gone", "rejected")
 """Failures of the moment: another run asks again."""
 
 

@@ -19,6 +19,7 @@ FailureKind = Literal[
     "unparseable",
     "wrong_verdict_count",
     "refused",
+    "rejected",
     "empty",
     "timed_out",
     "server_gone",

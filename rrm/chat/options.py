@@ -1,0 +1,49 @@
+"""What servers of the protocol take differently, as options of every config and spec that names one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from rrm.config import Config
+
+OURS = {"model", "messages", "n", "stream"}
+"""Fields of a request that `extra` may not set."""
+
+
+class Dialect(Config):
+    """How requests to a server differ from the usual ones."""
+
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="fields added to every request; null takes out one of ours: {temperature: null}"
+    )
+    send_seed: bool = Field(True, description="false for servers that do not know 'seed'")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
+    )
+    one_by_one: bool = Field(False, description="a request per sample, for servers that do not know 'n'")
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def from_json(cls, value: Any) -> Any:
+        """Reads the JSON that a spec on one line gives."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('is no JSON; write extra={"enable_thinking": false}') from error
+
+    @field_validator("extra")
+    @classmethod
+    def only_theirs(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        """Refuses fields that have a place of their own, and what no request can hold."""
+        if taken := OURS & extra.keys():
+            raise ValueError(f"holds '{min(taken)}', which has a place of its own; remove it")
+        try:
+            json.dumps(extra, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError("holds what JSON cannot") from error
+        return extra
