@@ -14,14 +14,16 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 GROUPS = {
-    "subject": ("subject-add", "subject-remove", "subject-replace"),
+    "object": ("subject-add", "subject-remove", "subject-replace"),
     "appearance": ("color_alter", "material_alter", "style_change", "tone_transfer"),
     "scene": ("background_change", "extract"),
     "advanced": ("ps_human", "text_change", "motion_change", "compose"),
 }
-"""The four groups of EditScore's 13 task types."""
+"""The four groups of EditScore's 13 task types, by their names there."""
 
 Interval = tuple[float, float]
+NO_WIDTH = 1e-12
+"""An error, or the width of an interval, up to this is 0 but for rounding: nothing varied, so that nothing could be estimated."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,10 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def clustered_error(contributions: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """The cluster-robust standard error of a sum of `contributions` with mean zero; None for fewer than two clusters.
+    """The cluster-robust standard error of a sum of `contributions` with mean zero.
 
     sqrt(G/(G−1) Σ_g (Σ_{i∈g} u_i)²), with G clusters. For a mean of v_i over n the contributions are u_i = (v_i − mean)/n.
+    None where it cannot be estimated: for fewer than two clusters, and where the clusters do not vary.
     """
     sums: dict[str, float] = defaultdict(float)
     for contribution, cluster in zip(contributions, clusters, strict=True):
@@ -86,7 +89,13 @@ def clustered_error(contributions: Sequence[float], clusters: Sequence[str]) -> 
     count = len(sums)
     if count < 2:
         return None
-    return math.sqrt(count / (count - 1) * sum(value**2 for value in sums.values()))
+    error = math.sqrt(count / (count - 1) * sum(value**2 for value in sums.values()))
+    return error if error > NO_WIDTH else None
+
+
+def interval_of(low: float, high: float) -> Interval | None:
+    """The interval with these ends; None where an end is no number or it has no width, which would claim to be certain."""
+    return (float(low), float(high)) if high - low > NO_WIDTH and math.isfinite(high - low) else None
 
 
 def around(centre: float, error: float | None, level: float = 0.95) -> Interval | None:
@@ -94,17 +103,17 @@ def around(centre: float, error: float | None, level: float = 0.95) -> Interval 
     if error is None:
         return None
     reach = float(norm.ppf(0.5 + level / 2)) * error
-    return centre - reach, centre + reach
+    return interval_of(centre - reach, centre + reach)
 
 
 def error_of_mean(values: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """The clustered standard error of the mean of `values`; None for fewer than two clusters."""
+    """The clustered standard error of the mean of `values`; None where `clustered_error` is."""
     centre = mean(values)
     return None if centre is None else clustered_error([(value - centre) / len(values) for value in values], clusters)
 
 
 def clustered_interval(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> Interval | None:
-    """The interval of the mean of `values` whose errors go together within a cluster; None for fewer than two clusters."""
+    """The interval of the mean of `values` whose errors go together within a cluster; None where `clustered_error` is."""
     centre = mean(values)
     return None if centre is None else around(centre, error_of_mean(values, clusters), level)
 
@@ -126,7 +135,7 @@ def share_interval(values: Sequence[float], clusters: Sequence[str], normal: Int
     exact = unanimous(values, clusters)
     if exact is not None or normal is None:
         return exact
-    return max(0.0, normal[0]), min(1.0, normal[1])
+    return interval_of(max(0.0, normal[0]), min(1.0, normal[1]))
 
 
 def of_share(values: Sequence[float], clusters: Sequence[str]) -> Interval | None:
@@ -135,14 +144,16 @@ def of_share(values: Sequence[float], clusters: Sequence[str]) -> Interval | Non
 
 
 def p_of_zero(values: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """Two-sided p of a mean of zero under the normal approximation with clustered errors; None for fewer than two clusters."""
+    """Two-sided p of a mean of zero under the normal approximation with clustered errors (`p_of`)."""
     centre = mean(values)
-    if centre is None:
-        return None
-    error = error_of_mean(values, clusters)
+    return None if centre is None else p_of(centre, error_of_mean(values, clusters), values)
+
+
+def p_of(centre: float, error: float | None, values: Sequence[float]) -> float | None:
+    """Two-sided p of zero for an estimate from `values` with this error; without one 1 where all values are 0, else None."""
     if error is None:
-        return None
-    return float(2 * norm.sf(abs(centre) / error)) if error else float(centre == 0)
+        return None if any(values) else 1.0
+    return float(2 * norm.sf(abs(centre) / error))
 
 
 def means_of_tasks(values: Sequence[float], tasks: Sequence[str]) -> dict[str, tuple[float, int]]:
@@ -154,7 +165,15 @@ def means_of_tasks(values: Sequence[float], tasks: Sequence[str]) -> dict[str, t
 
 
 def error_of_macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> float | None:
-    """The clustered standard error of the unweighted mean over task types; None for fewer than two clusters."""
+    """The clustered standard error of the unweighted mean over task types, these being given and the clusters drawn.
+
+    None where `clustered_error` is, and where a task type has one cluster alone: how much its mean varies cannot be known.
+    """
+    sources = defaultdict(set)
+    for task, cluster in zip(tasks, clusters, strict=True):
+        sources[task].add(cluster)
+    if any(len(found) < 2 for found in sources.values()):
+        return None
     means = means_of_tasks(values, tasks)
     within = [(v - means[task][0]) / (means[task][1] * len(means)) for v, task in zip(values, tasks, strict=True)]
     return clustered_error(within, clusters)
@@ -195,7 +214,8 @@ def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
     """Everything that is reported of one dimension.
 
     `ci95` belongs to `half_tie`, `strict_ci95` to `strict`; `macro` is the unweighted mean of the strict accuracy over task
-    types, EditScore's headline. `by_group` pools the pairs of the task types in `GROUPS`.
+    types, EditScore's headline. `by_group` has the pairs of the task types in `GROUPS`, pooled, and `macro`, the mean over these
+    task types, which is what EditScore's table shows.
     """
     sources, tasks = [pair.source for pair in pairs], [pair.task_type for pair in pairs]
     strict, half = [pair.strict for pair in pairs], [pair.half_tie for pair in pairs]
@@ -208,8 +228,13 @@ def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
         "macro": macro_strict,
         "macro_ci95": macro_interval,
         "by_task": {task: accuracies([pair for pair in pairs if pair.task_type == task]) for task in sorted(set(tasks))},
-        "by_group": {name: accuracies(members) for name, members in groups.items() if members},
+        "by_group": {name: {**accuracies(of), "macro": macro_of(of)} for name, of in groups.items() if of},
     }
+
+
+def macro_of(pairs: Sequence[ScoredPair]) -> float | None:
+    """The unweighted mean over task types of the strict accuracy."""
+    return mean([found for found, _ in means_of_tasks([p.strict for p in pairs], [p.task_type for p in pairs]).values()])
 
 
 def paired_difference(first: Sequence[ScoredPair], second: Sequence[ScoredPair]) -> dict[str, object]:

@@ -24,6 +24,7 @@ __all__ = ["Thresholds", "pick_margin", "pick_thresholds", "summarise_bench", "v
 Scores = Mapping[str, float | None]
 Cell = dict[str, Any]
 ROWS_OF_GROUP = {2: 1, 3: 3, 4: 6}
+PUBLIC_RULE = "overall by TIGER-Lab's own code"
 
 
 def scores_of(pair: PairIndex, scores: Scores) -> tuple[float, float] | None:
@@ -91,13 +92,15 @@ def editscore(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> 
     """Per dimension the unweighted mean over task types of the share of rows with s0 > s1 strictly; a tie is wrong.
 
     EditScore (VectorSpaceLab/EditScore, the evaluation of `EditScore/EditReward-Bench`): index 0 is the preferred edit. No margin.
+    `groups` are of task types: `value`, the mean over them, is what EditScore's table shows; `pooled` counts all their pairs alike.
     """
     found = {}
     for dimension, members in by_dimension(pairs).items():
         whole = metrics.summarise(scored(members, scores))
         names = ("n", "right", "ties", "unparseable")
         macro = {"value": whole["macro"], "ci95": whole["macro_ci95"], "micro": whole["strict"]}
-        found[dimension] = {**macro, **{name: whole[name] for name in names}}
+        groups = {name: {"value": of["macro"], "pooled": of["strict"], "n": of["n"]} for name, of in whole["by_group"].items()}
+        found[dimension] = {**macro, **{name: whole[name] for name in names}, "groups": groups}
     return found
 
 
@@ -109,16 +112,53 @@ def group_right(rows: Sequence[PairIndex], scores: Scores, margin: float) -> boo
     return whole and all(said(row, scores, used) == three_way(row.label) for row in rows)
 
 
+def groups_of(pairs: Sequence[PairIndex]) -> dict[tuple[int, str], list[PairIndex]]:
+    """The rows of every group, by K and the group's name."""
+    groups: dict[tuple[int, str], list[PairIndex]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.candidates, pair.group].append(pair)
+    return groups
+
+
+def public_margin(gaps: Sequence[tuple[Label, float]]) -> float:
+    """The first of 0 and all |score differences| with which most K = 2 pairs are right three-way: chosen on these very pairs."""
+
+    def right(margin: float) -> int:
+        return sum(side == ("tie" if abs(gap) <= margin else "a" if gap > 0 else "b") for side, gap in gaps)
+
+    return max([0.0, *sorted({abs(gap) for _, gap in gaps})], key=right)
+
+
+def tiger_public(pairs: Sequence[PairIndex], scores: Scores) -> Cell:
+    """The share of right groups as TIGER-Lab's own code counts it (TIGER-AI-Lab/EditReward, `evaluate/eval_bench.py`).
+
+    Edits with equal scores are ranked by their place, the later one first, and a K = 2 pair that people decided ignores the margin. A
+    pair that is a tie is right up to a margin that is chosen on the test pairs themselves. Groups without all scores are left out.
+    """
+    groups = [rows for rows in groups_of(pairs).values() if all(scores_of(row, scores) is not None for row in rows)]
+    two = [row for rows in groups if rows[0].candidates == 2 for row in rows]
+    gaps = [(three_way(row.label), found[0] - found[1]) for row in two if (found := scores_of(row, scores)) is not None]
+    margin = public_margin(gaps)
+
+    def right(row: PairIndex) -> bool:
+        first, second = scores_of(row, scores) or (0.0, 0.0)
+        if three_way(row.label) == "tie":
+            return abs(first - second) <= margin
+        return first > second if row.label == "a" else second >= first
+
+    found = cell([all(map(right, rows)) for rows in groups], [rows[0] for rows in groups], scores)
+    note = "ties by place, groups without a score left out, "
+    return {**found, "unparseable": 0, "note": f"{note}K=2 ties up to {margin:g} apart, a margin chosen on these very pairs"}
+
+
 def tiger(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> dict[str, Cell]:
-    """The share of right groups: `overall`, over all groups, and for each K.
+    """The share of right groups: `overall`, over all groups, and for each K; and the same by the public code's rule.
 
     TIGER-Lab's EditReward-Bench (TIGER-AI-Lab/EditReward, `evaluate/`): K = 2 counts the 3-way label, K = 3 and K = 4 need all 3
     or 6 pairs right, and overall = right groups / all groups (186 + 150 + 148). A group with a failure, or with a row missing,
     stays in the denominator. `n` and `right` count groups, `unparseable` pairs.
     """
-    groups: dict[tuple[int, str], list[PairIndex]] = defaultdict(list)
-    for pair in pairs:
-        groups[pair.candidates, pair.group].append(pair)
+    groups = groups_of(pairs)
     right = {name: group_right(rows, scores, given.margin) for name, rows in groups.items()}
 
     def part(wanted: int | None) -> Cell:
@@ -127,7 +167,8 @@ def tiger(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> dict
         rows = [row for name in names for row in groups[name]]
         return {**whole, "pairs": len(rows), "unparseable": unparseable(rows, scores)}
 
-    return {"overall": part(None), **{f"K={k}": part(k) for k in sorted({k for k, _ in groups})}}
+    by_k = {f"K={k}": part(k) for k in sorted({k for k, _ in groups})}
+    return {"overall": part(None), **by_k, PUBLIC_RULE: tiger_public(pairs, scores)}
 
 
 def genai(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> dict[str, Cell]:

@@ -65,8 +65,10 @@ def test_gedits_headline_is_the_mean_over_tasks_of_the_means_over_samples():
     assert (full["groups"], full["groups_judged"]) == (3, 2)
     assert found["intersection"]["n"] == 5
     assert found["intersection"]["overall"]["O"]["mean"] == 4
-    # task a: two sources, ±1 from 5, each of weight 1/4; task b adds nothing: se = √(3/2 · 2/16)
-    assert full["overall"]["O"]["se"] == pytest.approx(math.sqrt(3 / 2 * 2 / 16))
+    # task b has one judged source: how much its mean varies is not known
+    assert (full["overall"]["O"]["se"], full["overall"]["O"]["ci95"]) == (None, None)
+    # task a: two sources, ±1 from 5
+    assert full["by_group"]["a"]["scores"]["O"]["se"] == pytest.approx(math.sqrt(2 * 2 / 4))
 
 
 def test_errors_are_clustered_by_source_image():

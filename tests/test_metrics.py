@@ -59,11 +59,35 @@ def test_one_source_alone_has_no_interval():
 
 
 def test_the_macro_average_weighs_task_types_equally():
-    # color_alter: 1, 1, 0 → 2/3; extract: 0 → 0
-    centre, interval = metrics.macro([1, 1, 0, 0], ["c", "c", "c", "e"], ["a", "b", "d", "b"])
+    # color_alter: 1, 1, 0 → 2/3; extract: 0, 0 → 0
+    centre, interval = metrics.macro([1, 1, 0, 0, 0], ["c", "c", "c", "e", "e"], ["a", "b", "d", "b", "a"])
     assert centre == pytest.approx(1 / 3)
-    # contributions: (1/3, 1/3, −2/3)/(3·2) and 0; clusters a 1/18, b 1/18, d −2/18; variance 3/2 · 6/324
+    # contributions: (1/3, 1/3, −2/3)/(3·2) and 0, 0; clusters a 1/18, b 1/18, d −2/18; variance 3/2 · 6/324
     assert interval[1] - centre == pytest.approx(Z * math.sqrt(1.5 * 6 / 324))
+
+
+@pytest.mark.parametrize(
+    ("values", "tasks", "sources"),
+    [
+        ([1, 0, 1], ["c", "e", "x"], ["a", "b", "d"]),  # one source per task type: within each nothing varies
+        ([1, 1, 0, 0], ["c", "c", "e", "e"], ["a", "b", "a", "b"]),  # every source alike within its task type
+        ([1, 0, 1], ["c", "c", "e"], ["a", "b", "a"]),  # one task type of one source
+    ],
+)
+def test_a_macro_average_whose_error_cannot_be_estimated_has_no_interval(values, tasks, sources):
+    assert metrics.macro_share(values, tasks, sources)[1] is None
+    assert metrics.error_of_macro(values, tasks, sources) is None
+
+
+def test_no_interval_is_without_width():
+    assert metrics.of_share([0.5, 0.5, 0.5], ["a", "b", "c"]) is None
+    assert metrics.clustered_interval([0.1] * 7, list("abcdefg")) is None
+    assert metrics.interval_of(float("nan"), 1.0) is None
+
+
+def test_p_is_1_where_nothing_differs_and_unknown_where_all_differ_alike():
+    assert metrics.p_of_zero([0.0, 0.0], ["a", "b"]) == 1
+    assert metrics.p_of_zero([1.0, 1.0], ["a", "b"]) is None
 
 
 def test_the_summary_tells_task_types_and_groups_apart():
@@ -73,8 +97,14 @@ def test_the_summary_tells_task_types_and_groups_apart():
     assert summary["by_task"]["extract"]["half_tie"] == 0.25
     assert summary["by_group"]["appearance"]["n"] == 2
     assert summary["by_group"]["scene"]["ties"] == 1
-    assert "subject" not in summary["by_group"]
+    assert "object" not in summary["by_group"]
     assert sum(group["n"] for group in summary["by_group"].values()) == 4
+
+
+def test_a_group_of_task_types_is_a_mean_over_them_beside_its_pairs_pooled():
+    rows = [("s1", "extract", 1.0, 2.0), ("s2", "background_change", 2.0, 1.0), ("s3", "background_change", 2.0, 1.0)]
+    group = metrics.summarise(pairs(*rows))["by_group"]["scene"]
+    assert (group["strict"], group["macro"]) == (pytest.approx(2 / 3), 0.5)
 
 
 def test_all_thirteen_task_types_have_a_group():

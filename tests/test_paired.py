@@ -58,11 +58,23 @@ def test_pairs_of_one_source_count_as_one():
 
 
 def test_the_same_seed_gives_the_same_interval_and_p_is_never_nought():
-    values = [1.0] * 30, [0.0] * 30, [str(i) for i in range(30)]
+    values = [1.0] * 30, [0.0] * 29 + [0.5], [str(i) for i in range(30)]
     found = bootstrap_difference(*values, seed=3)
     assert found == bootstrap_difference(*values, seed=3)
-    assert found.interval == (1.0, 1.0)
+    assert 0.9 < found.interval[0] < found.interval[1] <= 1
     assert 0 < found.p < 0.001
+
+
+def test_an_interval_without_width_is_none_and_judges_that_are_alike_do_not_differ():
+    same = bootstrap_difference([1.0, 1.0], [0.0, 0.0], ["a", "b"])
+    assert (same.value, same.interval, same.p) == (1.0, None, None)
+    alike = bootstrap_difference([1.0, 0.0], [1.0, 0.0], ["a", "b"])
+    assert (alike.value, alike.interval, alike.p) == (0.0, None, 1.0)
+
+
+def test_a_stratum_of_one_source_gives_no_interval_of_the_macro_difference():
+    found = bootstrap_difference([1, 1, 0, 1], [0, 1, 0, 0], ["a", "b", "c", "d"], ["s", "s", "s", "t"])
+    assert (found.value, found.interval, found.p) == (pytest.approx(2 / 3), None, None)
 
 
 def test_one_source_gives_no_interval_rather_than_a_narrow_one():

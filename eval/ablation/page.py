@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -70,9 +71,9 @@ def dots(evidence: Mapping[str, Any], names: list[str], path: Path) -> None:
         figure, (axis,) = axes_of(1, 7.2, 0.8 + 0.32 * len(names))
         for place, name in enumerate(names):
             found = evidence["models"][name]
-            low, high = found["pooled"]["ci95"]
             colour = BLUE if name.startswith("gcpo") else ORANGE if name.startswith("sft") else GREY
-            axis.plot([low, high], [place, place], color=colour, linewidth=2.6, alpha=0.5, solid_capstyle="round")
+            ends = found["pooled"]["ci95"] or ()  # none where it could not be estimated
+            axis.plot(ends, [place] * len(ends), color=colour, linewidth=2.6, alpha=0.5, solid_capstyle="round")
             axis.plot([found["pooled"]["half_tie"]], [place], "o", color=colour, markersize=7)
             axis.plot(
                 [s["half_tie"] for s in found["seeds"].values()],
@@ -99,7 +100,7 @@ def curve(evidence: Mapping[str, Any], points: Sequence[tuple[int, Mapping[str, 
             values = [found[key] for _, found in points]
             axis.plot(places, values, "o-", color=BLUE, linewidth=1.6)
             if key == "half_tie":
-                lows, highs = zip(*(found["ci95"] for _, found in points), strict=True)
+                lows, highs = zip(*(found["ci95"] or (math.nan, math.nan) for _, found in points), strict=True)
                 axis.fill_between(places, lows, highs, color=BLUE, alpha=0.15, linewidth=0)
             axis.set_xscale("log")
             axis.set_xticks(places, [str(count) for count, _ in points])

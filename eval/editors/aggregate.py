@@ -5,15 +5,12 @@ Pure functions. An edit without a score stays in every n; it enters no mean exce
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.stats import norm
-
 from eval.editors.items import ItemResult
-from eval.metrics import error_of_macro, macro
+from eval.metrics import error_of_macro, macro, p_of
 
 Estimate = dict[str, Any]
 """{mean, se, ci95}; None for what cannot be worked out."""
@@ -85,7 +82,7 @@ def summarise(results: Sequence[ItemResult], measures: Sequence[str]) -> dict[st
 def paired(first: Sequence[ItemResult], second: Sequence[ItemResult], measure: str) -> dict[str, Any]:
     """How much higher `first` scores than `second` on the items that both have a score for: {n, left_out, mean, se, ci95, p}.
 
-    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error (normal approximation).
+    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error (`eval.metrics.p_of`).
     """
     other = {result.item_id: result for result in second}
     both = [
@@ -93,9 +90,6 @@ def paired(first: Sequence[ItemResult], second: Sequence[ItemResult], measure: s
     ]
     changes = [a.scores[measure] - b.scores[measure] for a, b in both]
     found = estimate(changes, [a.group for a, _ in both], [a.source for a, _ in both])
-    mean, error = found["mean"], found["se"]
-    p = None
-    if error is not None:
-        p = float(2 * norm.sf(abs(mean) / error)) if error > 0 else float(math.isclose(mean, 0))
+    p = p_of(found["mean"], found["se"], changes) if changes else None
     items = {result.item_id for result in first} | other.keys()
     return {"n": len(both), "left_out": len(items) - len(both), **found, "p": p}

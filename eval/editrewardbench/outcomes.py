@@ -166,8 +166,16 @@ def grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str | None]) 
 TASK_GROUP = {task: group for group, tasks in metrics.GROUPS.items() for task in tasks}
 
 
+def by_task(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """A `cell` per task type."""
+    return {task: cell(found) for task, found in grouped(outcomes, lambda o: o.task_type).items()}
+
+
 def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """`cell`, the macro average over task types in both countings, and a `cell` per task type and group of task types."""
+    """`cell`, the macro average over task types in both countings, and a `cell` per task type and group of task types.
+
+    A group's `cell` pools its pairs; its `macro` is the mean over its task types, which is what EditScore's table shows.
+    """
     sources, tasks = [o.source for o in outcomes], [o.task_type for o in outcomes]
     strict, half = [float(o.right) for o in outcomes], [o.half for o in outcomes]
     found = cell(outcomes)
@@ -176,8 +184,11 @@ def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         found[f"{name}_se"] = metrics.error_of_macro(values, tasks, sources)
     return {
         **found,
-        "by_task": {task: cell(found) for task, found in grouped(outcomes, lambda o: o.task_type).items()},
-        "by_group": {name: cell(found) for name, found in grouped(outcomes, lambda o: TASK_GROUP.get(o.task_type)).items()},
+        "by_task": by_task(outcomes),
+        "by_group": {
+            name: {**cell(found), "macro": metrics.mean([float(one["strict"]) for one in by_task(found).values()])}
+            for name, found in grouped(outcomes, lambda o: TASK_GROUP.get(o.task_type)).items()
+        },
     }
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, spearmanr
 
+from eval.metrics import Interval, interval_of
+
 RESAMPLES = 10_000
 FEW = 20
 """With fewer clusters than this a bootstrap, or a clustered error, is known to come out too small."""
@@ -21,11 +23,15 @@ DRAWS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference, its 95% interval and the two-sided p of none; interval and p are None for fewer than two clusters."""
+    """A mean difference, its 95% interval and the two-sided p of none, where they can be estimated.
+
+    They cannot for fewer than two clusters in all or in a stratum, nor where no resample differs from another.
+    """
 
     value: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     p: float | None
+    """1 where both are alike in every pair."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def bootstrap_difference(
     """How much larger the mean of `first` is than that of `second`, with a paired percentile bootstrap over whole clusters.
 
     With `strata` (task types) it is the unweighted mean over them of each one's mean: a macro average; a stratum that a resample
-    misses is left out of that resample. p = 2·min(share of resamples ≤ 0, share ≥ 0), each share with one resample more, which
+    misses is left out of that resample. So the strata vary with the clusters; in `eval.metrics.error_of_macro` they are given. p = 2·min(share of resamples ≤ 0, share ≥ 0), each share with one resample more, which
     was the data's own, so that p is never 0.
     """
     values = np.asarray(first, float) - np.asarray(second, float)
@@ -71,7 +77,9 @@ def bootstrap_difference(
     np.add.at(sums, (cluster, stratum), values)
     np.add.at(sizes, (cluster, stratum), 1)
     value = float(np.mean(sums.sum(0) / sizes.sum(0)))
-    if len(names) < 2:
+    if not values.any():
+        return Difference(value, None, 1.0)
+    if ((sizes > 0).sum(0) < 2).any():
         return Difference(value, None, None)
     rng = np.random.default_rng(seed)
     found = []
@@ -80,9 +88,9 @@ def bootstrap_difference(
         with np.errstate(invalid="ignore"):
             found.append(np.nanmean((times @ sums) / (times @ sizes), axis=1))
     drawn = np.concatenate(found)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    interval = interval_of(*np.quantile(drawn, [0.025, 0.975]))
     least = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return Difference(value, (float(low), float(high)), float(min(1.0, 2 * (least + 1) / (resamples + 1))))
+    return Difference(value, interval, float(min(1.0, 2 * (least + 1) / (resamples + 1))) if interval else None)
 
 
 def agreement(first: Sequence[str], second: Sequence[str]) -> float | None:

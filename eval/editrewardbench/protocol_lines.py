@@ -85,6 +85,16 @@ def line_of(name: str, cell: Mapping[str, Any]) -> str:
     return said + (f"; {cell['note']}" if "note" in cell else "")
 
 
+def group_lines(name: str, cell: Mapping[str, Any]) -> list[str]:
+    """A line for each group of task types in a dimension of EditScore's."""
+    return [
+        f"{name}, {group}: {percent(found['value'])}% mean over its task types (as EditScore's table), "
+        f"{percent(found['pooled'])}% of its {found['n']} pairs together"
+        for group, found in cell.get("groups", {}).items()
+    ]
+
+
 def lines_of(protocol: Mapping[str, Any]) -> list[str]:
     """A line for each number of the benchmark's public convention, then what its tie margin is."""
-    return [*(line_of(name, cell) for name, cell in protocol["convention"].items()), protocol["margin_note"]]
+    lines = [line for name, cell in protocol["convention"].items() for line in (line_of(name, cell), *group_lines(name, cell))]
+    return [*lines, protocol["margin_note"]]

@@ -30,7 +30,7 @@ from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.specs import check_spec, is_pairwise
 from eval.editrewardbench.summary import overlap_of, passes_of, result_of
 from eval.index import PairIndex, read_index
-from eval.protocols import Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
+from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.scoring import Rows
 from rrm.config import Config
 from rrm.errors import InputError
@@ -142,6 +142,8 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
     public = not config.limit and is_public(config.bench, config.data, everything)
     own, scores = judging.scored(pairs)
     protocol = summarise_bench(config.bench, own, scores, margin, thresholds.bad_below, thresholds.four_margin)
+    if judging.reward["pairwise"]:
+        protocol["convention"].pop(PUBLIC_RULE, None)  # which ranks by scores
     summary = {
         "bench": bench,
         "reward": judging.reward,

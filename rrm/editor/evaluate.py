@@ -52,16 +52,17 @@ class EvaluateConfig(Config):
         return {name: path for name, path in named.items() if path is not None}
 
 
-def clustered_interval(values: np.ndarray, clusters: Sequence[str]) -> tuple[float, list[float]]:
+def clustered_interval(values: np.ndarray, clusters: Sequence[str]) -> tuple[float, list[float] | None]:
     """Mean of the clusters' means, and its 95% normal interval over clusters, for values (B,) with their clusters' names.
 
-    Samples of one source are not independent, so a source counts once.
+    Samples of one source are not independent, so a source counts once. The interval is None where it cannot be estimated: for one
+    cluster, and where clusters do not vary.
     """
     names = np.array(clusters)
     means = np.array([values[names == name].mean() for name in dict.fromkeys(clusters)])
-    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
     centre = float(means.mean())
-    return round(centre, 4), [round(centre - half, 4), round(centre + half, 4)]
+    return round(centre, 4), [round(centre - half, 4), round(centre + half, 4)] if half > 1e-12 else None
 
 
 def category_share(truth: Truth, category: str) -> float:
