@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, norm
@@ -210,7 +211,7 @@ def accuracies(pairs: Sequence[ScoredPair]) -> dict[str, float | int | None]:
     }
 
 
-def summarise(pairs: Sequence[ScoredPair]) -> dict[str, object]:
+def summarise(pairs: Sequence[ScoredPair]) -> dict[str, Any]:
     """Everything that is reported of one dimension.
 
     `ci95` belongs to `half_tie`, `strict_ci95` to `strict`; `macro` is the unweighted mean of the strict accuracy over task

@@ -146,9 +146,9 @@ def tiger_public(pairs: Sequence[PairIndex], scores: Scores) -> Cell:
             return abs(first - second) <= margin
         return first > second if row.label == "a" else second >= first
 
-    found = cell([all(map(right, rows)) for rows in groups], [rows[0] for rows in groups], scores)
+    counted = cell([all(map(right, rows)) for rows in groups], [rows[0] for rows in groups], scores)
     note = "ties by place, groups without a score left out, "
-    return {**found, "unparseable": 0, "note": f"{note}K=2 ties up to {margin:g} apart, a margin chosen on these very pairs"}
+    return {**counted, "unparseable": 0, "note": f"{note}K=2 ties up to {margin:g} apart, a margin chosen on these very pairs"}
 
 
 def tiger(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> dict[str, Cell]:

@@ -13,6 +13,7 @@ from test_pairwise import reds
 from test_reward_servers import Fake, completion, encoded, good, index_of, running
 
 from eval.editrewardbench.specs import open_judges
+from eval.protocols import PUBLIC_RULE
 from eval.run import EvalConfig, open_judge
 from rrm.prompts import write_answer, write_principles
 from rrm.records import Principle
@@ -84,9 +85,9 @@ def test_a_kind_is_run_reported_and_compared_with_the_numbers_that_were_worked_o
     result = more["result"]
     assert (result["n"], result["right"], result["unreadable"], result["failures"]) == (n, right, 0, {})
     assert (result["strict"], result["half_tie"]) == (pytest.approx(right / n), pytest.approx(half / n))
-    assert {name: part["value"] for name, part in more["protocol"]["convention"].items()} == {
-        name: value if value is None else pytest.approx(value) for name, value in protocol.items()
-    }
+    convention = {name: part["value"] for name, part in more["protocol"]["convention"].items()}
+    assert (convention.pop(PUBLIC_RULE, None) is None) == (kind != "tiger")
+    assert convention == {name: value if value is None else pytest.approx(value) for name, value in protocol.items()}
     assert (more["headline"]["right"], more["headline"]["n"]) == headline
     assert (more["bench"]["kind"], more["bench"]["pairs"]) == (kind, n)
 
