@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from eval.jsonl import read_jsonl
 from rrm.errors import InputError
-from rrm.stage import DONE, STARTED
+from rrm.stage import DONE, STARTED, read_note
 
 STAGES = ("world", "data", "sft", "gcpo", "eval", "edit-nft", "edit-grpo", "edit-eval")
 MODELS = ("chance", "teacher", "sft", "gcpo")
@@ -62,7 +62,10 @@ def read_stage(run: Path, name: str) -> Stage:
     """The stage as it stands in the run's folder."""
     folder = run / name
     if (folder / DONE).is_file():
-        report = read_json(folder / DONE)
+        try:
+            report = without_nan(read_note(folder / DONE, "seconds", "peak_rss_mb", "result"))
+        except ValueError as error:
+            raise InputError(f"{error}; run its stage again.") from error
         return Stage(name, folder, "done", report["seconds"], report["peak_rss_mb"], report["result"])
     return Stage(name, folder, "unfinished" if (folder / STARTED).is_file() else "not run")
 

@@ -7,7 +7,8 @@ summed up (summary.json), models are compared on the same pairs, a few judged ed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,9 @@ from eval.rows import JudgedRows
 from eval.scoring import TaskKey, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
 from rrm.config import Config
-from rrm.errors import InputError
-from rrm.records import Failure, Principle
-from rrm.stage import DONE, STARTED, run_stage, write_json
+from rrm.errors import InputError, NothingMade
+from rrm.records import UNREADABLE, Failure, Judgement, Principle
+from rrm.stage import DONE, STARTED, account, account_line, run_stage, write_json
 
 NOISELESS = "noiseless"
 Open = Callable[["EvalConfig", str], EditJudge]
@@ -144,6 +145,13 @@ def task_principles(
     return {(pair.source, pair.instruction): known[pair.instruction] for pair in pairs}
 
 
+def account_of(judgements: Iterable[Judgement]) -> dict[str, Any]:
+    """Edits in, edits answered, and why the others were not; what an answer that cannot be read says of a model is in its summary."""
+    kinds = Counter(None if j.failure is None or j.failure.kind in UNREADABLE else j.failure.kind for j in judgements)
+    failed = {str(kind): count for kind, count in kinds.items() if kind is not None}
+    return account(kinds.total(), kinds[None], failed)
+
+
 def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     """Judges, sums up and compares; returns what stands in stage.json. `opened` makes a judge from a value of `models`."""
 
@@ -167,10 +175,15 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     last = list(config.models)[-1]
     write_examples(out, last, pairs, judgements[last], rows)
     print(table(summaries))
+    accounts = {name: account_of(found.values()) for name, found in judgements.items()}
+    for name, rows_of_model in accounts.items():
+        if rows_of_model["out"] == 0:
+            raise NothingMade(f"'{name}' ({config.models[name]}) answered for no edit: {account_line(rows_of_model)}")
     return {
         "config": config.model_dump(mode="json"),
         "versions": {package: version(package) for package in VERSIONS},
         "pairs": len(pairs),
+        "account": account_of(j for of_model in judgements.values() for j in of_model.values()),
         "edits": len({name for pair in pairs for name in pair.edit_ids}),
         "sources": len({pair.source for pair in pairs}),
         "models": {name: summary["headline"] for name, summary in summaries.items()},

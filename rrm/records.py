@@ -32,6 +32,10 @@ FailureKind = Literal[
 ]
 
 
+UNREADABLE: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "refused", "empty", "cut_off")
+"""An answer came, and no score can be read from it."""
+
+
 class Record(BaseModel):
     """Immutable, and strict about its keys."""
 

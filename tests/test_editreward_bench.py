@@ -14,7 +14,7 @@ from eval.benches import read_bench
 from eval.endpoint import EndpointJudge
 from eval.judges import ChanceJudge, Closing, Edit
 from eval.run import EvalConfig, evaluate, run
-from rrm.errors import InputError
+from rrm.errors import InputError, NothingMade
 from rrm.records import Failure, Judgement, Principle, Verdicts
 from rrm.sandbox.edits import Step, decompose
 from rrm.sandbox.world import Scene, Thing, draw
@@ -137,6 +137,17 @@ def test_an_image_that_recurs_is_judged_once(tmp_path):
     result, _ = judged(write_jsonl(tmp_path), tmp_path / "out", judge)
     assert sorted(judge.asked) == [30, 50, 51, 80, 255]
     assert (result["pairs"], result["edits"], result["sources"]) == (5, 5, 1)
+
+
+def test_a_model_that_answers_for_no_edit_is_an_error_and_one_that_cannot_be_read_is_a_result(tmp_path):
+    unread, _ = judged(write_jsonl(tmp_path, [("bad", "bad", "extract", "overall")]), tmp_path / "one", ScriptedJudge())
+    assert unread["account"] == {"in": 1, "out": 1, "failed": {}}
+    result, _ = judged(write_jsonl(tmp_path, [("x8", "late", "extract", "overall")]), tmp_path / "two", ScriptedJudge())
+    assert result["account"] == {"in": 2, "out": 1, "failed": {"timed_out": 1}}
+    with pytest.raises(
+        NothingMade, match=r"'scripted' \(chance\) answered for no edit: 1 rows in, 0 out, 1 failed: 1 timed_out"
+    ):
+        judged(write_jsonl(tmp_path, [("late", "late", "extract", "overall")]), tmp_path / "three", ScriptedJudge())
 
 
 def test_an_interrupted_run_carries_on_and_a_torn_line_is_judged_again(tmp_path):

@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 from eval.ablation.judged import Judged
 from eval.ablation.study import Job, Study
 from eval.index import PairIndex, Truth
+from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.records import Judgement
 from rrm.stage import fingerprint_of
@@ -74,9 +75,8 @@ def write_archive(study: Study, found: Mapping[str, Sequence[Judged]], folder: P
             ]
     columns = ("kind", "seed", "model", "recipe", "edit", "value")
     schema = pa.schema([(name, pa.int64() if name == "seed" else pa.string()) for name in columns])
-    partial = folder / (FILE + ".part")
-    parquet.write_table(pa.Table.from_pylist(rows, schema), partial, compression="zstd", compression_level=19)
-    partial.replace(folder / FILE)
+    with written_at_once(folder / FILE) as partial:
+        parquet.write_table(pa.Table.from_pylist(rows, schema), partial, compression="zstd", compression_level=19)
 
 
 def read_archive(folder: Path) -> Archive:

@@ -28,10 +28,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_answer
-from rrm.records import Failure, FailureKind
+from rrm.records import UNREADABLE, Failure, FailureKind
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.gcpo_math import (
@@ -93,9 +94,6 @@ class GCPOStage(TrainingStage):
     """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process. With a server each token's gain is weighted by trl's
     importance ratio between the two samplers."""
 
-
-FAILURES: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "refused", "empty", "cut_off")
-"""Why a trace has no score."""
 
 Read = float | FailureKind
 
@@ -211,7 +209,7 @@ class GCPOTrainer(Watched, GRPOTrainer):
             win_ratio=ratios_P2G[:, 0].mean(), loss_ratio=ratios_P2G[:, 1].mean(), tie_rate=tie_rate(scores_P2G),
             unreadable_rate=scores_P2G.isnan().float().mean(), score_preferred=preferred.nanmean(), score_other=other.nanmean(),
             weighted_advantage=weighted_advantage(advantages_P2G.flatten(), lengths),
-            zero_variance_groups=zero_variance_groups(ratios_P2G), **{kind: reads.count(kind) for kind in FAILURES},
+            zero_variance_groups=zero_variance_groups(ratios_P2G), **{kind: reads.count(kind) for kind in UNREADABLE},
         )  # fmt: skip
         first = self.accelerator.process_index * len(own)
         step, mine = self.state.global_step + 1, slice(first, first + len(own))
@@ -227,10 +225,8 @@ class GCPOTrainer(Watched, GRPOTrainer):
             "reward": ratios_P2G.flatten()[mine].tolist(),
             "advantage": advantages_P2G.flatten()[mine].tolist(),
         }
-        self.rollouts.mkdir(parents=True, exist_ok=True)
-        path = self.rollouts / f"step-{step:06d}-{self.accelerator.process_index}.parquet"
-        pq.write_table(pa.table(columns, ROLLOUTS), path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with written_at_once(self.rollouts / f"step-{step:06d}-{self.accelerator.process_index}.parquet") as partial:
+            pq.write_table(pa.table(columns, ROLLOUTS), partial)
         return ratios_P2G.reshape(-1, 1).to(self.accelerator.device)
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any) -> Any:

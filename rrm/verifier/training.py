@@ -31,6 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deeps
 from transformers.trainer_utils import get_last_checkpoint
 
 from rrm.config import Config
+from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.prompts import Style
 from rrm.stage import fingerprint_of, run_stage
@@ -124,7 +125,8 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and self.path.exists():
             whole = self.path.read_text().split("\n")[:-1]  # a kill may have torn the line after the last line break
             lines = [line for line in whole if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            with written_at_once(self.path) as partial:
+                partial.write_text("".join(line + "\n" for line in lines))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Logs with every checkpoint, so that a mean over steps never straddles the point that a run resumes from."""
