@@ -22,6 +22,7 @@ from rrm.pages import template
 from rrm.parsing import read_holistic, read_trace, thought_of
 from rrm.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
 from rrm.records import Failure, PreferencePair, Quarantined, Record, SFTRow
+from rrm.stage import write_text
 
 Row = TypeVar("Row", bound=Record)
 SFT_SAMPLES, PAIR_SAMPLES, QUARANTINE_SAMPLES = 6, 3, 5
@@ -240,7 +241,5 @@ def write_page(out: Path, card: dict[str, Any], store: ImageStore) -> Path:
     an image is missing.
     """
     path = out / "card.html"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page(out, card, store), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page(out, card, store))
     return path

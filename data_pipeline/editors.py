@@ -9,7 +9,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, Self
 
@@ -21,6 +20,7 @@ from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import png_bytes, read_image
 from rrm.records import Failure
+from rrm.secrets import key_of, know_fields, know_url, mask
 
 DIFFUSERS_KEYS = frozenset({"revision", "steps", "guidance", "true_cfg", "height", "width", "dtype", "device", "offload"})
 OPENAI_KEYS = frozenset({"base_url", "key_variable", "size", "extra", "send_seed", "timeout", "retries"})
@@ -230,7 +230,9 @@ class OpenAIEditor:
 
     def __init__(self, config: Editor):
         self.config = config
-        key = os.environ.get(config.key_variable)
+        know_fields(config.extra)
+        know_url(config.base_url or "")
+        key = key_of(config.key_variable)
         if key is None and config.base_url is None:
             raise InputError(f"The editor '{config.name}' needs a key; put it into the variable {config.key_variable}.")
         self.client = openai.AsyncOpenAI(
@@ -257,7 +259,7 @@ class OpenAIEditor:
         except openai.APITimeoutError:
             return Failure(kind="timed_out", detail=f"no answer within {config.timeout:g} s")
         except openai.APIConnectionError as error:
-            return Failure(kind="server_gone", detail=f"{error.__cause__ or error}"[:200])
+            return Failure(kind="server_gone", detail=mask(f"{error.__cause__ or error}")[:200])
         except openai.APIStatusError as error:
             return self.failure_of(error)
         edited = read_answer(reply.content)
@@ -265,7 +267,7 @@ class OpenAIEditor:
 
     def failure_of(self, error: openai.APIStatusError) -> Failure:
         """What the server's error means for one edit. Raises InputError where it would be the same for every other."""
-        what = " ".join(error.message.split())[:200]
+        what = " ".join(mask(error.message).split())[:200]
         if error.code == "unknown_parameter":
             cure = "set 'send_seed: false'" if error.param == "seed" else f"remove '{error.param}' from its 'extra'"
             raise InputError(f"The server of the editor '{self.config.name}' has no '{error.param}'; {cure}.") from error

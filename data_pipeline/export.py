@@ -18,6 +18,7 @@ from data_pipeline.rows import decompose_row, judge_row, write_table
 from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
 from rrm.records import PreferencePair, SFTRow, Trace
+from rrm.secrets import mask
 from rrm.stage import write_json
 
 SPLITS = {"train": "", "validation": "_validation"}
@@ -82,7 +83,7 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
     with (out / "quarantine.jsonl").open("w", encoding="utf-8") as file:
         for bad in book.quarantined():
             kinds[bad.stage, bad.failure.kind] += 1
-            file.write(bad.model_dump_json() + "\n")
+            file.write(mask(bad.model_dump_json()) + "\n")
     counts["quarantined"] = kinds.total()
     used = (row[0] for row in book.run("SELECT key FROM used"))
     card = {

@@ -15,6 +15,7 @@ from data_pipeline.select import accuracy
 from rrm.errors import InputError
 from rrm.prompts import write_principles
 from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
+from rrm.secrets import masked
 
 Row = TypeVar("Row", bound=Record)
 GROUP = 1024
@@ -75,13 +76,13 @@ def decompose_row(task: Task, principles: tuple[Principle, ...]) -> SFTRow:
 
 
 def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> int:
-    """Writes the records as Parquet, at once or not at all; returns how many there are."""
+    """Writes the records as Parquet, at once or not at all and with keys masked; returns how many there are."""
     partial = path.with_name(path.name + ".part")
     source = iter(rows)
     count = 0
     with pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         while group := list(islice(source, GROUP)):
-            writer.write_table(pa.Table.from_pylist([row.model_dump() for row in group], SCHEMAS[kind]))
+            writer.write_table(pa.Table.from_pylist([masked(row.model_dump()) for row in group], SCHEMAS[kind]))
             count += len(group)
     partial.replace(path)
     return count

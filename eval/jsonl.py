@@ -9,6 +9,7 @@ from typing import Any
 
 from rrm.errors import InputError
 from rrm.rows.text import open_text
+from rrm.secrets import mask
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -38,7 +39,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Appends the lines to the file, which is made with its folders where there is none."""
+    """Appends the lines, keys masked, to the file, which is made with its folders where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines)
+        file.writelines(mask(line) + "\n" for line in lines)

@@ -34,7 +34,7 @@ from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import data_url
 from rrm.pages import template
-from rrm.stage import command, write_json
+from rrm.stage import command, write_json, write_text
 
 NAMES = {
     "chance": "Chance",
@@ -203,7 +203,7 @@ def write_report(config: ReportConfig) -> Path:
     """Writes the report and the summary; returns the report's path."""
     html, summary = page(config)
     path = Path(config.run) / "report.html"
-    path.write_text(html, encoding="utf-8")
+    write_text(path, html)
     write_json(Path(config.run) / "summary.json", summary)
     return path
 

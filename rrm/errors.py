@@ -1,11 +1,19 @@
 """The exceptions that a user is meant to read. Exit codes of all commands: see `rrm.stage.command`."""
 
+from __future__ import annotations
+
+from rrm.screen import shown
+
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message is one sentence that says what to do.
 
-    Every command turns it into that sentence on stderr and exit code 2.
+    Every command turns it into that sentence on stderr and exit code 2. Keys are masked in it and control characters
+    written out: it may quote a server.
     """
+
+    def __init__(self, message: str):
+        super().__init__(shown(message))
 
 
 class NothingMade(Exception):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rrm.screen import shown
 
 Category = Literal["follow", "keep", "quality"]
 Label = Literal["a", "b", "same"]
@@ -73,6 +75,12 @@ class Failure(Record):
 
     kind: FailureKind
     detail: str = ""
+
+    @field_validator("detail")
+    @classmethod
+    def fit_to_show(cls, detail: str) -> str:
+        """Without keys and control characters: it may quote a server."""
+        return shown(detail)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from rrm.config import Config
 from rrm.disk import disk_troubles_named, written_at_once
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
+from rrm.screen import guarded_screen
+from rrm.secrets import mask
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
@@ -73,10 +76,10 @@ def peak_rss_mb() -> float:
     return round(kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes the value at once or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Writes the text at once or not at all, with keys and credentials masked."""
     with written_at_once(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(mask(text), encoding="utf-8")
 
 
 def read_note(path: Path, *keys: str) -> dict[str, Any]:
@@ -88,6 +91,11 @@ def read_note(path: Path, *keys: str) -> dict[str, Any]:
     if not isinstance(note, dict) or set(keys) - set(note):
         raise ValueError(f"{path} is damaged (it lacks {' and '.join(keys)})")
     return note
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes the value at once or not at all, with keys and credentials masked."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def raise_interrupt(signum: int, frame: object) -> None:
@@ -273,17 +281,19 @@ def command(run: Callable[[], None]) -> None:
 
     0: done. 1: nothing came out (NothingMade). 2: bad input, or refused: an InputError, or a disk that does not take what is
     written, as one sentence on stderr. 130: stopped by Ctrl-C, SIGTERM or a terminal that closed; the same command carries
-    on. Anything else is a fault of this software, and leaves its traceback.
+    on. Anything else is a fault of this software, and leaves its traceback (1). Nothing that is printed shows a key or
+    steers the terminal.
     """
-    try:
-        with closed_when_killed(), disk_troubles_named():
-            run()
-    except NothingMade as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to carry on", file=sys.stderr)
-        raise SystemExit(130) from None
+    with guarded_screen():
+        try:
+            with closed_when_killed(), disk_troubles_named():
+                run()
+        except (NothingMade, InputError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1 if isinstance(error, NothingMade) else 2) from None
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to carry on", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception:  # here, where keys are masked: the interpreter would print it as it is
+            traceback.print_exc()
+            raise SystemExit(1) from None

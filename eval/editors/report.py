@@ -15,7 +15,7 @@ from eval.editors.judge import JudgeSettings
 from eval.jsonl import read_jsonl
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
-from rrm.stage import write_json
+from rrm.stage import write_json, write_text
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 VERSIONS = ("edit-rrm", "openai", "pillow", "numpy", "scipy")
@@ -26,10 +26,7 @@ NOTE = "Scores depend on the judge and its prompts: published numbers are of ano
 
 def write_results(out: Path, results: Sequence[ItemResult]) -> None:
     """Writes results.jsonl, one line per item, at once or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / f"{RESULTS}.part"
-    partial.write_text("".join(result.model_dump_json() + "\n" for result in results), encoding="utf-8")
-    partial.replace(out / RESULTS)
+    write_text(out / RESULTS, "".join(result.model_dump_json() + "\n" for result in results))
 
 
 def read_results(out: Path) -> list[ItemResult]:

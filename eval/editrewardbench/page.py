@@ -20,6 +20,7 @@ from rrm.errors import InputError
 from rrm.images import data_url
 from rrm.pages import template
 from rrm.plots import BLUE, histogram
+from rrm.stage import write_text
 
 PAGE = "report.html"
 GAPS = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0)
@@ -106,6 +107,5 @@ def page(folder: Path) -> str:
 
 def write_page(folder: Path) -> Path:
     """Writes the page into the result's folder; returns its path."""
-    html = page(folder)
-    (folder / PAGE).write_text(html, encoding="utf-8")
+    write_text(folder / PAGE, page(folder))
     return folder / PAGE

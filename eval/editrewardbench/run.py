@@ -34,7 +34,7 @@ from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds
 from eval.scoring import Rows
 from rrm.config import Config
 from rrm.errors import InputError
-from rrm.stage import write_json
+from rrm.stage import write_json, write_text
 
 
 class BenchConfig(Config):
@@ -101,9 +101,7 @@ def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool) -> list[s
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Writes one outcome a line, at once or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("".join(o.model_dump_json() + "\n" for o in outcomes), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(o.model_dump_json() + "\n" for o in outcomes))
 
 
 def thresholds_of(
