@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, TextIO
 
 from rrm.secrets import mask
@@ -45,13 +47,19 @@ class Screen:
 
 @contextmanager
 def guarded_screen() -> Iterator[None]:
-    """While the block lasts, whatever is printed goes through a `Screen`."""
+    """While the block lasts, whatever is printed goes through a `Screen`, and so does an uncaught exception."""
     before = sys.stdout, sys.stderr
+    sys.excepthook = print_traceback
     sys.stdout, sys.stderr = Screen(before[0]), Screen(before[1])  # type: ignore[assignment]
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What the interpreter prints of an exception that nothing catches, masked."""
+    traceback.print_exception(kind, error, trace, file=Screen(sys.stderr))
 
 
 def _written_out(character: str) -> str:

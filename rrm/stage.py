@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -294,6 +293,3 @@ def command(run: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             print("stopped; run the same command again to carry on", file=sys.stderr)
             raise SystemExit(130) from None
-        except Exception:  # here, where keys are masked: the interpreter would print it as it is
-            traceback.print_exc()
-            raise SystemExit(1) from None
