@@ -82,9 +82,7 @@ def decompose_call(task: Task, config: DataConfig) -> Call:
     """The request for a task's principles."""
     exemplars = read_exemplars(str(config.exemplars_path)) if config.exemplars else ()
     system = system_prompt(exemplars, config.exemplars_per_query, wanted_text(config), task, config.seed)
-    text = prompts.decompose_text("full", task.instruction)
-    if task.requirement:
-        text += f"\nRequirement: {task.requirement}"
+    text = prompts.decompose_text("full", task.instruction, task.requirement)
     return one_call(config.decomposer, "decompose", system, text, (task.source,), config.seed)
 
 

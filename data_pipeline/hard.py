@@ -47,7 +47,7 @@ async def filter_task(task: Task, teachers: Asks, config: DataConfig) -> Filtere
     """The criteria of hardness that the task meets."""
     assert config.hard_filter is not None
     asking = Asking(teachers)
-    text = prompts.decompose_text("full", task.instruction)
+    text = prompts.decompose_text("full", task.instruction, task.requirement)
     call = one_call(config.hard_filter, "filter", prompts.FILTER_SYSTEM, text, (task.source,), config.seed)
     found = await asking.until_valid(call, read_criteria, lambda criteria: [], config.asks)
     keys = tuple(asking.keys)

@@ -27,7 +27,7 @@ FAILURE = pa.struct([("kind", TEXT), ("detail", TEXT)])
 SCHEMAS: Mapping[type[Record], pa.Schema] = {
     SFTRow: pa.schema(
         [
-            *((name, TEXT) for name in ("row_id", "kind", "source", "edited", "instruction")),
+            *((name, TEXT) for name in ("row_id", "kind", "source", "edited", "instruction", "requirement")),
             ("principles", PRINCIPLES),
             ("target", TEXT),
             ("accuracy", pa.float64()),
@@ -35,7 +35,7 @@ SCHEMAS: Mapping[type[Record], pa.Schema] = {
     ),
     PreferencePair: pa.schema(
         [
-            *((name, TEXT) for name in ("pair_id", "source", "instruction")),
+            *((name, TEXT) for name in ("pair_id", "source", "instruction", "requirement")),
             ("principles", PRINCIPLES),
             *((name, TEXT) for name in ("edited_a", "edited_b", "label")),
         ]
@@ -56,6 +56,7 @@ def judge_row(quadruple: Quadruple, judged: Judged) -> SFTRow:
         source=quadruple.task.source,
         edited=quadruple.edited,
         instruction=quadruple.task.instruction,
+        requirement=quadruple.task.requirement,
         principles=quadruple.principles,
         target=trace.text.strip(),
         accuracy=accuracy(trace.read.verdicts, judged.gold.verdicts) if judged.gold else None,
@@ -70,6 +71,7 @@ def decompose_row(task: Task, principles: tuple[Principle, ...]) -> SFTRow:
         source=task.source,
         edited=None,
         instruction=task.instruction,
+        requirement=task.requirement,
         principles=principles,
         target=write_principles(principles),
     )

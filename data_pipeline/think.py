@@ -20,8 +20,9 @@ SYSTEMS: dict[Variant, str] = {
 
 def think_calls(quadruple: Quadruple, config: DataConfig) -> list[Call]:
     """The requests for a quadruple's traces, in the order in which traces are numbered."""
-    text = prompts.judge_text("full", quadruple.task.instruction, quadruple.principles)
-    images = (quadruple.task.source, quadruple.edited)
+    task = quadruple.task
+    text = prompts.judge_text("full", task.instruction, quadruple.principles, task.requirement)
+    images = (task.source, quadruple.edited)
     system = SYSTEMS[config.variant]
     return [call for teacher in config.thinkers for call in calls_to(teacher, "think", system, text, images, config.seed)]
 

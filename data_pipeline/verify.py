@@ -15,8 +15,9 @@ from rrm.records import Failure, Gold, Quadruple, Trace
 def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfig) -> Call:
     """The request for a quadruple's gold verdicts; traces that cannot be read are no references."""
     references = [trace.text for trace in traces if trace.read is not None]
-    text = prompts.verify_text(quadruple.task.instruction, quadruple.principles, references)
-    images = (quadruple.task.source, quadruple.edited)
+    task = quadruple.task
+    text = prompts.verify_text(task.instruction, quadruple.principles, references, task.requirement)
+    images = (task.source, quadruple.edited)
     return one_call(config.verifier, "verify", prompts.VERIFY_SYSTEM, text, images, config.seed)
 
 

@@ -150,13 +150,14 @@ class Workbook:
 
     def pairs(self, condition: str) -> Iterator[PreferencePair]:
         """The pairs that meet the condition, in order."""
-        columns = "p.n, p.pair_id, p.edited_a, p.edited_b, p.label, t.principles, t.source, t.instruction"
+        columns = "p.n, p.pair_id, p.edited_a, p.edited_b, p.label, t.principles, t.source, t.instruction, t.requirement"
         query = f"SELECT {columns} FROM pairs p JOIN tasks t USING (task_id) WHERE ({condition}) AND p.n > ?"
-        for _, pair_id, edited_a, edited_b, label, principles, source, instruction in self.slabs(query):
+        for _, pair_id, edited_a, edited_b, label, principles, source, instruction, requirement in self.slabs(query):
             yield PreferencePair(
                 pair_id=pair_id,
                 source=source,
                 instruction=instruction,
+                requirement=requirement,
                 principles=principles_from(principles),
                 edited_a=edited_a,
                 edited_b=edited_b,

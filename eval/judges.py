@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from PIL import Image
 
 from eval.index import sandbox_principles, sandbox_steps
-from rrm.records import EditToJudge, Failure, Judgement, Principle, Verdicts
+from rrm.records import EditToJudge, Failure, Judgement, Principle, TaskToDecompose, Verdicts
 from rrm.sandbox.edits import true_verdicts
 from rrm.sandbox.personas import biased_mean
 from rrm.sandbox.reading import read_scene
@@ -153,7 +153,7 @@ class RewardJudge:
 
     def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
         """The model's own principles."""
-        return self.model.decompose_many(tasks)
+        return self.model.decompose_many([TaskToDecompose(source, instruction) for source, instruction in tasks])
 
     def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
         """The model's judgements."""

@@ -100,7 +100,7 @@ def score(options: argparse.Namespace) -> None:
     from rrm.reward import open_reward  # imports torch: not before the input is known to be good
 
     with open_reward(model) as reward:
-        judgement = reward.judge(source, edited, options.instruction, principles)
+        judgement = reward.judge(source, edited, options.instruction, principles, options.requirement)
     print(as_json(judgement) if options.json else show(judgement))
     if judgement.failure is not None:
         raise SystemExit(1)
@@ -147,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     scoring.add_argument("--source", required=True, type=Path, help="the image before")
     scoring.add_argument("--edited", required=True, type=Path, help="the image after")
     scoring.add_argument("--instruction", required=True, help="what the edit was meant to do")
+    scoring.add_argument("--requirement", help="what it must also meet")
     scoring.add_argument(
         "--principles", type=Path, help="JSON list of question and category; decomposed by the model if left out"
     )

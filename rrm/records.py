@@ -140,6 +140,7 @@ class SFTRow(Record):
     source: str
     edited: str | None
     instruction: str
+    requirement: str | None = None
     principles: tuple[Principle, ...]
     target: str
     accuracy: float | None = None
@@ -151,6 +152,7 @@ class PreferencePair(Record):
     pair_id: str
     source: str
     instruction: str
+    requirement: str | None = None
     principles: tuple[Principle, ...]
     edited_a: str
     edited_b: str
@@ -197,6 +199,16 @@ class Judgement(Record):
 
 
 @dataclass(frozen=True)
+class TaskToDecompose:
+    """A task in memory, whose principles are wanted."""
+
+    source: Image
+    instruction: str
+    requirement: str | None = None
+    """What the edit must also meet, beside the instruction."""
+
+
+@dataclass(frozen=True)
 class EditToJudge:
     """An edit in memory, with all that a judgement or a reward needs."""
 
@@ -204,3 +216,9 @@ class EditToJudge:
     edited: Image
     instruction: str
     principles: tuple[Principle, ...]
+    requirement: str | None = None
+
+    @property
+    def task(self) -> TaskToDecompose:
+        """What the editor was asked."""
+        return TaskToDecompose(self.source, self.instruction, self.requirement)

@@ -262,7 +262,7 @@ def test_a_study_without_a_recipe_key_of_that_name_is_refused(tmp_path):
 def test_a_holistic_judge_is_shown_no_principles_and_its_answer_has_no_verdicts():
     principles = decompose(parse_instruction("remove the red circle") or [])
     assert judge_text("brief_holistic", "remove it", principles) == "judge: remove it"
-    assert judge_text("holistic", "remove it", principles) == "Instruction: remove it"
+    assert judge_text("holistic", "remove it", principles) == 'Instruction: "remove it"'
     assert judge_system("holistic") == HOLISTIC_SYSTEM
     assert judge_system("brief_holistic") is None
     read = read_answer("It was followed.\n<score>7.5</score>", 0)

@@ -290,7 +290,7 @@ def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     exemplars = read_exemplars(str(path))
     shown = [system_prompt(exemplars, 4, "Write 5.", Task(task_id=k * 16, source="s", instruction="x"), 0) for k in "abcd"]
-    assert all(text.startswith(DECOMPOSE_SYSTEM) and text.count("Instruction: do") == 4 for text in shown)
+    assert all(text.startswith(DECOMPOSE_SYSTEM) and text.count('Instruction: "do') == 4 for text in shown)
     assert len(set(shown)) > 1
     other = tmp_path / "other.jsonl"
     other.write_text('{"instruction": "x"}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rrm.editor.evaluate import EvaluateConfig, clustered_interval, evaluate
 from rrm.editor.loop import train
 from rrm.editor.reward import RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
-from rrm.editor.tasks import read_tasks
+from rrm.editor.tasks import check_rewardable, read_tasks
 from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.editor.train import inputs_of, main
 from rrm.errors import InputError
@@ -200,7 +201,6 @@ def test_a_folder_that_is_no_editor_is_refused_in_one_sentence(world, tmp_path, 
         ('{"prompt": "remove the red circle"}', "needs text under prompt, image"),
         ('{"prompt": "remove the red circle", "image": "images/none.png"}', "no image at"),
         ('{"prompt": "remove the red circle", "image": "../secret.png"}', "lies outside"),
-        ('{"prompt": "paint it nicer", "image": "images/a.png"}', "give a file of principles"),
         ("", "holds no tasks"),
     ],
 )
@@ -222,6 +222,32 @@ def test_principles_come_from_the_file_where_one_is_given(tmp_path):
     (task,) = read_tasks(tmp_path, "train", tmp_path / "principles.jsonl")
     assert [p.question for p in task.principles] == ["Is it nicer?"]
     assert task.requirement == "keep the frame"
+
+
+def test_principles_are_asked_for_only_where_the_reward_reads_them(tmp_path):
+    (tmp_path / "images").mkdir()
+    draw(sample_scene(np.random.default_rng(3))).save(tmp_path / "images" / "a.png")
+    (tmp_path / "train_metadata.jsonl").write_text(json.dumps({"prompt": "paint it nicer", "image": "images/a.png"}))
+    tasks = read_tasks(tmp_path, "train")
+    check_rewardable(tasks, truth=False, needs_principles=False)  # mode=logits
+    with pytest.raises(InputError, match="give a file of them"):
+        check_rewardable(tasks, truth=False, needs_principles=True)
+    with pytest.raises(InputError, match="not in the sandbox's language"):
+        check_rewardable(tasks, truth=True, needs_principles=False)
+
+
+def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
+    class Noting(TruthReward):
+        def __call__(self, edits):
+            asked.update((edit.instruction, edit.requirement) for edit in edits)
+            return super().__call__(edits)
+
+    asked = set()
+    config = config_of(world, "nft", out=tmp_path / "out", epochs=1)
+    tasks = [replace(task, requirement=f"as in {i}") for i, task in enumerate(read_tasks(config.tasks, "train"))]
+    train(config, tmp_path / "out", tasks, Noting(), TinyKontext.load(config.base))
+    assert asked <= {(task.instruction, task.requirement) for task in tasks}
+    assert len(asked) == config.groups
 
 
 def test_settings_of_the_other_algorithm_are_refused(world):
@@ -247,6 +273,7 @@ class Lent:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.needs_principles = True
 
     def __enter__(self) -> Lent:
         return self

@@ -14,7 +14,7 @@ from PIL import Image
 import rrm
 from rrm.errors import InputError
 from rrm.prompts import Style, write_answer, write_principles
-from rrm.records import EditToJudge, Failure, Principle
+from rrm.records import EditToJudge, Failure, Principle, TaskToDecompose
 from rrm.reward import open_reward
 from rrm.reward.asking import Answer, Progress, Question, Reply, Token
 from rrm.reward.bench import edits
@@ -99,11 +99,31 @@ def test_an_instruction_is_decomposed_once_for_an_image():
         asked = [edit(1, ()), edit(1, ()), edit(2, ()), edit(1, (), WHITE), edit(1)]
         assert [j.score for j in model.judge_many(asked)] == [1, 1, 2, 1, 1]
         model.judge_many(asked)
-        assert model.decompose_many([(GREY.copy(), "edit 1")]) == [ONE]
+        assert model.decompose_many([TaskToDecompose(GREY.copy(), "edit 1")]) == [ONE]
     decomposed = [q for q in backend.asked if text_of(q).startswith("decompose")]
     assert [(q.images, text_of(q)) for q in decomposed] == [
         ((GREY,), "decompose: edit 1"), ((GREY,), "decompose: edit 2"), ((WHITE,), "decompose: edit 1"),
     ]  # fmt: skip
+
+
+def test_the_requirement_is_asked_in_every_mode_and_is_part_of_a_task():
+    backend = Fake(well)
+    with RewardModel(backend) as model:
+        for requirement in (None, "keep the frame", "keep the cat"):
+            model.judge(GREY, WHITE, "edit 1", (), requirement)
+        assert len({model.prompt("edit 1", ONE, requirement) for requirement in (None, "keep the frame")}) == 2
+    asked = [text_of(q) for q in backend.asked]
+    assert [text for text in asked if text.startswith("decompose")] == [
+        "decompose: edit 1",
+        "decompose: edit 1 requirement: keep the frame",
+        "decompose: edit 1 requirement: keep the cat",
+    ]
+    assert sum("keep the frame" in text for text in asked) == 2
+    backend = Fake(lambda question: (Answer("3", True),))
+    with RewardModel(backend, Asking("logits")) as model:
+        model.judge(GREY, WHITE, "edit 1", (), "keep the frame")
+        assert 'Requirement: "keep the frame"' in model.prompt("edit 1", (), "keep the frame")
+    assert 'Requirement: "keep the frame"' in text_of(backend.asked[0])
 
 
 def test_a_failed_decomposition_is_the_edits_failure_and_is_not_remembered():
@@ -265,7 +285,7 @@ def test_the_local_backend_gives_the_judges_greedy_answers(local, asked):
 
 def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token_is_the_likeliest(local, asked):
     with RewardModel(local, Asking(mode="expectation")) as model:
-        questions = [model._question(e.instruction, e.principles, (e.source, e.edited)) for e in asked]
+        questions = [model._question(e, e.principles, (e.source, e.edited)) for e in asked]
         replies = local.answer(questions, lambda: None)
         judgements = model.judge_many(asked)
     for reply in replies:

@@ -468,7 +468,7 @@ def test_without_ids_of_the_digits_the_likeliest_tokens_are_asked_for():
     fake = Fake(good)
     fake.tokenize = lambda text: None
     with running(fake) as urls, connected(urls, Asking(mode="logits")) as model:
-        body = model.backend.body(model._question("edit 0", (), (GREY, GREY)))
+        body = model.backend.body(model._question(edits(1)[0], (), (GREY, GREY)))
     assert body["top_logprobs"] == 20
     assert "logprob_token_ids" not in body
 
@@ -535,7 +535,7 @@ def test_what_is_sent_spells_out_sampling_and_asks_for_what_a_mode_reads():
                 judgement = model.judge_many(edits(1))[0]
             assert (judgement.failure is None) == (asking.mode == "reasoning")
         with connected(urls, Asking(mode="logits")) as model:
-            question = model._question("edit 0", (), (GREY, GREY))
+            question = model._question(edits(1)[0], (), (GREY, GREY))
             body = model.backend.body(question)
     greedy, several, weighed = fake.bodies
     assert (greedy["n"], greedy["temperature"], greedy["top_p"], greedy["max_tokens"]) == (1, 0.0, 1.0, 128)

@@ -166,9 +166,9 @@ def test_a_bad_image_is_a_400(client, url):
 @pytest.mark.parametrize(
     ("system", "text", "count"),
     [
-        ("You are a poet.", "Instruction: x", 2),
-        (prompts.JUDGE_SYSTEM, "Instruction: x", 2),
-        (prompts.GOLD_SYSTEM, "Instruction: x", 1),
+        ("You are a poet.", 'Instruction: "x"', 2),
+        (prompts.JUDGE_SYSTEM, 'Instruction: "x"', 2),
+        (prompts.GOLD_SYSTEM, 'Instruction: "x"', 1),
     ],
     ids=["unknown role", "no questions", "one image"],
 )

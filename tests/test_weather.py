@@ -78,13 +78,13 @@ def test_canned_answers_have_the_form_that_each_prompt_asks_for(calm, http):
 
     assert isinstance(read_trace(content(ask(prompts.JUDGE_SYSTEM)), 4), Verdicts)
     assert isinstance(read_trace(content(ask(prompts.SCORE_ONLY_SYSTEM)), 4), Verdicts)
-    assert isinstance(read_holistic(content(ask(prompts.HOLISTIC_SYSTEM, "Instruction: x"))), Verdicts)
+    assert isinstance(read_holistic(content(ask(prompts.HOLISTIC_SYSTEM, 'Instruction: "x"'))), Verdicts)
     assert len(read_gold(content(ask(prompts.GOLD_SYSTEM)), 4)[0]) == 4
     references = prompts.verify_text("make it red", PRINCIPLES, ["1. [keep] Is it there? yes"])
     assert len(read_gold(content(ask(prompts.VERIFY_SYSTEM, references)), 4)[0]) == 4
-    principles = read_principles(content(ask(prompts.DECOMPOSE_SYSTEM + "\nWrite 10.", "Instruction: x")))
+    principles = read_principles(content(ask(prompts.DECOMPOSE_SYSTEM + "\nWrite 10.", 'Instruction: "x"')))
     assert principle_faults(principles, {"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)}, (8, 12)) == []
-    criteria = json.loads(content(ask(prompts.FILTER_SYSTEM, "Instruction: x")))
+    criteria = json.loads(content(ask(prompts.FILTER_SYSTEM, 'Instruction: "x"')))
     assert {row["criterion"] for row in criteria} == {"multi-step", "fine-grained", "implicit", "spatial"}
 
 
@@ -253,7 +253,7 @@ def test_behind_the_weather_stands_the_sandboxs_teacher(http):
         "type": "image_url",
         "image_url": {"url": "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()},
     }
-    text = {"type": "text", "text": "Instruction: make the red circle blue"}
+    text = {"type": "text", "text": 'Instruction: "make the red circle blue"'}
     asked = body_of(prompts.DECOMPOSE_SYSTEM, [image, text], "sandbox-careful", temperature=0)
     with running_weather() as url:
         assert http.post(f"{url}/chat/completions", json=body_of()).status_code == 404

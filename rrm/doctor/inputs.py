@@ -94,10 +94,11 @@ def check_images(rows: Sequence[SFTRow | PreferencePair], store: ImageStore) -> 
 def asked(row: SFTRow | PreferencePair, style: Style, store: ImageStore) -> tuple[list[Message], list[Image.Image]]:
     """The question of a row as training asks it, and its images."""
     if isinstance(row, SFTRow) and row.kind == "decompose":
-        return decompose_messages(style, row.instruction), [store.get(row.source)]
+        return decompose_messages(style, row.instruction, row.requirement), [store.get(row.source)]
     edited = row.edited_a if isinstance(row, PreferencePair) else row.edited
     assert edited is not None
-    return judge_messages(style, row.instruction, row.principles), [store.get(row.source), store.get(edited)]
+    messages = judge_messages(style, row.instruction, row.principles, row.requirement)
+    return messages, [store.get(row.source), store.get(edited)]
 
 
 def image_tokens(images: Sequence[Image.Image], least: int, most: int) -> int:

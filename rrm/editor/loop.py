@@ -103,7 +103,9 @@ def one_epoch(
     rollout = algorithm.rollout(run.sets.old, source, text_ids, run.rng)
 
     images = images_of(rollout.x0)
-    edits = [EditToJudge(t.source, image, t.instruction, t.principles) for t, image in zip(asked, images, strict=True)]
+    edits = [
+        EditToJudge(t.source, image, t.instruction, t.principles, t.requirement) for t, image in zip(asked, images, strict=True)
+    ]
     answers = reward(edits)
     truths = answers if isinstance(reward, TruthReward) else TruthReward()(edits)
 

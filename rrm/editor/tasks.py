@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,15 +74,26 @@ def read_principles_file(path: Path) -> dict[Key, tuple[Principle, ...]]:
 
 
 def principles_of(where: str, row: dict[str, Any], given: dict[Key, tuple[Principle, ...]] | None) -> tuple[Principle, ...]:
-    """The task's principles: as given, else as its instruction decomposes in the sandbox's language."""
+    """The task's principles: as given, else as its instruction decomposes in the sandbox's language; () where it is in none."""
     if given is not None:
         if not given.get(key_of(row)):
             raise InputError(f"{where}: the principles file has nothing for this task; decompose its instruction first.")
         return given[key_of(row)]
     steps = parse_instruction(row["prompt"])
-    if steps is None:
-        raise InputError(f"{where}: '{row['prompt'][:80]}' is not in the sandbox's language; give a file of principles.")
-    return decompose(steps)
+    return () if steps is None else decompose(steps)
+
+
+def check_rewardable(tasks: Sequence[EditorTask], truth: bool, needs_principles: bool) -> None:
+    """Raises InputError for a task that the reward could say nothing of: outside the sandbox, or without principles."""
+    for task in tasks:
+        if truth and parse_instruction(task.instruction) is None:
+            raise InputError(
+                f"'{task.instruction[:80]}' is not in the sandbox's language; with reward: truth, no other is known."
+            )
+        if needs_principles and not task.principles:
+            raise InputError(
+                f"'{task.instruction[:80]}' has no principles; give a file of them under 'principles', or mode=logits."
+            )
 
 
 def read_tasks(folder: str | Path, split: Split, principles: str | Path | None = None) -> list[EditorTask]:

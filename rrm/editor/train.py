@@ -6,7 +6,7 @@ python -m rrm.editor.train --config configs/sandbox/edit_nft.yaml
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ import torch
 from rrm.editor.loop import train
 from rrm.editor.reward import RewardFn, RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
-from rrm.editor.tasks import read_tasks
+from rrm.editor.tasks import EditorTask, check_rewardable, read_tasks
 from rrm.editor.tiny import TinyKontext
 from rrm.stage import command, run_stage
 
 
 @contextmanager
-def opened_reward(config: EditorConfig) -> Iterator[RewardFn]:
-    """The reward that the config names; what was started for it ends with the block."""
+def opened_reward(config: EditorConfig, tasks: Sequence[EditorTask]) -> Iterator[RewardFn]:
+    """The reward that the config names; what was started for it ends with the block. Raises InputError where it can't judge a task."""
     if config.rrm is None:
+        check_rewardable(tasks, truth=True, needs_principles=False)
         yield TruthReward()
         return
     from rrm.reward import open_reward  # the RRM's libraries load only where an RRM is asked
 
     with open_reward(config.rrm) as model:
+        check_rewardable(tasks, truth=False, needs_principles=model.needs_principles)
         yield RRMReward(model)
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)  # one thread adds up in one order, and is no slower at this size
 
     def work(out: Path) -> dict[str, Any]:
-        with opened_reward(config) as reward:
+        with opened_reward(config, tasks) as reward:
             return train(config, out, tasks, reward, base)
 
     run_stage(f"editor-{config.algorithm}", config.out, config, inputs_of(config), work)

@@ -119,7 +119,9 @@ def rate(model: RewardModel, part: Sequence[EditToJudge]) -> float:
 
 def bare_rate(url: str, style: Any, part: Sequence[EditToJudge], in_flight: int, max_tokens: int) -> float:
     """Answers per second of the `openai` client alone, which is handed finished messages and does nothing with the answers."""
-    messages: list[Any] = [filled(judge_messages(style, e.instruction, e.principles), (e.source, e.edited)) for e in part]
+    messages: list[Any] = [
+        filled(judge_messages(style, e.instruction, e.principles, e.requirement), (e.source, e.edited)) for e in part
+    ]
 
     async def all_of_them() -> float:
         places = asyncio.Semaphore(in_flight)

@@ -20,7 +20,7 @@ from rrm.errors import InputError
 from rrm.images import fit, pixel_digest
 from rrm.parsing import read_principles
 from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
-from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle
+from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
 from rrm.reward.asking import Answer, Backend, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS, expected_rating, expected_score, pooled
 from rrm.verifier.judge import judgement_of
@@ -28,6 +28,8 @@ from rrm.verifier.messages import decompose_messages, judge_messages, rate_messa
 
 T = TypeVar("T")
 Principles = tuple[Principle, ...]
+TaskKey = tuple[str, str, str | None]
+"""Digest of the source's pixels, instruction, requirement."""
 SCALE = 10.0
 """Of every score; an expected rating of 0…1 is put on it."""
 NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
@@ -59,8 +61,8 @@ class RewardModel:
         self.backend, self.asking = backend, asking or Asking()
         self.owned = owned or ExitStack()
         """What ends with the model: servers that were started for it."""
-        self.known: dict[tuple[str, str], Principles | Failure] = {}
-        """Principles that the model made itself, by source and instruction."""
+        self.known: dict[TaskKey, Principles | Failure] = {}
+        """Principles that the model made itself."""
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="reward-model", daemon=True)
         self.thread.start()
@@ -91,19 +93,20 @@ class RewardModel:
         a = self.asking
         return f"{self.backend.fingerprint}|{a.mode}|k{a.k}|t{a.temperature:g}|s{a.seed}|{self.backend.max_tokens}"
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """Every word that the model reads when it judges."""
         if self.asking.mode == "logits":
-            return rate_text(instruction)
-        return f"{judge_system(self.backend.style)}\n{judge_text(self.backend.style, instruction, principles)}"
+            return rate_text(instruction, requirement)
+        style = self.backend.style
+        return f"{judge_system(style)}\n{judge_text(style, instruction, principles, requirement)}"
 
     @property
     def needs_principles(self) -> bool:
         """Whether an edit is judged by principles at all."""
         return self.asking.mode != "logits" and not is_holistic(self.backend.style)
 
-    def decompose_many(self, tasks: Sequence[tuple[Image, str]], progress: str | None = None) -> list[Principles | Failure]:
-        """The model's own principles of each (source, instruction), or why it made none; each task is asked about once."""
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], progress: str | None = None) -> list[Principles | Failure]:
+        """The model's own principles of each task, or why it made none; each task is asked about once."""
         return self.run(self._decompose(tasks, progress))
 
     def judge_many(self, edits: Sequence[EditToJudge], progress: str | None = None) -> list[Judgement]:
@@ -114,23 +117,30 @@ class RewardModel:
         """As `judge_many`, for callers in an event loop of their own."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._judge(edits, None), self.loop))
 
-    def judge(self, source: Image, edited: Image, instruction: str, principles: Sequence[Principle] = ()) -> Judgement:
+    def judge(
+        self,
+        source: Image,
+        edited: Image,
+        instruction: str,
+        principles: Sequence[Principle] = (),
+        requirement: str | None = None,
+    ) -> Judgement:
         """The judgement of one edit."""
-        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles))])[0]
+        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles), requirement)])[0]
 
-    async def _decompose(self, tasks: Sequence[tuple[Image, str]], progress: str | None = None) -> list[Principles | Failure]:
-        keys = [(pixel_digest(image), instruction) for image, instruction in tasks]
+    async def _decompose(self, tasks: Sequence[TaskToDecompose], progress: str | None = None) -> list[Principles | Failure]:
+        keys: list[TaskKey] = [(pixel_digest(t.source), t.instruction, t.requirement) for t in tasks]
         asked = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self.known}
         questions, failed = [], {}
-        for key, (image, instruction) in asked.items():
-            fitted = fitting(image)
+        for key, task in asked.items():
+            fitted = fitting(task.source)
             if isinstance(fitted, Failure):
                 failed[key] = fitted
                 continue
-            messages = decompose_messages(self.backend.style, instruction)
+            messages = decompose_messages(self.backend.style, task.instruction, task.requirement)
             questions.append((key, Question(messages, fitted, self.backend.max_tokens)))
         replies = await self._ask([question for _, question in questions], progress)
-        found: dict[tuple[str, str], Principles | Failure] = {**failed}
+        found: dict[TaskKey, Principles | Failure] = {**failed}
         for (key, _), reply in zip(questions, replies, strict=True):
             found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0].text)
         # a failure of the moment must not be remembered
@@ -139,7 +149,7 @@ class RewardModel:
 
     async def _judge(self, edits: Sequence[EditToJudge], progress: str | None) -> list[Judgement]:
         lacking = [e for e in edits if not e.principles] if self.needs_principles else []
-        made = iter(await self._decompose([(e.source, e.instruction) for e in lacking]))
+        made = iter(await self._decompose([e.task for e in lacking]))
         judged: list[Judgement | None] = []
         questions: list[Question] = []
         used: list[Principles] = []
@@ -156,16 +166,17 @@ class RewardModel:
             else:
                 judged.append(None)
                 used.append(principles)
-                questions.append(self._question(edit.instruction, principles, images))
+                questions.append(self._question(edit, principles, images))
         replies = await self._ask(questions, progress)
         answered = iter([self._judgement(r, p) for r, p in zip(replies, used, strict=True)])
         return [next(answered) if one is None else one for one in judged]
 
-    def _question(self, instruction: str, principles: Principles, images: tuple[Image, ...]) -> Question:
+    def _question(self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...]) -> Question:
         a = self.asking
         if a.mode == "logits":
-            return Question(rate_messages(instruction), images, max_tokens=1, alternatives=True, watched=RATINGS)
-        messages = judge_messages(self.backend.style, instruction, principles)
+            messages = rate_messages(edit.instruction, edit.requirement)
+            return Question(messages, images, max_tokens=1, alternatives=True, watched=RATINGS)
+        messages = judge_messages(self.backend.style, edit.instruction, principles, edit.requirement)
         return Question(
             messages, images, self.backend.max_tokens, answers=a.k, temperature=a.temperature, seed=a.seed,
             alternatives=a.mode == "expectation",

@@ -120,11 +120,14 @@ def look(messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]) -
     if len(seen) != wanted:
         raise Refused(f"This prompt goes with {wanted} image(s), not {len(seen)}.", param="messages")
     asked, _, rest = text.partition(prompts.ANSWERED_BEFORE)[0].partition("\nQuestions:\n")
+    try:
+        instruction = str(json.JSONDecoder().raw_decode(asked.partition("Instruction: ")[2])[0]).strip()
+    except ValueError as error:
+        raise Refused("There is no instruction, as a JSON string.", param="messages") from error
     questions = QUESTION.findall(rest.partition("\nReference judgements:\n")[0])
     if not questions and role not in ("filter", "decompose", "holistic"):
         raise Refused("There are no numbered questions to judge.", param="messages")
     principles = tuple(Principle(question=question, category=cast(Category, category)) for category, question in questions)
-    instruction = asked.partition("Instruction: ")[2].partition("\nRequirement: ")[0].strip()
     key = hashlib.sha256("\0".join([system, text]).encode() + b"".join(digest for digest, _ in seen)).digest()
     return Sight(role, instruction, principles, tuple(reading for _, reading in seen)), key
 

@@ -80,7 +80,9 @@ class Judge:
             part = edits[start : start + self.batch]
             principles = [() if is_holistic(self.style) else e.principles for e in part]
             askable = [e for e in part if e.principles or is_holistic(self.style)]
-            asked = [(judge_messages(self.style, e.instruction, e.principles), [e.source, e.edited]) for e in askable]
+            asked = [
+                (judge_messages(self.style, e.instruction, e.principles, e.requirement), [e.source, e.edited]) for e in askable
+            ]
             texts = iter(self.generate(asked, temperature) if asked else [])
             nothing = Judgement(failure=Failure(kind="bad_row", detail="no principles to judge by"))
             judgements += [
@@ -90,16 +92,23 @@ class Judge:
         return judgements
 
     def judge(
-        self, source: Image.Image, edited: Image.Image, instruction: str, principles: Sequence[Principle] = ()
+        self,
+        source: Image.Image,
+        edited: Image.Image,
+        instruction: str,
+        principles: Sequence[Principle] = (),
+        requirement: str | None = None,
     ) -> Judgement:
         """The judgement on one edit; without principles the model decomposes the instruction itself first."""
         if not principles and not is_holistic(self.style):
-            found = self.decompose(source, instruction)
+            found = self.decompose(source, instruction, requirement)
             if isinstance(found, Failure):
                 return Judgement(failure=found)
             principles = found
-        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles))])[0]
+        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles), requirement)])[0]
 
-    def decompose(self, source: Image.Image, instruction: str) -> tuple[Principle, ...] | Failure:
-        """The principles that the model makes of an instruction, or a named failure."""
-        return read_principles(self.generate([(decompose_messages(self.style, instruction), [source])])[0])
+    def decompose(
+        self, source: Image.Image, instruction: str, requirement: str | None = None
+    ) -> tuple[Principle, ...] | Failure:
+        """The principles that the model makes of a task, or a named failure."""
+        return read_principles(self.generate([(decompose_messages(self.style, instruction, requirement), [source])])[0])

@@ -18,19 +18,21 @@ def ask(images: int, system: str | None, text: str) -> list[Message]:
     return [*opening, {"role": "user", "content": content}]
 
 
-def judge_messages(style: Style, instruction: str, principles: Sequence[Principle]) -> list[Message]:
+def judge_messages(
+    style: Style, instruction: str, principles: Sequence[Principle], requirement: str | None = None
+) -> list[Message]:
     """The question for the judgement of an edit; image slots: source, edited."""
-    return ask(2, judge_system(style), judge_text(style, instruction, principles))
+    return ask(2, judge_system(style), judge_text(style, instruction, principles, requirement))
 
 
-def rate_messages(instruction: str) -> list[Message]:
+def rate_messages(instruction: str, requirement: str | None = None) -> list[Message]:
     """The question for a number from 0 to 5 without a thought; image slots: source, edited."""
-    return ask(2, None, rate_text(instruction))
+    return ask(2, None, rate_text(instruction, requirement))
 
 
-def decompose_messages(style: Style, instruction: str) -> list[Message]:
-    """The question for the principles of an instruction; image slot: source."""
-    return ask(1, decompose_system(style), decompose_text(style, instruction))
+def decompose_messages(style: Style, instruction: str, requirement: str | None = None) -> list[Message]:
+    """The question for the principles of a task; image slot: source."""
+    return ask(1, decompose_system(style), decompose_text(style, instruction, requirement))
 
 
 def answered(text: str) -> list[Message]:

@@ -45,7 +45,7 @@ def pair_rows(pair: PreferencePair, style: Style, store: ImageStore) -> list[dic
     """The pair as two adjacent rows of trl's prompt form, the preferred image first."""
     edits = (pair.edited_a, pair.edited_b) if pair.label == "a" else (pair.edited_b, pair.edited_a)
     row = {
-        "prompt": judge_messages(style, pair.instruction, pair.principles),
+        "prompt": judge_messages(style, pair.instruction, pair.principles, pair.requirement),
         "count": 0 if is_holistic(style) else len(pair.principles),
         "pair_id": pair.pair_id,
     }

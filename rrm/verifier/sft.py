@@ -44,11 +44,12 @@ class SFTStage(TrainingStage):
 def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]:
     """The row in trl's prompt-completion form, with the paths of its images."""
     if row.kind == "decompose":
-        prompt, digests = decompose_messages(style, row.instruction), [row.source]
+        prompt, digests = decompose_messages(style, row.instruction, row.requirement), [row.source]
     else:
         if row.edited is None:
             raise InputError(f"SFT row {row.row_id} has no edited image; make the data again.")
-        prompt, digests = judge_messages(style, row.instruction, row.principles), [row.source, row.edited]
+        prompt = judge_messages(style, row.instruction, row.principles, row.requirement)
+        digests = [row.source, row.edited]
     return {"prompt": prompt, "completion": answered(row.target), "images": [str(store.path(d)) for d in digests]}
 
 
