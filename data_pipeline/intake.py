@@ -21,7 +21,7 @@ from data_pipeline.schemas import BadRow, CandidateRow, ImageRef, PairRow, TaskR
 from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
 from rrm.errors import InputError
-from rrm.images import ImageStore, inside, read_image
+from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
@@ -61,10 +61,10 @@ class Intake:
         """Decodes and stores one image."""
         name, content = found
         try:
-            payload = content if isinstance(content, bytes) else content.read_bytes()
+            payload = content if isinstance(content, bytes) else image_bytes(content)
             shown = "the image in this row" if isinstance(content, bytes) else str(content)
             image = read_image(payload, shown, self.max_pixels)
-        except (InputError, OSError) as error:
+        except InputError as error:
             return name, Failure(kind="image_unreadable", detail=str(error)[:300])
         return name, Seen(self.store.add(image), image.size, look_of(image).to_bytes())
 

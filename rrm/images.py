@@ -7,16 +7,25 @@ import hashlib
 import io
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from rrm.colours import over_white
 from rrm.errors import InputError
+from rrm.pixel_budget import PixelBudget
 
 MAX_DECODED_PIXELS = 100_000_000
 """No image that claims more pixels than this is decoded: a few bytes can claim gigabytes."""
+
+MAX_FILE_BYTES = 4 * MAX_DECODED_PIXELS
+"""No larger file is read: an uncompressed image of so many pixels has room in it."""
+
+DECODING = PixelBudget(2 * MAX_DECODED_PIXELS)
+"""What this process decodes at once, in all its threads: at most about 2.5 GB."""
 
 TOKEN_SIDE = 28
 """One image token of Qwen2.5-VL covers 28 × 28 pixels."""
@@ -31,9 +40,10 @@ MAX_RATIO = 200
 Image.init()
 FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000") if name in Image.OPEN)
 
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0
-_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-_ROUNDING = 2  # levels by which one and the same sRGB differs between two vendors' profiles
+# Pillow refuses a PNG whose text or ICC chunks are longer. Profiles may be this long; text beyond it is left out (`_without`).
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXT, _PROFILE = frozenset({b"tEXt", b"zTXt", b"iTXt"}), frozenset({b"iCCP"})
 
 
 def read_image(payload: bytes, name: str = "the image", max_pixels: int | None = None) -> Image.Image:
@@ -43,20 +53,22 @@ def read_image(payload: bytes, name: str = "the image", max_pixels: int | None =
     is ignored, as viewers do. Transparency is laid over white. Deeper greys are scaled by their range: 65535 becomes 255; floats
     count as 0–1 if none exceeds 1, else as 0–255, else as 0–65535. With `max_pixels` the image is made to `fit`.
 
-    Raises InputError for whatever is not a whole image in one of FORMATS, within MAX_DECODED_PIXELS and MAX_RATIO.
+    Raises InputError for whatever is not a whole image in one of FORMATS, within MAX_FILE_BYTES, MAX_DECODED_PIXELS and
+    MAX_RATIO. It waits while other threads decode as much as DECODING allows.
     """
     return _read(io.BytesIO(payload), name, max_pixels)
 
 
+def image_bytes(path: str | Path) -> bytes:
+    """The bytes of an image file. Raises InputError where there is none, or it is too large or not readable."""
+    with _opened(path) as file:
+        return file.read()
+
+
 def open_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
     """The image at `path`, read as `read_image` reads it. Raises InputError where there is none or it is refused."""
-    if not os.path.isfile(path):
-        raise InputError(f"There is no image at {path}; give the path of an existing image file.")
-    try:
-        with open(path, "rb") as file:
-            return _read(file, str(path), max_pixels)
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}); make the file readable.") from error
+    with _opened(path) as file:
+        return _read(file, str(path), max_pixels)
 
 
 def fit(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -91,7 +103,7 @@ def data_url(encoded: bytes, form: str = "png") -> str:
 def png_bytes(image: Image.Image) -> bytes:
     """The image's RGB pixels as PNG and nothing else: the same pixels are the same bytes, whatever metadata came with them."""
     # Every stored image is named by the digest of these bytes: other settings of the encoder would rename them all.
-    clean = _over_white(image, None)
+    clean = over_white(image, None)
     buffer = io.BytesIO()
     clean.save(buffer, "PNG")
     return buffer.getvalue()
@@ -113,15 +125,14 @@ class ImageStore:
         return self.root / digest[:2] / f"{digest}.png"
 
     def add(self, image: Image.Image) -> str:
-        """Stores the image unless it is there already, and returns its digest.
+        """Stores the image unless it is there already and undamaged, and returns its digest.
 
         A kill at any moment leaves either the whole file or none under its name, at worst with a hidden `.part` beside it.
         """
         payload = png_bytes(image)
         digest = hashlib.sha256(payload).hexdigest()
         target = self.path(digest)
-        # The size is compared because a machine that loses power can leave an empty file under the final name.
-        if not target.exists() or target.stat().st_size != len(payload):
+        if not self.holds(digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             # Unique over hosts and threads, like a name of tempfile's, but with the permissions that the umask gives.
             partial = target.parent / f".{uuid.uuid4().hex}.part"
@@ -133,8 +144,15 @@ class ImageStore:
                 partial.unlink(missing_ok=True)
         return digest
 
-    def get(self, digest: str) -> Image.Image:
-        """The RGB image with this digest. Raises InputError where it is missing or its bytes are not those that were stored."""
+    def holds(self, digest: str) -> bool:
+        """Whether the image with this digest is there, and is what was stored."""
+        try:
+            return hashlib.sha256(self.path(digest).read_bytes()).hexdigest() == digest
+        except OSError:
+            return False
+
+    def verified_bytes(self, digest: str) -> bytes:
+        """The PNG file with this digest. Raises InputError where it is missing or its bytes are not those that were stored."""
         path = self.path(digest)
         if not os.path.isfile(path):
             raise InputError(f"There is no image at {path}; run the stage that stores it again.")
@@ -143,24 +161,34 @@ class ImageStore:
             raise InputError(
                 f"{path} is damaged: its content does not match its name; delete it and run the stage that stores it again."
             )
-        return read_image(payload, str(path))
+        return payload
+
+    def get(self, digest: str) -> Image.Image:
+        """The RGB image with this digest. Raises InputError where it is missing or its bytes are not those that were stored."""
+        return read_image(self.verified_bytes(digest), str(self.path(digest)))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
+    if not os.path.isfile(path):
+        raise InputError(f"There is no image at {path}; give the path of an existing image file.")
+    try:
+        with open(path, "rb") as file:
+            _check_bytes(os.fstat(file.fileno()).st_size, str(path))
+            yield file
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); make the file readable.") from error
 
 
 def _read(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
     """`read_image` for an open file, of which only what the first frame needs is read."""
-    if file.seek(0, os.SEEK_END) == 0:
-        raise InputError(f"{name} is empty; copy or download it again.")
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if size == 0:
+        raise InputError(f"{name} is empty; copy or download it again.")
+    _check_bytes(size, name)
     try:
-        with Image.open(file, formats=FORMATS) as opened:
-            # By the declared size, before a pixel is decoded.
-            if opened.width * opened.height > MAX_DECODED_PIXELS:
-                raise InputError(_too_large(name))
-            _check_ratio(opened.width, opened.height, name)
-            if opened.format == "JPEG2000":
-                _check_codestream(file)
-            opened.load()
-            image = _upright(_over_white(opened, opened.info.get("icc_profile")), _orientation(opened))
+        return _decode(file, name, max_pixels)
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -175,7 +203,50 @@ def _read(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
             f"{name} cannot be read as an image: it is cut short, damaged or of an unusual kind ({reason}); "
             "copy it again, or save it anew as an 8-bit PNG or JPEG."
         ) from error
-    return image if max_pixels is None else _fit(image, max_pixels, name)
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
+    """The image in an open file; of a PNG also where Pillow would refuse its text or its profile as too long."""
+    for left_out in (frozenset[bytes](), _TEXT, _TEXT | _PROFILE):
+        try:
+            return _decode_as_it_is(_without(file, left_out) if left_out else file, name, max_pixels)
+        except ValueError:
+            file.seek(0)
+            if left_out >= _PROFILE or file.read(len(_PNG)) != _PNG:
+                raise
+            file.seek(0)
+    raise AssertionError
+
+
+def _decode_as_it_is(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
+    with Image.open(file, formats=FORMATS) as opened:
+        # By the declared size, before a pixel is decoded.
+        if opened.width * opened.height > MAX_DECODED_PIXELS:
+            raise InputError(_too_large(name))
+        _check_ratio(opened.width, opened.height, name)
+        if opened.format == "JPEG2000":
+            _check_codestream(file)
+        with DECODING.share(opened.width * opened.height):
+            opened.load()
+            image = _upright(over_white(opened, opened.info.get("icc_profile")), _orientation(opened))
+            return image if max_pixels is None else _fit(image, max_pixels, name)
+
+
+def _without(file: BinaryIO, kinds: frozenset[bytes]) -> BinaryIO:
+    """A PNG without its chunks of these kinds; what follows a chunk that is not whole stays as it is."""
+    payload = file.read()
+    kept, position = [payload[: len(_PNG)]], len(_PNG)
+    while position + 12 <= len(payload):
+        end = position + 12 + int.from_bytes(payload[position : position + 4], "big")
+        if payload[position + 4 : position + 8] not in kinds:
+            kept.append(payload[position:end])
+        position = end
+    return io.BytesIO(b"".join([*kept, payload[position:]]))
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{name} is a file of more than {MAX_FILE_BYTES // 1_000_000} MB and is not read; save it smaller.")
 
 
 def _too_large(name: str) -> str:
@@ -231,66 +302,3 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     # The tag is set on a clean image, because Pillow would also write the rest of the EXIF anew, which fails for odd tags.
     image.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(image)
-
-
-def _over_white(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """8-bit RGB by `profile`, without metadata, transparency laid over white."""
-    colour, alpha = _layers(image)
-    rgb = _to_srgb(colour, profile) if profile else colour.convert("RGB")
-    rgb.info = {}
-    if alpha is None:
-        return rgb
-    white = Image.new("RGB", image.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white
-
-
-def _layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours, in 8 bits and a mode that an ICC profile can be for, and the opacity, if there is one."""
-    mode, transparent = image.mode, image.info.get("transparency")
-    if mode in ("I", "F") or mode.startswith("I;"):
-        alpha = None if transparent is None else Image.fromarray(np.asarray(image) != transparent).convert("L")
-        return _eight_bits(image), alpha
-    if not image.has_transparency_data:
-        return (image if mode in ("L", "RGB", "CMYK", "LAB") else image.convert("L" if mode == "1" else "RGB")), None
-    if isinstance(transparent, tuple) and max(transparent) > 255:
-        # A 16-bit PNG: Pillow keeps the high bytes of its pixels, but the whole of its transparent colour.
-        image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
-    grey = mode in ("1", "L", "LA", "La")
-    layered = image.convert("LA" if grey else "RGBA")
-    return layered.convert("L" if grey else "RGB"), layered.getchannel("A")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of integers or floats, scaled by its range to 0–255."""
-    values = np.asarray(image).astype(np.float32)
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    bits = tags.get(_TIFF_BITS, (16,))[0]
-    whites = (1, 255, 65535) if image.mode == "F" else (2 ** min(bits, 16) - 1,)
-    low, high = values.min(), values.max()
-    white = next((white for white in whites if low >= 0 and high <= white), None)  # a NaN is within no range
-    if white is None:
-        raise ValueError(f"its values run from {low:g} to {high:g}, where 0 to {whites[-1]} can be shown")
-    levels = np.rint(values * np.float32(255 / white)).astype(np.uint8)
-    # Pillow inverts such a TIFF at 8 bits, but not at 16.
-    inverted = image.mode.startswith("I;") and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
-    return Image.fromarray(255 - levels if inverted else levels)
-
-
-def _to_srgb(colour: Image.Image, profile: bytes) -> Image.Image:
-    """The colours by an ICC profile; as they are where it is broken, for another mode, or but another vendor's sRGB."""
-    plain = colour.convert("RGB")
-    steps = np.linspace(0, 255, 9).astype(np.uint8)
-    bands = len(colour.getbands())
-    grid = np.stack(np.meshgrid(*[steps] * bands), axis=-1).reshape(1, -1, bands)
-    probe = Image.frombytes(colour.mode, (grid.shape[1], 1), grid.tobytes())
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.ImageCmsTransform(source, _SRGB, colour.mode, "RGB")
-        moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
-        if np.abs(moved).max() <= _ROUNDING:
-            return plain
-        return transform.apply(colour)
-    except (OSError, ValueError):  # what LittleCMS raises for bytes that are no profile, and for a profile of another mode
-        return plain

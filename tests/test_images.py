@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from rrm import images
 from rrm.errors import InputError
-from rrm.images import FORMATS, MAX_PIXELS, ImageStore, fit, inside, open_image, png_bytes, read_image
+from rrm.images import FORMATS, MAX_PIXELS, ImageStore, fit, image_bytes, inside, open_image, png_bytes, read_image
+from rrm.pixel_budget import PixelBudget
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION = 0x0112
@@ -530,3 +532,73 @@ def test_avif_is_read_where_pillow_can():
     if "AVIF" not in FORMATS:
         pytest.skip("this Pillow has no AVIF")
     np.testing.assert_allclose(pixel(encoded(Image.new("RGB", (16, 16), (200, 30, 40)), "AVIF")), (200, 30, 40), atol=6)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "bulk",
+    [
+        chunk(b"zTXt", b"Raw profile\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"layer history; " * 2_000_000)),
+        chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"tEXt", b"workflow\0" + b"y" * 3_000_000),
+        chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000))) * 8 + chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0\xff\xfe"),
+    ],
+)  # fmt: skip
+def test_a_sound_png_is_read_however_long_its_text_and_profile_are(bulk):
+    payload = encoded(NOISE)
+    np.testing.assert_array_equal(pixels(payload[:33] + bulk + payload[33:]), NOISE)
+    assert "cut short" in refusal(payload[:33] + bulk + payload[33:-30])
+
+
+def test_a_profile_of_more_than_a_megabyte_is_applied():
+    swapped = matrix_profile("bgr", LINEAR) + bytes(2_000_000)
+    np.testing.assert_allclose(pixel(encoded(Image.new("RGB", (2, 2), RED), icc_profile=swapped)), BLUE, atol=2)
+
+
+def test_a_file_too_large_for_any_image_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1_000_000)
+    assert "more than 1 MB" in refusal(bytes(1_000_001))
+    path = tmp_path / "cat.png"
+    with path.open("wb") as sparse:
+        sparse.truncate(1_000_001)
+    for read in (open_image, image_bytes):
+        with pytest.raises(InputError, match="is a file of more than 1 MB and is not read; save it smaller"):
+            read(path)
+
+
+def test_threads_decode_no_more_pixels_together_than_the_budget_allows_and_each_in_its_turn(monkeypatch):
+    budget, most = PixelBudget(1000), []
+    monkeypatch.setattr(images, "DECODING", budget)
+    load = ImageFile.ImageFile.load
+
+    def slowly(image):
+        most.append(budget.taken)
+        time.sleep(0.005)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", slowly)
+    payloads = [encoded(NOISE[:20, :20]), encoded(np.zeros((50, 50, 3), np.uint8))] * 8  # 400 pixels, and more than all
+    with ThreadPoolExecutor(8) as threads:
+        assert [image.width for image in threads.map(read_image, payloads)] == [20, 50] * 8
+    assert max(most) == 1000
+    assert budget.taken == 0
+
+
+def test_a_store_notices_a_picture_put_in_the_place_of_another_and_restores_it(tmp_path):
+    store = ImageStore(tmp_path)
+    digest, other = store.add(Image.fromarray(NOISE)), store.add(Image.fromarray(NOISE[::-1]))
+    assert store.verified_bytes(digest) == png_bytes(Image.fromarray(NOISE))
+    whole = store.path(digest).read_bytes()
+    assert len(whole) == len(store.path(other).read_bytes())
+    store.path(digest).write_bytes(store.path(other).read_bytes())
+    assert not store.holds(digest)
+    with pytest.raises(InputError, match="is damaged"):
+        store.verified_bytes(digest)
+    assert store.add(Image.fromarray(NOISE)) == digest
+    assert store.holds(digest)
+    assert not store.holds("0" * 64)
