@@ -89,10 +89,12 @@ def sandbox_steps(instruction: str) -> list[Step]:
     return steps
 
 
-def read_index(kind: str, bench: str, limit: int | None, with_truth: bool) -> tuple[list[PairIndex], dict[str, Truth]]:
-    """All pairs, every image decoded once, and the truth per edit id where it is asked for (read from sandbox pixels)."""
+def read_index(
+    kind: str, bench: str, limit: int | None, with_truth: bool, resize: bool = False
+) -> tuple[list[PairIndex], dict[str, Truth]]:
+    """All pairs as `read_bench` reads them, and the truth per edit id where it is asked for (read from sandbox pixels)."""
     pairs, truths = [], {}
-    for row in read_bench(kind, bench, limit):
+    for row in read_bench(kind, bench, limit, resize):
         pair = index_of(row)
         pairs.append(pair)
         if not with_truth:

@@ -40,7 +40,8 @@ class EvalConfig(Config):
     bench: str
     """A benchmark or a set in its schema: folder, .parquet, .jsonl, .json, or hub id with optional @revision."""
     kind: Kind = "editscore"
-    """Whose schema and protocol: EditScore's or TIGER-Lab's EditReward-Bench, GenAI-Bench, EditReward-Compass, any preference set."""
+    """Whose schema and protocol: EditScore's or TIGER-Lab's EditReward-Bench, GenAI-Bench, EditReward-Compass, any preference set.
+    Edits are judged at their own size, as they are in training, whatever the protocol: for that see `editrewardbench run`."""
     models: dict[str, str] = Field(min_length=1)
     """Name → `chance`, `teacher` (the endpoint below), `noiseless` (the sandbox's teachers without an error), a checkpoint folder, or a reward
     as rrm.reward has it, `server:http://127.0.0.1:8000/v1` or `rrm:FOLDER?k=4`."""

@@ -28,12 +28,13 @@ from eval.judges import ChanceJudge
 from eval.protocols import summarise_bench
 from eval.run import EvalConfig, evaluate
 from rrm.errors import InputError
+from rrm.images import pixel_digest
 
 
-def scored(kind, where, limit=None):
+def scored(kind, where, limit=None, resize=False):
     """The pairs, and the scores of a judge that sees nothing but red."""
     pairs, scores = [], {}
-    for row in read_bench(kind, str(where), limit):
+    for row in read_bench(kind, str(where), limit, resize):
         pairs.append(index_of(row))
         scores |= {name: image.getpixel((0, 0))[0] / 10 for name, image in zip(pairs[-1].edit_ids, row.edited, strict=True)}
     return pairs, scores
@@ -64,9 +65,15 @@ def test_a_limit_takes_whole_groups_of_every_k_even_where_their_rows_are_mixed(t
     assert {pair.group for pair in pairs} == {"2pair/1", "3pair/1", "4pair/1"}
 
 
-def test_edits_are_brought_to_the_size_of_their_source(tmp_path):
-    for row in read_bench("tiger", str(tiger_bench(tmp_path))):
-        assert {image.size for image in row.edited} == {row.source.size} == {SIZE}
+def test_edits_come_as_they_are_or_at_the_size_of_their_source_where_that_is_asked_for(tmp_path):
+    where = str(tiger_bench(tmp_path))
+    for plain, resized in zip(read_bench("tiger", where), read_bench("tiger", where, resize=True), strict=True):
+        assert {image.size for image in resized.edited} == {plain.source.size} == {SIZE}
+        for one, other, before, after in zip(
+            plain.edited, resized.edited, plain.edited_digests, resized.edited_digests, strict=True
+        ):
+            assert pixel_digest(other) == after
+            assert (before == after) == (one.size == SIZE)
 
 
 @pytest.mark.parametrize(
@@ -235,18 +242,18 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
     image_of(80, (24, 16)).save(tmp_path / "photo.jpg", exif=exif)
     (row,) = read_bench("jsonl", str(path))
     assert row.source.size == (16, 24)
-    assert row.edited[0].size == (16, 24)
+    assert row.edited[0].size == SIZE
 
 
 def test_editscores_first_image_is_the_preferred_one_and_recurring_images_are_one_edit(tmp_path):
     rows = [editscore_row("A", "B"), editscore_row("B", "C"), editscore_row("A", "B", "consistency")]
-    pairs, scores = scored("editscore", write_parquet(tmp_path / "train.parquet", rows))
+    pairs, scores = scored("editscore", write_parquet(tmp_path / "train.parquet", rows), resize=True)
     assert {pair.label for pair in pairs} == {"a"}
     assert len(scores) == 3
     assert len({pair.item_id for pair in pairs}) == 3
     found = summarise_bench("editscore", pairs, scores)["convention"]
     assert (found["overall"]["value"], found["consistency"]["value"]) == (0.5, 1.0)
-    assert read_index("editscore", str(tmp_path / "train.parquet"), 1, False)[0] == [pairs[0], pairs[2]]
+    assert read_index("editscore", str(tmp_path / "train.parquet"), 1, False, True)[0] == [pairs[0], pairs[2]]
 
 
 def test_a_saved_dataset_is_read_with_its_images_still_encoded(tmp_path):

@@ -97,7 +97,6 @@ class ScriptedJudge(Closing):
         return [self.judge(edit) for edit in edits]
 
     def judge(self, edit):
-        assert edit.edited.size == edit.source.size
         shade = edit.edited.getpixel((0, 0))[0]
         if shade not in SCORES:
             kind = "unparseable" if shade == 255 else "timed_out"
@@ -203,7 +202,7 @@ def test_folder_parquet_and_jsonl_give_the_same_rows(tmp_path):
     digests = [[(row.source_digest, row.edited_digests, row.key, row.dimension) for row in rows] for rows in found]
     assert digests[0] == digests[1] == digests[2]
     assert found[0][0].key == ("x8", "x3")
-    assert found[0][0].edited[0].size == SOURCE.size
+    assert found[0][0].edited[0].size == (24, 16)
 
 
 def test_a_hub_id_is_loaded_at_its_revision(tmp_path, monkeypatch):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from eval.editrewardbench.baselines import BaselineJudge
 from eval.editrewardbench.compare import compare
 from eval.editrewardbench.examples import choose
 from eval.editrewardbench.outcomes import Outcome, breakdown, cell, mean_scores, side_of
@@ -322,6 +324,31 @@ def test_two_results_on_the_same_pairs_are_compared_and_the_changed_pairs_named(
     assert sorted(row["number"] for row in found["changed"]) == [0, 1, 2, 4]
     assert "McNemar" in said
     assert "4 pairs changed" in said
+
+
+@pytest.mark.parametrize(("more", "resized"), [((), True), (("--no-resize",), False), (("--resize",), True)])
+def test_edits_are_judged_at_the_size_that_the_protocol_or_the_command_names(
+    run, command, tmp_path, monkeypatch, more, resized
+):
+    seen = set()
+    judge = BaselineJudge.judge
+    monkeypatch.setattr(BaselineJudge, "judge", lambda self, edit: seen.add(edit.edited.size) or judge(self, edit))
+    where = editscore_file(tmp_path / "bench")
+    image(40, 0, 3 * PIXELS).save(tmp_path / "bench/0-8.png")
+    summary, said = run("baseline:more-change", *more, data=where)
+    assert seen == {(PIXELS, PIXELS)} if resized else {(PIXELS, PIXELS), (3 * PIXELS, 3 * PIXELS)}
+    assert summary["bench"]["resized"] == resized
+    assert command("report", tmp_path / "out")[0] == 0
+    page = unescape((tmp_path / "out/report.html").read_text())
+    for text in (said, page):
+        assert ("judged at their source's size (EditScore's protocol does so)" in text) == resized
+        assert ("Not as the benchmark's protocol has it" in text) == (not resized)
+
+
+def test_other_benchmarks_are_judged_at_their_own_size(run, tmp_path):
+    summary, said = run("baseline:copy", bench="tiger", data=tiger_file(tmp_path / "bench"))
+    assert not summary["bench"]["resized"]
+    assert "judged at their own size, as rrm score and the training of editors do" in said
 
 
 def test_results_on_other_pairs_are_refused(run, command, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from eval.benches import compass, editscore, genai, pairs_jsonl, tiger
 from eval.benches.reading import Layout, Place, Raw, raw_rows
-from eval.benches.records import BenchRow, Label, Order, shown
+from eval.benches.records import BenchRow, Label, Order, at_source_size, shown
 from rrm.errors import InputError
 
 __all__ = ["KINDS", "BenchRow", "Kind", "Label", "Order", "check_kind", "read_bench", "shown"]
@@ -51,10 +51,11 @@ def limited(kind: str, rows: Iterable[tuple[int, Raw]], limit: int) -> Iterator[
             yield number, (where, raw, place)
 
 
-def read_bench(kind: str, where: str, limit: int | None = None) -> Iterator[BenchRow]:
+def read_bench(kind: str, where: str, limit: int | None = None, resize: bool = False) -> Iterator[BenchRow]:
     """The rows of the benchmark of this kind at `where` (folder, file, or hub id with optional @revision), in its order.
 
     `limit` keeps the first so many rows of every dimension of editscore, whole groups of every K of tiger, and rows of all others.
+    With `resize` the edits come at their source's size; without, as they are, which is how a reward is asked while it trains an editor.
     Raises InputError, which names the row, for what is not in the kind's schema, and for no rows at all.
     """
     check_kind(kind)
@@ -63,6 +64,7 @@ def read_bench(kind: str, where: str, limit: int | None = None) -> Iterator[Benc
     found = False
     for number, (place_name, raw, place) in rows if limit is None else limited(kind, rows, limit):
         found = True
-        yield row_of(number, raw, place_name, place)
+        row = row_of(number, raw, place_name, place)
+        yield at_source_size(row) if resize else row
     if not found:
         raise InputError(f"{where} holds no rows.")

@@ -128,9 +128,8 @@ def bench_row(
     group: str | None = None,
     candidates: int = 2,
 ) -> BenchRow:
-    """The typed row of three cells, source and two edits: all decoded, and the edits brought to the source's size."""
-    source, *outputs = (decode(value, where, place) for value in images)
-    a, b = (image if image.size == source.size else image.resize(source.size, Image.Resampling.BICUBIC) for image in outputs)
+    """The typed row of three cells, source and two edits, all decoded."""
+    source, a, b = (decode(value, where, place) for value in images)
     return BenchRow(
         number=number,
         key=key or (f"{item_id}:a", f"{item_id}:b"),

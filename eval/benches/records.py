@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 from PIL import Image
+
+from rrm.images import pixel_digest
 
 Label = Literal["a", "b", "tie", "both_bad"]
 """Whom people prefer: the first edit, the second, neither, or neither since both failed."""
@@ -15,7 +17,7 @@ Part = TypeVar("Part", covariant=True)
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One pair. Edited images have the source's size; digests are of pixels, so that an image that recurs is known again.
+    """One pair. Digests are of pixels, so that an image that recurs is known again.
 
     `group` names the edits that are ranked together, of which there are `candidates` (K): a group of K has K(K−1)/2 rows.
     """
@@ -33,6 +35,15 @@ class BenchRow:
     group: str
     candidates: int
     item_id: str
+
+
+def at_source_size(row: BenchRow) -> BenchRow:
+    """The row with both edits brought to the source's size."""
+    size = row.source.size
+    if all(image.size == size for image in row.edited):
+        return row
+    a, b = (image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in row.edited)
+    return replace(row, edited=(a, b), edited_digests=(pixel_digest(a), pixel_digest(b)))
 
 
 class Pair(Protocol[Part]):

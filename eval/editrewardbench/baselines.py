@@ -20,7 +20,9 @@ HALF_WAY = 1 << 20
 
 
 def mean_change(source: Image.Image, edited: Image.Image) -> float:
-    """The mean absolute difference of two images of one size, in levels (0–255)."""
+    """The mean absolute difference of an edit at its source's size from the source, in levels (0–255)."""
+    if edited.size != source.size:
+        edited = edited.resize(source.size, Image.Resampling.BICUBIC)
     before, after = (np.asarray(image.convert("RGB"), np.int16) for image in (source, edited))
     return float(np.abs(before - after).mean())
 

@@ -69,6 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--train-manifest", metavar="PATH", help="what the model was trained on: a data folder, or JSONL of source, instruction"
     )
+    running.add_argument(
+        "--resize",
+        action=argparse.BooleanOptionalAction,
+        help="bring edits to their source's size before they are judged, or not (default: as the benchmark's protocol has it)",
+    )
     running.add_argument("--batch", type=int, default=32, help="edits judged at once (default: 32)")
     running.add_argument("--seed", type=int, default=0, help="of sampling, splits and the random baseline (default: 0)")
     running.set_defaults(run=run)

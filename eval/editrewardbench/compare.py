@@ -29,11 +29,14 @@ def refuse_other_bench(first: Mapping[str, Any], second: Mapping[str, Any], name
     ours, theirs = first["bench"], second["bench"]
     if (ours["kind"], ours["content_hash"]) == (theirs["kind"], theirs["content_hash"]):
         return
+    sizes = [", edits at their source's size" if b["resized"] else "" for b in (ours, theirs)]
     said = [
-        f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} pairs)"
-        for name, b in zip(names, (ours, theirs), strict=True)
+        f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} pairs{size})"
+        for name, b, size in zip(names, (ours, theirs), sizes, strict=True)
     ]
-    raise InputError(f"These results are not of the same pairs: {'; '.join(said)}. Run both on the same data and --limit.")
+    raise InputError(
+        f"These results are not of the same pairs: {'; '.join(said)}. Run both on the same data, --limit and --resize."
+    )
 
 
 def in_step(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:

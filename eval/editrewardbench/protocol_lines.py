@@ -38,6 +38,8 @@ PROTOCOLS = {
 """The protocol by which published numbers are comparable, by benchmark and whether the judge is pairwise."""
 
 
+RESIZES = frozenset({"editscore"})
+"""Benchmarks whose own protocol brings an edit to its source's size before it is judged; all others show it as it is."""
 PUBLIC = {
     "editscore": ("EditScore/EditReward-Bench", 1238),
     "tiger": ("TIGER-Lab/EditReward-Bench", 484),
@@ -45,6 +47,14 @@ PUBLIC = {
     "compass": ("DogNeverSleep/EditReward-Compass", None),
 }
 """The set that published numbers are of: its hub id, and how many items of the headline it has (pairs; TIGER-Lab: groups), where known."""
+
+
+def size_line(bench: str, resized: bool) -> str:
+    """At which size edits were shown to the judge, and whose way that is."""
+    if resized:
+        whose = "EditScore's protocol does so" if bench in RESIZES else "the benchmark's protocol does not ask for it"
+        return f"Edits were judged at their source's size ({whose}); rrm score and the training of editors do not resize."
+    return "Edits were judged at their own size, as rrm score and the training of editors do."
 
 
 def is_public(bench: str, data: str, pairs: Sequence[PairIndex]) -> bool:

@@ -25,7 +25,7 @@ from eval.editrewardbench.judging import Judging, judge_pairs
 from eval.editrewardbench.outcomes import PAIRS, Outcome
 from eval.editrewardbench.overlap import NOTES, looks_of, read_training, shared_pairs
 from eval.editrewardbench.paired import FEW
-from eval.editrewardbench.protocol_lines import PUBLIC, TITLES, headline_of, is_public, lines_of, published
+from eval.editrewardbench.protocol_lines import PUBLIC, RESIZES, TITLES, headline_of, is_public, lines_of, published, size_line
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.specs import check_spec, is_pairwise
 from eval.editrewardbench.summary import overlap_of, passes_of, result_of
@@ -53,6 +53,18 @@ class BenchConfig(Config):
     batch: int = Field(default=32, gt=0)
     """Edits judged at once; requests in flight for a server."""
     seed: int = 0
+    resize: bool | None = None
+    """Whether edits are brought to their source's size before they are judged; as the benchmark's protocol has it unless set."""
+
+    @property
+    def resized(self) -> bool:
+        """Whether edits are brought to their source's size."""
+        return self.bench in RESIZES if self.resize is None else self.resize
+
+    @property
+    def by_protocol(self) -> bool:
+        """Whether that is as the benchmark's protocol has it."""
+        return self.resized == (self.bench in RESIZES)
 
 
 def bench_of(config: BenchConfig, pairs: Sequence[PairIndex]) -> dict[str, Any]:
@@ -64,6 +76,8 @@ def bench_of(config: BenchConfig, pairs: Sequence[PairIndex]) -> dict[str, Any]:
         "revision": revision_of(config.data),
         "content_hash": content_hash(pairs),
         "limit": config.limit,
+        "resized": config.resized,
+        "size_note": size_line(config.bench, config.resized),
         "pairs": len(pairs),
         "edits": len({name for pair in pairs for name in pair.edit_ids}),
         "sources": len({pair.source for pair in pairs}),
@@ -94,6 +108,8 @@ def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool) -> list[s
         notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
     if config.limit is not None:
         notes.append(f"Only the first of the benchmark (--limit {config.limit}): no number of the whole.")
+    if not config.by_protocol:
+        notes.append(f"Not as the benchmark's protocol has it: {bench['size_note']} Published numbers do not compare.")
     if bench["sources"] < FEW:
         notes.append(f"Fewer than {FEW} source images: the intervals are too narrow to be relied on.")
     return notes
@@ -128,10 +144,10 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
         raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
 
     def rows() -> Iterator[BenchRow]:
-        return read_bench(config.bench, config.data, config.limit)
+        return read_bench(config.bench, config.data, config.limit, config.resized)
 
     out = Path(config.out)
-    everything, _ = read_index(config.bench, config.data, config.limit, False)
+    everything, _ = read_index(config.bench, config.data, config.limit, False, config.resized)
     judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch)
     pairs, thresholds, validation = thresholds_of(config, judging, everything)
     margin = thresholds.margin
@@ -151,7 +167,7 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
         "headline": headline_of(config.bench, judging.reward["pairwise"], protocol["convention"]),
         "protocol": protocol,
         "protocol_lines": lines_of(protocol),
-        "anchors": published(config.bench, judging.reward["pairwise"]) if public else [],
+        "anchors": published(config.bench, judging.reward["pairwise"]) if public and config.by_protocol else [],
         "overlap": overlap,
         "notes": notes_of(config, bench, public),
         "config": config.model_dump(mode="json"),

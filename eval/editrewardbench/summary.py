@@ -133,6 +133,7 @@ def described(summary: Mapping[str, Any]) -> str:
             f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(spread['strict'])} between passes), "
             f"Avg@{passes['k']} {percent(many['strict'])}%; {passes['macro_over']} {percent(one['macro'])}% and {percent(many['macro'])}%"
         )
+    lines.append(bench["size_note"])
     lines += [f"protocol  {line}" for line in summary["protocol_lines"]]
     if summary["anchors"]:
         lines.append(f"published by the same rule ({summary['headline']['rule']}), to stand beside the first number:")
