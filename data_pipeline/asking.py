@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from data_pipeline.teachers import Answer, Call
+from rrm.errors import InputError
 from rrm.prompts import again_text
 from rrm.records import Failure
 
@@ -18,6 +19,9 @@ class Asks(Protocol):
 
     async def ask(self, call: Call) -> Answer:
         """The answer, or why there is none."""
+
+    def stop(self, why: InputError) -> None:
+        """Nothing more is asked: whoever asks is told why."""
 
 
 @dataclass
@@ -45,8 +49,9 @@ class Asking:
             answer = await self.ask(call)
             if isinstance(answer, Failure):
                 return answer
-            text = answer.texts[0]
-            value = Failure(kind="cut_off", detail="cut off at max_tokens") if answer.finish[0] == "length" else read(text)
+            choice = answer.choices[0]
+            text = choice.content or choice.refusal
+            value = Failure(kind="cut_off", detail="cut off at max_tokens") if choice.finish_reason == "length" else read(text)
             wrong = [value.detail or value.kind] if isinstance(value, Failure) else faults(value)
             if not isinstance(value, Failure) and not wrong:
                 return value

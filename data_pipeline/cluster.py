@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -148,7 +148,7 @@ class RayEngine:
         )
         self.ledger = RemoteLedger(self.keeper)
 
-    async def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncIterator[Outcome]:
+    async def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncGenerator[Outcome]:
         """The outcome of every row, in order."""
         source = iter(rows)
         while slab := list(islice(source, SLAB)):
@@ -181,6 +181,9 @@ class RayEngine:
             if row["outcome"].startswith(STOP):
                 raise InputError(row["outcome"].removeprefix(STOP))
             yield which.outcome.model_validate_json(row["outcome"])
+
+    def stop(self, why: InputError) -> None:
+        """Closing ends the workers; the answers that they had are in the ledger."""
 
     async def close(self) -> None:
         """Ends it, and gives the ledger back."""

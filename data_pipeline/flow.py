@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-async def in_order(rows: Iterable[In], work: Callable[[In], Awaitable[Out]], window: int) -> AsyncIterator[Out]:
+async def in_order(rows: Iterable[In], work: Callable[[In], Awaitable[Out]], window: int) -> AsyncGenerator[Out]:
     """The results of `work` on each row, in order; at most `window` rows are held at any time.
 
-    Where one raises, no new row is begun, those under way are awaited (what they found is paid for), and the first error is raised.
+    Where one raises, or the caller closes this, no new row is begun, and those under way are awaited (what they found is paid for); the
+    first error is raised.
     """
     pending: deque[asyncio.Future[Out]] = deque()
     source = iter(rows)
@@ -26,7 +27,7 @@ async def in_order(rows: Iterable[In], work: Callable[[In], Awaitable[Out]], win
                 return
             yield await pending[0]
             pending.popleft()
-    except Exception:
+    except (Exception, GeneratorExit):
         await asyncio.gather(*pending, return_exceptions=True)
         raise
     finally:

@@ -17,15 +17,13 @@ import numpy as np
 from data_pipeline.asking import Asks
 from data_pipeline.budget import Budget, price, price_of
 from data_pipeline.candidates import make_candidates
-from data_pipeline.clean import clean
 from data_pipeline.decompose import decompose
 from data_pipeline.flow import in_order
 from data_pipeline.hard import filter_task, rank
-from data_pipeline.intake import take_in
 from data_pipeline.judge import judge
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import CHOSEN, LocalEngine, choose, decompose_all, filter_hard, judge_all
-from data_pipeline.run import adopt_images, foreseen, opened, teachers_there
+from data_pipeline.run import adopt_images, check_teachers, foreseen, opened, read_in, teachers_there
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
@@ -40,15 +38,17 @@ MEASURES = ("calls", "prompt_tokens", "completion_tokens", "seconds")
 
 
 @contextmanager
-def scratch(config: DataConfig) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
-    """A workbook of the config's inputs that is thrown away, with the set's own ledger."""
+def scratch(config: DataConfig, there: DataConfig | None = None) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
+    """A workbook of the config's inputs that is thrown away, with the set's own ledger; before anything is read, the teachers that are
+    `there` are checked."""
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".foresight-", dir=Path(config.out).parent))
     try:
         adopt_images([Path(config.out) / "images"], foreseen(config))
         with opened(config, folder, foreseen(config)) as (book, ledger, store):
-            take_in(config, book, ledger, store)
-            clean(config, book, ledger, store)
+            if there is not None:
+                asyncio.run(check_teachers(there, ledger, store))
+            read_in(config, book, ledger, store)
             choose(config, book)
             yield book, ledger, store
     finally:
@@ -71,6 +71,9 @@ class LedgerOnly:
             return known
         self.missing[call.key] = (call.stage, call.model)
         return Failure(kind="not_asked", detail="a dry run")
+
+    def stop(self, why: InputError) -> None:
+        """Nothing is asked anyway."""
 
 
 def edits_missing(config: DataConfig, book: Workbook, ledger: Ledger) -> Counter[str]:
@@ -231,7 +234,7 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
 
     The sample's answers go into the set's ledger: the run itself will not ask for them again. Writes <out>.plan.json.
     """
-    with scratch(config) as (book, ledger, store), teachers_there(config) as there:
+    with teachers_there(config) as there, scratch(config, there) as (book, ledger, store):
         tasks = sampled(config, book, size)
         book.run("UPDATE tasks SET chosen = NULL WHERE chosen != 'pair'")
         book.many("UPDATE tasks SET chosen = 'all' WHERE task_id = ?", ((task.task_id,) for task in tasks))
@@ -240,7 +243,6 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
         async def go() -> list[Measured]:
             teachers = Teachers(there, store, ledger, budget)
             try:
-                await teachers.check()
                 await make_candidates(there, book, ledger, store)
 
                 async def work(task: Task) -> Measured:

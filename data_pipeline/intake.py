@@ -225,12 +225,11 @@ def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
     if book.result("read") is not None:
         return
     intake = Intake(store, ledger, config.max_pixels, config.limit)
-    book.run("BEGIN")
-    counts = {"tasks": take_tasks(config, book, intake)}
-    if config.candidates:
-        counts["candidates"] = take_candidates(config, book, intake)
-    if config.pairs:
-        counts["pairs"] = take_pairs(config, book, intake)
-    book.finish("read", counts)
-    book.run("COMMIT")
+    with book.whole():
+        counts = {"tasks": take_tasks(config, book, intake)}
+        if config.candidates:
+            counts["candidates"] = take_candidates(config, book, intake)
+        if config.pairs:
+            counts["pairs"] = take_pairs(config, book, intake)
+        book.finish("read", counts)
     intake.threads.shutdown()

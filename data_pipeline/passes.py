@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from data_pipeline.judge import Judged, judge
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Line
 from data_pipeline.workbook import Workbook, principles_text
+from rrm.errors import InputError
 from rrm.records import Quadruple, Quarantined, Record, Task
 
 Row = TypeVar("Row", bound=Record)
@@ -45,8 +47,11 @@ PASSES: dict[str, Pass[Any, Any]] = {p.name: p for p in (FILTER, DECOMPOSE, JUDG
 class Engine(Protocol):
     """Where rows are worked on."""
 
-    def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncIterator[Outcome]:
+    def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncGenerator[Outcome]:
         """The outcome of every row, in order."""
+
+    def stop(self, why: InputError) -> None:
+        """No more rows are worked on; what is on its way is kept."""
 
     def gone(self) -> dict[str, dict[str, Any]]:
         """The teachers that were gone for good on the way: why, and the calls that were not made."""
@@ -64,9 +69,13 @@ class LocalEngine:
         places = {(t.base_url, t.model): t.concurrency or config.concurrency for t in config.pool}
         self.window = 4 * sum(places.values())
 
-    def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncIterator[Outcome]:
+    def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncGenerator[Outcome]:
         """The outcome of every row, in order."""
         return in_order(rows, lambda row: which.work(row, self.teachers, self.config), self.window)
+
+    def stop(self, why: InputError) -> None:
+        """No more rows are worked on; what is on its way is kept."""
+        self.teachers.stop(why)
 
     def gone(self) -> dict[str, dict[str, Any]]:
         """The teachers that were gone for good on the way."""
@@ -77,10 +86,26 @@ class LocalEngine:
         """Nothing to end."""
 
 
-async def in_batches(outcomes: AsyncIterator[Outcome], total: int, done: int, name: str) -> AsyncIterator[list[Outcome]]:
+async def note_all(
+    engine: Engine, book: Workbook, outcomes: AsyncGenerator[Outcome], note: Callable[[Outcome], None], bar: tqdm[NoReturn]
+) -> None:
+    """Writes the outcomes into the workbook, AT_ONCE in a transaction; where they cannot be written, nothing more is asked, and what is on
+    its way is awaited: it is paid for."""
+    async with aclosing(outcomes), aclosing(in_batches(outcomes, bar)) as batches:
+        async for batch in batches:
+            try:
+                with book.whole():
+                    for outcome in batch:
+                        note(outcome)
+            except InputError as error:
+                engine.stop(error)
+                raise
+
+
+async def in_batches(outcomes: AsyncIterator[Outcome], bar: tqdm[NoReturn]) -> AsyncGenerator[list[Outcome]]:
     """The outcomes, AT_ONCE at a time; what had come before an error is handed over before the error is."""
     batch: list[Outcome] = []
-    with tqdm(total=total, initial=done, desc=name, unit="row") as bar:
+    with bar:
         try:
             async for outcome in outcomes:
                 batch.append(outcome)
@@ -94,6 +119,11 @@ async def in_batches(outcomes: AsyncIterator[Outcome], total: int, done: int, na
             raise
         if batch:
             yield batch
+
+
+def progress(name: str, total: int, done: int) -> tqdm[NoReturn]:
+    """The progress bar of a pass."""
+    return tqdm(total=total, initial=done, desc=name, unit="row")
 
 
 def choose(config: DataConfig, book: Workbook) -> None:
@@ -136,22 +166,23 @@ async def filter_hard(config: DataConfig, book: Workbook, engine: Engine) -> Non
     wanted = config.hard_tasks or 0
     kept, asked = book.count("tasks WHERE chosen = 'hard'"), book.count("tasks WHERE hard IS NOT NULL")
     queue = by_rank(config, book)
+
+    def note(found: Filtered) -> None:
+        nonlocal kept, asked
+        asked += 1
+        hard = bool(found.criteria) and kept < wanted
+        kept += hard
+        book.run("UPDATE tasks SET hard = ? WHERE task_id = ?", (",".join(found.criteria or ()), found.task_id))
+        if hard:
+            book.run("UPDATE tasks SET chosen = 'hard' WHERE task_id = ?", (found.task_id,))
+        if found.failure:
+            bad = Quarantined(stage="filter", key=found.task_id, failure=found.failure, evidence=found.evidence)
+            book.quarantine([bad])
+        book.use(found.keys)
+
     while kept < wanted and (part := list(islice(queue, AT_ONCE))):
-        outcomes = engine.outcomes(FILTER, part)
-        async for batch in in_batches(outcomes, asked + len(part), asked, "filter"):
-            book.run("BEGIN")
-            for found in batch:
-                asked += 1
-                hard = bool(found.criteria) and kept < wanted
-                kept += hard
-                book.run("UPDATE tasks SET hard = ? WHERE task_id = ?", (",".join(found.criteria or ()), found.task_id))
-                if hard:
-                    book.run("UPDATE tasks SET chosen = 'hard' WHERE task_id = ?", (found.task_id,))
-                if found.failure:
-                    bad = Quarantined(stage="filter", key=found.task_id, failure=found.failure, evidence=found.evidence)
-                    book.quarantine([bad])
-                book.use(found.keys)
-            book.run("COMMIT")
+        bar = progress("filter", asked + len(part), asked)
+        await note_all(engine, book, engine.outcomes(FILTER, part), note, bar)
     book.finish("filter", {"asked": asked, "kept": kept, "wanted": wanted})
 
 
@@ -164,16 +195,16 @@ async def decompose_all(config: DataConfig, book: Workbook, engine: Engine) -> N
     needed = f"{CHOSEN} AND ({has_edits})" if judged else CHOSEN
     total, done = book.count(f"tasks WHERE {needed}"), book.count(f"tasks WHERE {needed} AND principles IS NOT NULL")
     outcomes = engine.outcomes(DECOMPOSE, book.tasks(f"{needed} AND principles IS NULL"))
-    async for batch in in_batches(outcomes, total, done, "decompose"):
-        book.run("BEGIN")
-        for found in batch:
-            text = principles_text(found.principles or ())
-            book.run("UPDATE tasks SET principles = ? WHERE task_id = ?", (text, found.task_id))
-            if found.failure:
-                bad = Quarantined(stage="decompose", key=found.task_id, failure=found.failure, evidence=found.evidence)
-                book.quarantine([bad])
-            book.use(found.keys)
-        book.run("COMMIT")
+
+    def note(found: Decomposed) -> None:
+        text = principles_text(found.principles or ())
+        book.run("UPDATE tasks SET principles = ? WHERE task_id = ?", (text, found.task_id))
+        if found.failure:
+            bad = Quarantined(stage="decompose", key=found.task_id, failure=found.failure, evidence=found.evidence)
+            book.quarantine([bad])
+        book.use(found.keys)
+
+    await note_all(engine, book, outcomes, note, progress("decompose", total, done))
     book.finish("decompose", {"tasks": total})
 
 
@@ -192,14 +223,14 @@ async def judge_all(config: DataConfig, book: Workbook, engine: Engine) -> None:
     total = book.count(f"{joined} WHERE {condition}")
     done = book.count(f"{joined} WHERE {condition} AND q.outcome IS NOT NULL")
     rows = (quadruple for quadruple, _ in book.quadruples(f"{condition} AND q.outcome IS NULL"))
-    async for batch in in_batches(engine.outcomes(JUDGE, rows), total, done, "think and verify"):
-        book.run("BEGIN")
-        for found in batch:
-            text = found.model_dump_json(exclude={"evidence", "keys"})
-            book.run("UPDATE quadruples SET outcome = ? WHERE quadruple_id = ?", (text, found.quadruple_id))
-            if found.failure:
-                bad = Quarantined(stage=found.failed_at, key=found.quadruple_id, failure=found.failure, evidence=found.evidence)
-                book.quarantine([bad])
-            book.use(found.keys)
-        book.run("COMMIT")
+
+    def note(found: Judged) -> None:
+        text = found.model_dump_json(exclude={"evidence", "keys"})
+        book.run("UPDATE quadruples SET outcome = ? WHERE quadruple_id = ?", (text, found.quadruple_id))
+        if found.failure:
+            bad = Quarantined(stage=found.failed_at, key=found.quadruple_id, failure=found.failure, evidence=found.evidence)
+            book.quarantine([bad])
+        book.use(found.keys)
+
+    await note_all(engine, book, engine.outcomes(JUDGE, rows), note, progress("think and verify", total, done))
     book.finish("judge", {"quadruples": total})

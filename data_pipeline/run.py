@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,10 @@ from data_pipeline.intake import take_in
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import Engine, LocalEngine, choose, decompose_all, filter_hard, judge_all
 from data_pipeline.settings import SANDBOX, DataConfig
+from data_pipeline.stored import damaged
 from data_pipeline.teachers import Teachers
 from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.stage import previous
 
@@ -88,6 +91,24 @@ def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[Workbo
         ledger.close()
 
 
+def read_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> bool:
+    """Reads the inputs and cleans the set, unless that was done and every image in the store is sound; whether there was anything to do.
+
+    Raises InputError where images are damaged no sooner than they are stored.
+    """
+    again = book.result("clean") is None
+    take_in(config, book, ledger, store)
+    if lost := damaged(book, store):
+        again = True
+        print(f"{len(lost)} stored images are missing or damaged: they are read again from their sources", file=sys.stderr)
+        book.begin()
+        take_in(config, book, ledger, store)
+        if damaged(book, store):
+            raise InputError(f"Images in {store.root} change as soon as they are stored; stop whatever else writes there.")
+    clean(config, book, ledger, store)
+    return again
+
+
 async def go_through(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore, engine: Engine) -> None:
     """Every pass, in order; those that are done are skipped."""
     choose(config, book)
@@ -95,6 +116,15 @@ async def go_through(config: DataConfig, book: Workbook, ledger: Ledger, store: 
     await make_candidates(config, book, ledger, store)
     await decompose_all(config, book, engine)
     await judge_all(config, book, engine)
+
+
+async def check_teachers(config: DataConfig, ledger: Ledger, store: ImageStore) -> None:
+    """Raises InputError unless every teacher is there."""
+    teachers = Teachers(config, store, ledger, Budget())
+    try:
+        await teachers.check()
+    finally:
+        await teachers.close()
 
 
 async def ask_teachers(
@@ -105,7 +135,6 @@ async def ask_teachers(
     teachers = Teachers(config, store, ledger, budget)
     runner: Engine = LocalEngine(config, teachers, teachers.lines.values())
     try:
-        await teachers.check()
         if engine == "ray":
             from data_pipeline.cluster import RayEngine  # a cluster, which one machine does without
 
@@ -122,10 +151,11 @@ def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: st
     """Makes the data set in `out`; returns the counts of its card."""
     adopt_images([previous(out) / "images", foreseen(config)], out / "images")
     shutil.rmtree(foreseen(config), ignore_errors=True)
-    with opened(config, out, out / "images") as (book, ledger, store):
-        take_in(config, book, ledger, store)
-        clean(config, book, ledger, store)
-        with teachers_there(config) as there:
+    with opened(config, out, out / "images") as (book, ledger, store), teachers_there(config) as there:
+        asyncio.run(check_teachers(there, ledger, store))
+        read_in(config, book, ledger, store)
+        gone = asyncio.run(ask_teachers(there, book, ledger, store, max_cost, engine))
+        if read_in(config, book, ledger, store):  # images were damaged on the way; every sound answer is in the ledger
             gone = asyncio.run(ask_teachers(there, book, ledger, store, max_cost, engine))
         card = export(config, out, book, ledger, gone)
         write_page(out, card, store)

@@ -27,7 +27,7 @@ from data_pipeline.settings import DataConfig, Teacher
 from rrm.endpoints import asked_wait, backoff, passing
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url
-from rrm.records import Failure, FailureKind
+from rrm.records import Choice, Failure, FailureKind
 
 ATTEMPTS = 5
 """Times that a request is sent before a broken connection, a time-out or a 5xx counts as a lost call."""
@@ -229,7 +229,7 @@ class Teachers:
 
     def __init__(self, config: DataConfig, store: ImageStore, ledger: Ledger, budget: Budget, share: float = 1.0):
         self.config, self.store, self.ledger, self.budget = config, store, ledger, budget
-        self.url = lru_cache(maxsize=IMAGES_KEPT)(lambda digest: data_url(store.path(digest).read_bytes()))
+        self.url = lru_cache(maxsize=IMAGES_KEPT)(lambda digest: data_url(store.verified_bytes(digest)))
         self.lines: dict[tuple[str, str], Line] = {}
         for teacher in config.pool:
             address = teacher.base_url or config.teacher_url
@@ -238,6 +238,7 @@ class Teachers:
         self.needed = {self.line(t.model, t.base_url) for t in config.needed}
         self.thinkers = {self.line(t.model, t.base_url) for t in config.thinkers}
         self.under_way: dict[str, asyncio.Task[Answer]] = {}
+        self.stopped: InputError | None = None
 
     def line(self, model: str, base_url: str | None) -> Line:
         """The connection to this model."""
@@ -268,8 +269,10 @@ class Teachers:
     async def ask(self, call: Call) -> Answer:
         """The answer, from the ledger where it is there already, or why there is none; a call that is under way is not made twice.
 
-        Raises InputError where a teacher that nothing can do without is gone, and where the budget is spent.
+        Raises InputError where a teacher that nothing can do without is gone, where the budget is spent, and once answers cannot be kept.
         """
+        if self.stopped:
+            raise self.stopped
         known = self.ledger.get(call.key)
         if known is not None:
             return known
@@ -281,22 +284,40 @@ class Teachers:
         finally:
             del self.under_way[call.key]
 
+    def stop(self, why: InputError) -> None:
+        """Nothing more is asked: what is on its way is kept, and whoever asks is told why."""
+        self.stopped = self.stopped or why
+
     async def ask_anew(self, call: Call) -> Answer:
         """The teacher's answer, in the ledger when this returns, or why there is none."""
         line = self.line(call.model, call.base_url)
         async with line.place() as client:
+            if self.stopped:
+                raise self.stopped
             if line.gone is None:
-                async with self.budget.reserved(
-                    line.teacher, self.most_prompt_tokens(call), call.n * call.max_tokens
-                ) as settle:
-                    sent = await line.send(client, self.body(call), self.most_prompt_tokens(call) // 4 + call.n * 256)
+                try:
+                    body = self.body(call)
+                except (
+                    InputError
+                ) as error:  # a stored image that is not what it was; deleted, it is stored again before the run ends
+                    for digest in call.images:
+                        if not self.store.holds(digest):
+                            self.store.path(digest).unlink(missing_ok=True)
+                    return Failure(kind="image_unreadable", detail=str(error)[:300])
+                most = (self.most_prompt_tokens(call), call.n * call.max_tokens)
+                async with self.budget.reserved(line.teacher, *most) as settle:
+                    sent = await line.send(client, body, self.most_prompt_tokens(call) // 4 + call.n * 256)
                     line.note(sent)
                     if isinstance(sent, Failure):
                         failure = sent
                     else:
-                        paid = paid_of(*sent)
-                        self.ledger.add(call.key, call.stage, call.model, paid)
+                        paid = paid_of(*sent, most)
                         settle(paid.prompt_tokens, paid.completion_tokens)
+                        try:
+                            self.ledger.add(call.key, call.stage, call.model, paid)
+                        except InputError as error:
+                            self.stop(error)
+                            raise
                         return paid
             else:
                 line.unasked += 1
@@ -323,13 +344,15 @@ class Teachers:
         return words + len(call.images) * (self.config.max_pixels // SMALLEST_IMAGE_TOKEN + 8)
 
 
-def paid_of(completion: ChatCompletion, seconds: float) -> Paid:
+def paid_of(completion: ChatCompletion, seconds: float, most: tuple[int, int]) -> Paid:
     """What the ledger keeps of a completion."""
-    texts = tuple(choice.message.content or choice.message.refusal or "" for choice in completion.choices)
-    finish = tuple(str(choice.finish_reason) for choice in completion.choices)
+    choices = tuple(
+        Choice(content=c.message.content or "", finish_reason=str(c.finish_reason), refusal=c.message.refusal or "")
+        for c in completion.choices
+    )
     usage = completion.usage
     prompt, completed = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-    return Paid(texts, finish, prompt, completed, round(seconds, 3))
+    return Paid(choices, prompt, completed, round(seconds, 3), most)
 
 
 def by_address(lines: Iterable[Line]) -> dict[str, list[Line]]:

@@ -44,11 +44,13 @@ def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Sequence[Ans
             trace = Trace(quadruple_id=quadruple.quadruple_id, teacher=call.model, index=len(traces), text="")
             if isinstance(answer, Failure):
                 traces.append(trace.model_copy(update={"failure": answer}))
-            elif k >= len(answer.texts):
-                short = Failure(kind="empty", detail=f"{len(answer.texts)} of {call.n} answers came; set 'one_by_one: true'")
+            elif k >= len(answer.choices):
+                short = Failure(kind="empty", detail=f"{len(answer.choices)} of {call.n} answers came; set 'one_by_one: true'")
                 traces.append(trace.model_copy(update={"failure": short}))
             else:
-                read = read_one(answer.texts[k], answer.finish[k], len(quadruple.principles))
+                choice = answer.choices[k]
+                text = choice.content or choice.refusal
+                read = read_one(text, choice.finish_reason, len(quadruple.principles))
                 name = "failure" if isinstance(read, Failure) else "read"
-                traces.append(trace.model_copy(update={"text": answer.texts[k], name: read}))
+                traces.append(trace.model_copy(update={"text": text, name: read}))
     return traces

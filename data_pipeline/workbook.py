@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.database import Connection, Damaged, open_database
+from rrm.errors import InputError
 from rrm.records import Failure, PreferencePair, Principle, Quadruple, Quarantined, Task
 
 SCHEMA = """
@@ -26,40 +31,64 @@ CREATE TABLE pairs (n INTEGER PRIMARY KEY, pair_id TEXT UNIQUE, task_id TEXT, ed
 CREATE TABLE quarantine (n INTEGER PRIMARY KEY, stage TEXT, key TEXT, failure TEXT, evidence TEXT);
 CREATE TABLE passes (name TEXT PRIMARY KEY, result TEXT) WITHOUT ROWID;
 CREATE TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE stored (digest TEXT PRIMARY KEY, size INT, changed INT) WITHOUT ROWID;
 """
+VERSION = zlib.crc32(SCHEMA.encode()) & 0x7FFFFFFF
+"""A workbook with other tables is of another version, and begun anew."""
 SLAB = 1000
 """Rows that are read, and outcomes that are written, at once."""
 
 
 class Workbook:
-    """The open file; one that was left before its inputs were all read is begun anew."""
+    """The open file; one that was left before its inputs were all read, or that is damaged, is begun anew.
+
+    Raises InputError where it is in use or cannot be written.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        if path.exists():
-            self.base = self.open()
-            if self.result("read") is not None:
-                return
-            self.base.close()
-        for leftover in path.parent.glob(path.name + "*"):
-            leftover.unlink()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.base = self.open()
-        self.base.executescript(SCHEMA)
+        if not path.exists() or not self.usable():
+            self.begin()
 
-    def open(self) -> sqlite3.Connection:
-        """A connection that commits when it is told to."""
-        base = sqlite3.connect(self.path, isolation_level=None)
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = NORMAL")
-        return base
+    def usable(self) -> bool:
+        """Opens the file; whether it is sound, of this version, and its inputs were all read."""
+        with suppress(Damaged):
+            self.base = self.open()
+            if self.base.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                version = self.base.execute("PRAGMA user_version").fetchone()[0]
+                if version == VERSION and self.result("read") is not None:
+                    return True
+                self.base.close()
+                return False
+        print(f"{self.path} is damaged and is made anew; nothing in it was paid for", file=sys.stderr)
+        return False
+
+    def open(self) -> Connection:
+        """A connection."""
+        return open_database(self.path, "delete it (nothing in it was paid for) and run the same command again")
+
+    def begin(self) -> None:
+        """An empty workbook in place of whatever lies there."""
+        if hasattr(self, "base"):
+            self.base.close()
+        self.delete()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.base = self.open()
+        self.base.executescript(f"{SCHEMA}; PRAGMA user_version = {VERSION}")
+
+    def delete(self) -> None:
+        """Deletes the file and its logs."""
+        for leftover in self.path.parent.glob(self.path.name + "*"):
+            leftover.unlink()
 
     def close(self) -> None:
         """Closes the file, and deletes it where its inputs were not all read: it would be begun anew anyway."""
-        useless = self.result("read") is None
+        useless = False
+        with suppress(InputError):  # a disk that is full is told by what met it first
+            useless = self.result("read") is None
         self.base.close()
-        for leftover in self.path.parent.glob(self.path.name + "*") if useless else ():
-            leftover.unlink()
+        if useless:
+            self.delete()
 
     def run(self, query: str, values: Iterable[Any] = ()) -> sqlite3.Cursor:
         """One statement."""
@@ -67,9 +96,12 @@ class Workbook:
 
     def many(self, query: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """One statement for every row, in one transaction."""
-        self.base.execute("BEGIN")
-        self.base.executemany(query, rows)
-        self.base.execute("COMMIT")
+        with self.whole():
+            self.base.executemany(query, rows)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A transaction: all that the block writes, or nothing."""
+        return self.base.whole()
 
     def count(self, what: str, values: Iterable[Any] = ()) -> int:
         """How many rows there are, `what` being a table with or without a condition."""
@@ -79,7 +111,7 @@ class Workbook:
         """What a pass ended with, or None if it has not ended."""
         try:
             row = self.run("SELECT result FROM passes WHERE name = ?", (name,)).fetchone()
-        except sqlite3.DatabaseError:  # killed before its tables were made
+        except sqlite3.OperationalError:  # killed before its tables were made
             return None
         return None if row is None else dict(json.loads(row[0]))
 

@@ -12,17 +12,18 @@ from data_pipeline.budget import Budget, BudgetSpent, price, price_of
 from data_pipeline.ledger import Ledger, Paid, Seen
 from data_pipeline.settings import Teacher
 from rrm.errors import InputError
-from rrm.records import Failure
+from rrm.records import Choice, Failure
 
-PAID = Paid(("yes", "no"), ("stop", "length"), 100, 20, 0.5)
+PAID = Paid((Choice("yes", "hm"), Choice("no", finish_reason="length")), 100, 20, 0.5)
 TEACHER = Teacher(model="m", price_in=2.0, price_out=10.0)
 
 KILLED = """
 import os, signal, sys
 from data_pipeline.ledger import Ledger, Paid
+from rrm.records import Choice
 ledger = Ledger(sys.argv[1])
 for number in range(1000):
-    ledger.add(str(number), "think", "m", Paid((f"answer {number}",), ("stop",), 1, 1, 0.0))
+    ledger.add(str(number), "think", "m", Paid((Choice(f"answer {number}"),), 1, 1, 0.0))
     print(number, flush=True)
     if number == 700:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -43,7 +44,9 @@ def test_a_killed_run_leaves_every_answer_that_it_had_noted(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False)
     assert done.returncode == -signal.SIGKILL
     with Ledger(path) as ledger:
-        assert [ledger.get(str(number)).texts for number in range(701)] == [(f"answer {number}",) for number in range(701)]
+        assert [ledger.get(str(number)).choices[0].content for number in range(701)] == [
+            f"answer {number}" for number in range(701)
+        ]
         assert ledger.get("701") is None
 
 
@@ -59,15 +62,15 @@ def test_a_ledger_in_use_is_refused(tmp_path):
 def test_another_file_is_no_ledger(tmp_path):
     path = tmp_path / "l.sqlite"
     path.write_text("not a database " * 100)
-    with pytest.raises(InputError, match="is no ledger"):
+    with pytest.raises(InputError, match="is damaged, or another kind of file"):
         Ledger(path)
 
 
 def test_bills_sum_by_stage_and_model(tmp_path):
     with Ledger(tmp_path / "l.sqlite") as ledger:
         ledger.add("a", "think", "m", PAID)
-        ledger.add("b", "think", "m", Paid(("x",), ("stop",), 50, 5, 0.5))
-        ledger.add("c", "think", "m", Paid(("x",), ("stop",), None, None, 0.5))
+        ledger.add("b", "think", "m", Paid((Choice("x"),), 50, 5, 0.5))
+        ledger.add("c", "think", "m", Paid((Choice("x"),), None, None, 0.5))
         ledger.add("d", "verify", "n", PAID)
         think, verify = ledger.bills()
         assert (think.calls, think.prompt_tokens, think.completion_tokens, think.unmetered, think.seconds) == (

@@ -285,7 +285,7 @@ def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
                 await teachers.close()
 
         answers = asyncio.run(together())
-    assert len({answer.texts for answer in answers}) == 1
+    assert len({answer.choices for answer in answers}) == 1
     asked = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "asked" for event in asked) == 1
 
@@ -386,8 +386,8 @@ def test_what_may_pass_is_sent_five_times_and_a_refusal_once(tmp_path, status, k
 def test_an_image_of_several_calls_is_read_once_and_sent_as_it_is_stored(store, ledger, tmp_path, monkeypatch):
     digest = store.add(Image.new("RGB", (2000, 1000), "red"))
     stored = store.path(digest).read_bytes()
-    read, path = [], store.path
-    monkeypatch.setattr(store, "path", lambda digest: read.append(digest) or path(digest))
+    read, stored_bytes = [], store.verified_bytes
+    monkeypatch.setattr(store, "verified_bytes", lambda digest: read.append(digest) or stored_bytes(digest))
     teachers = Teachers(config_at("http://x/v1", tmp_path), store, ledger, Budget())
     call = Call("think", "canned", "S", "T", (digest, digest), 0.0, 1, 0, 10)
     for _ in range(3):
