@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from PIL import Image
 
@@ -135,8 +135,8 @@ class RewardJudge:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.model.close()
+    def __exit__(self, *exception: Any) -> None:
+        self.model.__exit__(*exception)
 
     @contextmanager
     def ready(self) -> Iterator[RewardModel]:

@@ -7,8 +7,7 @@ import math
 import pytest
 
 from rrm.prompts import write_answer
-from rrm.records import Failure, Judgement, Verdicts
-from rrm.reward.asking import Token
+from rrm.records import Failure, Judgement, Token, Verdicts
 from rrm.reward.expectation import agreement, expected_rating, expected_score, pooled
 
 

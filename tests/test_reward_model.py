@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -14,9 +17,9 @@ from PIL import Image
 import rrm
 from rrm.errors import InputError
 from rrm.prompts import Style, write_answer, write_principles
-from rrm.records import EditToJudge, Failure, Principle, TaskToDecompose
+from rrm.records import Choice, EditToJudge, Failure, Principle, TaskToDecompose, Token
 from rrm.reward import open_reward
-from rrm.reward.asking import Answer, Progress, Question, Reply, Token
+from rrm.reward.asking import Progress, Question, Reply
 from rrm.reward.bench import edits
 from rrm.reward.local import LocalBackend
 from rrm.reward.model import Asking, RewardModel
@@ -37,6 +40,7 @@ class Fake:
     """A backend that answers by a function, and keeps what it was asked."""
 
     fingerprint, max_tokens = "fake", 128
+    stopped: str | None = None
 
     def __init__(self, answer: Callable[[Question], Reply], style: Style = "brief"):
         self.answer, self.style = answer, style
@@ -55,8 +59,8 @@ def well(question: Question) -> Reply:
     """Principles where they are asked for, else a judgement with the number in the instruction as its score."""
     text = text_of(question)
     if text.startswith("decompose"):
-        return (Answer(write_principles(ONE), True),)
-    return (Answer("seen\n" + write_answer((1,), float(text.split()[2])), True),) * question.answers
+        return (Choice(write_principles(ONE)),)
+    return (Choice("seen\n" + write_answer((1,), float(text.split()[2]))),) * question.answers
 
 
 def edit(number: int, principles: tuple[Principle, ...] = ONE, source: Image.Image = GREY) -> EditToJudge:
@@ -119,7 +123,7 @@ def test_the_requirement_is_asked_in_every_mode_and_is_part_of_a_task():
         "decompose: edit 1 requirement: keep the cat",
     ]
     assert sum("keep the frame" in text for text in asked) == 2
-    backend = Fake(lambda question: (Answer("3", True),))
+    backend = Fake(lambda question: (Choice("3"),))
     with RewardModel(backend, Asking("logits")) as model:
         model.judge(GREY, WHITE, "edit 1", (), "keep the frame")
         assert 'Requirement: "keep the frame"' in model.prompt("edit 1", (), "keep the frame")
@@ -127,7 +131,7 @@ def test_the_requirement_is_asked_in_every_mode_and_is_part_of_a_task():
 
 
 def test_a_failed_decomposition_is_the_edits_failure_and_is_not_remembered():
-    replies = iter([Failure(kind="timed_out"), (Answer("nothing", True),), (Answer("[]", True),), *[None] * 9])
+    replies = iter([Failure(kind="timed_out"), (Choice("nothing"),), (Choice("[]"),), *[None] * 9])
 
     def answer(question: Question) -> Reply:
         return (next(replies) if text_of(question).startswith("decompose") else None) or well(question)
@@ -140,42 +144,44 @@ def test_a_failed_decomposition_is_the_edits_failure_and_is_not_remembered():
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (Answer("", True), "empty"),
-        (Answer("I'm sorry, I can't.", True), "refused"),
-        (Answer("seen", True), "unparseable"),
-        (Answer("seen", False), "cut_off"),
-        (Answer(write_answer((1, 0), 5.0), True), "wrong_verdict_count"),
+        (Choice(""), "empty"),
+        (Choice("I'm sorry, I can't."), "refused"),
+        (Choice("seen"), "unparseable"),
+        (Choice("seen", finish_reason="length"), "cut_off"),
+        (Choice(write_answer((1, 0), 5.0)), "wrong_verdict_count"),
     ],
 )
 def test_an_answer_that_cannot_be_read_is_named(answer, kind):
     with RewardModel(Fake(lambda question: (answer,))) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
     assert judgement.failure is not None
-    assert (judgement.failure.kind, judgement.score, judgement.thought) == (kind, None, answer.text)
+    assert (judgement.failure.kind, judgement.score, judgement.thought) == (kind, None, answer.content)
 
 
 def test_a_holistic_judge_is_shown_no_principles_and_asked_for_none():
-    backend = Fake(lambda question: (Answer("fine <score>6.5</score>", True),), "brief_holistic")
+    backend = Fake(lambda question: (Choice("fine <score>6.5</score>"),), "brief_holistic")
     with RewardModel(backend) as model:
         assert [j.score for j in model.judge_many([edit(1), edit(2, ())])] == [6.5, 6.5]
     assert [text_of(q) for q in backend.asked] == ["judge: edit 1", "judge: edit 2"]
 
 
 def test_several_traces_are_pooled():
-    traces = tuple(Answer(write_answer((v,), s), True) for v, s in ((1, 4.0), (1, 8.0), (0, 6.0)))
-    with RewardModel(Fake(lambda question: (*traces, Answer("?", False))), Asking(k=4, temperature=0.7)) as model:
+    traces = tuple(Choice(write_answer((v,), s)) for v, s in ((1, 4.0), (1, 8.0), (0, 6.0)))
+    with RewardModel(
+        Fake(lambda question: (*traces, Choice("?", finish_reason="length"))), Asking(k=4, temperature=0.7)
+    ) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
     assert (judgement.score, judgement.samples, judgement.spread) == (6.0, (4.0, 8.0, 6.0, None), 2.0)
     assert judgement.agreement == pytest.approx(2 / 3)
 
 
 def test_a_rating_of_zero_to_five_is_put_on_ten_and_needs_no_principles():
-    backend = Fake(lambda question: (Answer("4", False, (Token("4", {"4": 0.6, "5": 0.2}),)),))
+    backend = Fake(lambda question: (Choice("4", finish_reason="length", tokens=(Token("4", {"4": 0.6, "5": 0.2}),)),))
     with RewardModel(backend, Asking(mode="logits")) as model:
         judgement = model.judge(GREY, WHITE, "edit 1")
     assert (judgement.score, judgement.mass) == (pytest.approx(8.5), pytest.approx(0.8))
     assert [(q.max_tokens, q.watched) for q in backend.asked] == [(1, ("0", "1", "2", "3", "4", "5"))]
-    with RewardModel(Fake(lambda question: (Answer("4", True),)), Asking(mode="logits")) as model:
+    with RewardModel(Fake(lambda question: (Choice("4"),)), Asking(mode="logits")) as model:
         failure = model.judge(GREY, WHITE, "edit 1").failure
     assert failure is not None
     assert failure.kind == "empty"
@@ -185,7 +191,7 @@ def test_an_expectation_needs_a_trace_that_can_be_read():
     text = write_answer((1,), 8.0)
     head, tail = text.split("8.0")
     tokens = (Token(head, {head: 1.0}), Token("8.0", {"8.0": 0.5, "7.0": 0.5}), Token(tail, {tail: 1.0}))
-    with RewardModel(Fake(lambda question: (Answer(text, True, tokens),)), Asking(mode="expectation")) as model:
+    with RewardModel(Fake(lambda question: (Choice(text, tokens=tokens),)), Asking(mode="expectation")) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
         assert (judgement.score, judgement.mass) == (7.5, 1.0)
         assert judgement.read is not None
@@ -291,7 +297,7 @@ def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token
     for reply in replies:
         assert not isinstance(reply, Failure)
         (answer,) = reply
-        assert "".join(token.text for token in answer.tokens).startswith(answer.text)
+        assert "".join(token.text for token in answer.tokens).startswith(answer.content)
         for token in answer.tokens:
             assert sum(token.probabilities.values()) <= 1 + 1e-5
             assert token.probabilities[token.text] >= max(token.probabilities.values()) - 1e-5
@@ -325,3 +331,50 @@ def test_four_traces_are_four_samples_the_same_for_a_seed_and_leave_the_callers_
     assert torch.equal(torch.rand(3), expected)
     assert [len(j.samples) for j in first] == [4, 4]
     assert [j.samples for j in first] == [j.samples for j in again]
+
+
+class Slow(Fake):
+    """Never answers."""
+
+    async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+def test_closing_while_a_thread_judges_ends_both_at_once_and_the_thread_is_told():
+    model = RewardModel(Slow(well))
+    with ThreadPoolExecutor(2) as threads:
+        judging = threads.submit(model.judge_many, [edit(1)])
+        own = threads.submit(lambda: asyncio.run(model.judge_many_async([edit(1)])))
+        time.sleep(0.1)
+        begin = time.monotonic()
+        model.close()
+        for ended in (judging, own):
+            with pytest.raises(InputError, match="is closed"):
+                ended.result(timeout=2)
+        assert time.monotonic() - begin < 2
+    with pytest.raises(InputError, match="is closed"):
+        model.judge_many([edit(1)])
+
+
+def test_a_forked_child_neither_hangs_nor_ends_what_is_its_parents():
+    with RewardModel(Fake(well)) as model:
+        child = os.fork()
+        if child == 0:
+            try:
+                model.judge_many([edit(1)])
+            except InputError as error:
+                model.close()
+                os._exit(7 if "forked" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert model.judge_many([edit(1)])[0].score == 1
+
+
+def test_a_run_that_was_stopped_is_told_at_the_end_unless_something_else_ends_it():
+    backend = Fake(well)
+    backend.stopped = "Top up the account."
+    with pytest.raises(InputError, match="Top up"), RewardModel(backend):
+        pass
+    with pytest.raises(KeyError), RewardModel(backend):
+        raise KeyError

@@ -17,14 +17,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from rrm.chat import waited
 from rrm.errors import InputError
 from rrm.prompts import write_answer
-from rrm.records import EditToJudge, Principle
+from rrm.records import EditToJudge, Principle, TaskToDecompose
 from rrm.reward import open_reward, servers
 from rrm.reward.bench import free_port
 from rrm.reward.expectation import RATINGS
+from rrm.reward.listing import single_tokens
 from rrm.reward.model import Asking, RewardModel
-from rrm.reward.servers import Patience, Server, ServerBackend, single_tokens
+from rrm.reward.servers import Patience, Server, ServerBackend
 
 PRINCIPLES = (Principle(question="Is the circle red?", category="follow"),)
 GREY = Image.new("RGB", (56, 56), "grey")
@@ -155,8 +157,11 @@ def edits(count: int) -> list[EditToJudge]:
     return [EditToJudge(GREY, GREY, f"edit {i}", PRINCIPLES) for i in range(count)]
 
 
-def connected(urls: list[str], asking: Asking | None = None, **patience: Any) -> RewardModel:
-    return RewardModel(ServerBackend.connect(urls, patience=Patience(**{"deadline": 20.0, "attempt": 5.0, **patience})), asking)
+def connected(
+    urls: list[str], asking: Asking | None = None, model: Any = None, style: Any = None, **patience: Any
+) -> RewardModel:
+    waits = Patience(**{"deadline": 20.0, "attempt": 5.0, **patience})
+    return RewardModel(ServerBackend.connect(urls, model, style, patience=waits), asking)
 
 
 def kinds(judgements: list[Any]) -> list[str | None]:
@@ -270,9 +275,7 @@ def test_the_least_busy_server_is_asked_and_one_without_faults_first():
         "rrm",
         "brief",
         "x",
-        key="k",
         patience=Patience(in_flight=4),
-        max_tokens=None,
     )
     a, b, c = backend.servers
     a.busy, b.busy, c.busy = 2, 1, 3
@@ -297,7 +300,7 @@ def test_a_fast_server_gets_more_of_the_work_than_a_slow_one():
 
 
 def test_questions_under_way_together_when_a_server_fails_are_one_fault():
-    server = Server("http://a/v1", "k", 1.0)
+    server = Server("http://a/v1", "KEY", 1.0)
     for late in (0.0, 0.1, 0.2):
         server.fault(1.0, 2.0 + late, None)
     assert server.faults == 1
@@ -312,7 +315,7 @@ def test_a_server_rests_for_half_a_second_after_its_first_fault_and_twice_as_lon
     monkeypatch.setattr(servers, "COOLING", 0.5)
     monkeypatch.setattr(servers, "LONGEST_COOLING", 30.0)
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    server = Server("http://a/v1", "k", 1.0)
+    server = Server("http://a/v1", "KEY", 1.0)
     rests = []
     for second in range(8):
         server.fault(100.0 * second, 100.0 * second + 1, None)
@@ -342,9 +345,9 @@ def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_m
         (400, "the prompt is too long", "bad_row"),
         (400, "cannot load the image", "image_unreadable"),
         (422, "no", "bad_row"),
-        (401, "not with this key", "refused"),
-        (403, "not you", "refused"),
-        (404, "no such model", "refused"),
+        (401, "not with this key", "rejected"),
+        (403, "not you", "rejected"),
+        (404, "no such model", "rejected"),
     ],
 )
 def test_what_a_server_refuses_is_named_and_not_asked_again(status, said, kind):
@@ -385,7 +388,7 @@ def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_we
     assert 4 <= len(wrong.asked) <= 4 + 4 + seconds / 0.05
     assert len(set(wrong.asked)) == len(wrong.asked)  # none was sent there twice
     said = capsys.readouterr().err
-    assert f"note: one server answered nothing, and others did its work: {urls[0]}/: status {status}" in said
+    assert f"note: one server answered nothing, and others did its work: {urls[0]}: status {status}" in said
     assert urls[1] not in said
 
 
@@ -396,19 +399,31 @@ def test_what_every_server_refuses_is_refused_after_each_was_asked_once():
     fakes = [Fake(not_this), Fake(not_this)]
     with running(*fakes) as urls, connected(urls) as model:
         judgements = model.judge_many(edits(4))
-    assert kinds(judgements) == [None, "refused", None, None]
+    assert kinds(judgements) == [None, "rejected", None, None]
     assert "status 403" in judgements[1].failure.detail
     assert "not this" in judgements[1].failure.detail
     assert [fake.asked.count(1) for fake in fakes] == [1, 1]
 
 
-def test_where_every_server_refuses_everything_all_is_named_refused_and_none_waits_for_its_deadline():
-    fakes = [refusing(401), refusing(404)]
+def test_where_every_server_refuses_everything_the_run_stops_at_the_first_few_in_their_words():
+    fakes = [refusing(402), refusing(404)]
     with running(*fakes) as urls, connected(urls, in_flight=4, deadline=60.0) as model:
         begin = time.monotonic()
-        judgements = model.judge_many(edits(100))
+        with pytest.raises(InputError, match=r"not here.*run the same command again"):
+            model.judge_many(edits(100))
         assert time.monotonic() - begin < 5
-    assert kinds(judgements) == ["refused"] * 100
+        assert sum(len(fake.asked) for fake in fakes) <= 2 * 8
+        with pytest.raises(InputError, match="not here"):
+            model.decompose_many([TaskToDecompose(GREY, "edit 1")])
+
+
+def test_an_account_that_runs_dry_loses_nothing_that_was_answered_and_is_told_at_the_end():
+    fake = Fake(lambda body, number: good(body) if number < 4 else encoded({"error": {"message": "Insufficient Balance"}}, 402))
+    with running(fake) as urls, pytest.raises(InputError, match=r"Insufficient Balance.*top up"):  # noqa: SIM117
+        with connected(urls, in_flight=1) as model:
+            judgements = model.judge_many(edits(40))
+    assert kinds(judgements) == [None] * 4 + ["rejected"] * 36
+    assert len(fake.asked) == 7
 
 
 def test_where_one_server_refuses_and_the_others_are_dead_the_failure_is_not_named_refused():
@@ -425,12 +440,12 @@ def test_where_one_server_refuses_and_the_others_are_dead_the_failure_is_not_nam
 
 def test_the_key_is_sent_and_one_that_is_wanted_and_missing_is_named(monkeypatch):
     locked = Fake(good, encoded({"error": {"message": "no"}}, 401))
-    with running(locked) as urls, pytest.raises(InputError, match="wants a key; set MY_KEY to it"):
+    with running(locked) as urls, pytest.raises(InputError, match=r"Name the model.*may want a key in MY_KEY"):
         open_reward(f"server:{urls[0]}?key=MY_KEY")
     monkeypatch.setenv("MY_KEY", "sesame")
     with running(Fake(good)) as urls:
         model = open_reward(f"server:{urls[0]}?key=MY_KEY&in_flight=3")
-        assert model.backend.servers[0].client.api_key == "sesame"
+        assert model.backend.servers[0].client.key == "sesame"
         assert model.backend.patience.in_flight == 3
         model.close()
 
@@ -445,12 +460,10 @@ def test_servers_of_different_weights_are_refused():
         ServerBackend.connect(urls)
 
 
-def test_a_foreign_server_needs_a_model_by_name_and_one_that_it_has():
+def test_a_foreign_server_needs_a_model_by_name():
     with running(Fake(good, listing("qwen"))) as urls:
-        with pytest.raises(InputError, match=r"Name the model: .* has qwen"):
+        with pytest.raises(InputError, match=r"Name the model.* has qwen"):
             ServerBackend.connect(urls)
-        with pytest.raises(InputError, match="no model 'rrm'; it serves qwen"):
-            ServerBackend.connect(urls, "rrm")
         backend = ServerBackend.connect(urls, "qwen")
         assert (backend.style, backend.fingerprint, backend.token_ids) == ("full", "endpoint|qwen", {})
         asyncio.run(backend.close())
@@ -468,7 +481,7 @@ def test_without_ids_of_the_digits_the_likeliest_tokens_are_asked_for():
     fake = Fake(good)
     fake.tokenize = lambda text: None
     with running(fake) as urls, connected(urls, Asking(mode="logits")) as model:
-        body = model.backend.body(model._question(edits(1)[0], (), (GREY, GREY)))
+        body = model.backend.request(model._question(edits(1)[0], (), (GREY, GREY))).body()
     assert body["top_logprobs"] == 20
     assert "logprob_token_ids" not in body
 
@@ -479,23 +492,36 @@ def test_a_server_that_dies_or_writes_garbage_when_it_is_asked_for_ids_tells_non
     with running(fake) as urls:
         for response in (*GARBAGE[:6], None):
             fake.tokenize = lambda text: encoded({"tokens": [7]}) if text < "3" else response  # noqa: B023
-            assert single_tokens(urls[0], "rrm", "k", RATINGS) == {}, response
+            assert waited(single_tokens(urls[0], "rrm", "KEY", RATINGS)) == {}, response
         fake.tokenize = lambda text: GARBAGE[6 + int(text)]
-        assert single_tokens(urls[0], "rrm", "k", [str(i) for i in range(len(GARBAGE) - 6)]) == {}
+        assert waited(single_tokens(urls[0], "rrm", "KEY", [str(i) for i in range(len(GARBAGE) - 6)])) == {}
         fake.tokenize = lambda text: encoded({"tokens": [7] if text == "9" else wrong[int(text)]})
-        assert single_tokens(urls[0], "rrm", "k", [str(i) for i in range(10)]) == {"9": 7}
-    assert single_tokens(f"http://127.0.0.1:{free_port()}/v1", "rrm", "k", RATINGS) == {}
+        assert waited(single_tokens(urls[0], "rrm", "KEY", [str(i) for i in range(10)])) == {"9": 7}
+    assert waited(single_tokens(f"http://127.0.0.1:{free_port()}/v1", "rrm", "KEY", RATINGS)) == {}
 
 
-@pytest.mark.parametrize(
-    "models", [(200, {"Content-Type": kind}, b"<html>a page") for kind in ("text/html", "application/json")]
-)
-def test_what_is_no_such_server_is_refused_in_a_sentence(models):
-    with (
-        running(Fake(good, models)) as urls,
-        pytest.raises(InputError, match=r"No server answers at .*give base URLs that end in /v1"),
-    ):
-        ServerBackend.connect(urls)
+LISTS = [
+    (200, {"Content-Type": "text/html"}, b"<html>a page"),
+    (200, {"Content-Type": "application/json"}, b"[" * 100_000),
+    listing(),
+    listing("another"),
+    *(encoded({"error": {"message": "no list here"}}, status) for status in (401, 403, 404, 405)),
+]
+
+
+@pytest.mark.parametrize("models", LISTS)
+def test_the_list_of_models_is_a_hint(models, capsys):
+    with running(Fake(good, models)) as urls:
+        with connected(urls, model="rrm", style="brief") as model:
+            assert kinds(model.judge_many(edits(1))) == [None]
+        with pytest.raises(InputError, match="Name the model"):
+            ServerBackend.connect(urls)
+    assert ("lists no model 'rrm', but another" in capsys.readouterr().err) == (models == listing("another"))
+
+
+def test_where_nobody_is_there_it_is_a_sentence():
+    with pytest.raises(InputError, match=r"No server answers at .*give base URLs that end in /v1"):
+        ServerBackend.connect([f"http://127.0.0.1:{free_port()}/v1"], "rrm")
 
 
 def test_a_server_that_does_not_answer_is_a_named_failure():
@@ -536,7 +562,7 @@ def test_what_is_sent_spells_out_sampling_and_asks_for_what_a_mode_reads():
             assert (judgement.failure is None) == (asking.mode == "reasoning")
         with connected(urls, Asking(mode="logits")) as model:
             question = model._question(edits(1)[0], (), (GREY, GREY))
-            body = model.backend.body(question)
+            body = model.backend.request(question).body()
     greedy, several, weighed = fake.bodies
     assert (greedy["n"], greedy["temperature"], greedy["top_p"], greedy["max_tokens"]) == (1, 0.0, 1.0, 128)
     assert "logprobs" not in greedy

@@ -19,8 +19,8 @@ from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
 from rrm.reward import serve
 from rrm.reward.bench import free_port
+from rrm.reward.listing import ALIAS
 from rrm.reward.serve import NOWHERE, Serving, alias, arguments, check, environment, last_error, length_of
-from rrm.reward.servers import ALIAS
 
 BASE = Path(rrm.__file__).parent / "sandbox/checkpoints/rrm-base"
 

@@ -10,10 +10,11 @@ import ssl
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -30,6 +31,7 @@ LONGEST_LIST = 2**23
 """Bytes of an answer to anything but a chat request."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before another try, where the server does not say how many: they double every time."""
+T = TypeVar("T")
 Send = Callable[[ChatRequest], Awaitable[Completion | Fault]]
 
 
@@ -120,6 +122,8 @@ class ChatClient:
                 return await self.exchange_in(pool.http, path, body, most)
         except TimeoutError:
             return of_the_moment("timed_out", f"{self.where} did not answer within {seconds:.3g} s")
+        except httpx.ConnectError as error:
+            return Fault(of_the_moment("server_gone", f"{self.where}: {error}").failure, "moment", reached=False)
         except TooLong:
             return of_the_moment("server_gone", f"{self.where} sent an answer of more than {most} bytes")
         except Exception as error:  # whatever a connection and its libraries come up with is a lost attempt, and no lost run
@@ -143,6 +147,12 @@ class ChatClient:
                 raw = f"a redirect to {origin(response.headers.get('location', 'nowhere'))}".encode()
             wait = asked_wait(response.headers, time.time())
             return fault_of(response.status_code, raw, body or (), self.key_variable, wait)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -200,6 +210,12 @@ async def patiently(client: ChatClient, request: ChatRequest, retries: int) -> C
         wait = backoff(tried, FIRST_WAIT, LONGEST_WAIT) if got.wait is None else min(got.wait, LONGEST_WAIT)
         await asyncio.sleep(wait)
     return got
+
+
+def waited(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work in an event loop of its own, whether or not the caller is in one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def read_body(response: httpx.Response, most: int, cut: bool) -> bytes:

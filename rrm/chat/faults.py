@@ -46,6 +46,8 @@ class Fault:
     """What a user can do about a fault that meets everything."""
     field: str = ""
     """The field of the request that the server objects to."""
+    reached: bool = True
+    """Whether a server was there at all."""
 
 
 def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> Fault:

@@ -19,11 +19,11 @@ class Dialect(Config):
     extra: dict[str, Any] = Field(
         default_factory=dict, description="fields added to every request; null takes out one of ours: {temperature: null}"
     )
-    send_seed: bool = Field(True, description="false for servers that do not know 'seed'")
+    send_seed: bool = Field(default=True, description="false for servers that do not know 'seed'")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
+        default="max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
     )
-    one_by_one: bool = Field(False, description="a request per sample, for servers that do not know 'n'")
+    one_by_one: bool = Field(default=False, description="a request per sample, for servers that do not know 'n'")
 
     @field_validator("extra", mode="before")
     @classmethod

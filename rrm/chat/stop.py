@@ -20,6 +20,8 @@ class StopRule:
         self.last = ""
         self.answered = False
         self.reason: str | None = None
+        self.told = False
+        """Whether the reason was raised."""
 
     def note(self, outcome: object) -> None:
         """Takes in what an attempt came to: a `Fault`, or anything else for an answer."""
@@ -46,4 +48,5 @@ class StopRule:
     def check(self) -> None:
         """Raises InputError, in the server's own words, where nothing more is to be asked."""
         if self.reason is not None:
+            self.told = True
             raise InputError(self.reason)

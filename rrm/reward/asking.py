@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from PIL.Image import Image
 
 from rrm.prompts import Style
-from rrm.records import Failure
+from rrm.records import Choice, Failure
 from rrm.verifier.messages import Message
 
+LIKELIEST = 20
+"""Alternatives wanted at a token's place: as many as OpenAI's protocol gives."""
 Progress = Callable[[], object]
 """Called once for every question that has ended."""
 
@@ -32,24 +34,7 @@ class Question:
     """Texts of single tokens whose probabilities are wanted however unlikely they are."""
 
 
-@dataclass(frozen=True)
-class Token:
-    """A token as text, and the probabilities of the likeliest tokens at its place, it among them."""
-
-    text: str
-    probabilities: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: its text, whether it ended by itself, and its tokens where they were asked for."""
-
-    text: str
-    ended: bool
-    tokens: tuple[Token, ...] = field(default=())
-
-
-Reply = tuple[Answer, ...] | Failure
+Reply = tuple[Choice, ...] | Failure
 
 
 class Backend(Protocol):
@@ -61,8 +46,15 @@ class Backend(Protocol):
     max_tokens: int
     """Of a trace."""
 
+    @property
+    def stopped(self) -> str | None:
+        """Why nothing more is asked, where everything would be refused and nobody was told so."""
+
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
-        """The reply to each question, in their order; never raises for a single one of them."""
+        """The reply to each question, in their order; never raises for a single one of them.
+
+        Raises InputError where everything is refused, once that is known and no reply would be lost by it.
+        """
 
     async def close(self) -> None:
         """Lets go of connections."""

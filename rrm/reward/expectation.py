@@ -10,8 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from rrm.records import Failure, Judgement, Verdicts
-from rrm.reward.asking import Token
+from rrm.records import Failure, Judgement, Token, Verdicts
 
 RATINGS = ("0", "1", "2", "3", "4", "5")
 SCORE = re.compile(r"<score>\s*(\d{1,2}(?:\.\d+)?)\s*</score>")

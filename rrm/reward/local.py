@@ -10,17 +10,17 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 
-from rrm.reward.asking import Answer, Progress, Question, Reply, Token
+from rrm.records import Choice, Token
+from rrm.reward.asking import LIKELIEST, Progress, Question, Reply
 from rrm.stage import content_digest
 from rrm.verifier.judge import Judge
 from rrm.verifier.rollout import complete
 
-LIKELIEST = 20
-"""Alternatives kept at a token's place: as many as OpenAI's protocol gives."""
-
 
 class LocalBackend:
     """A checkpoint, loaded."""
+
+    stopped: str | None = None
 
     def __init__(self, judge: Judge, fingerprint: str):
         self.judge, self.fingerprint = judge, fingerprint
@@ -73,7 +73,10 @@ class LocalBackend:
         last = self.judge.model.generation_config.eos_token_id
         ends = set(last) if isinstance(last, list) else {last}
         texts = self.judge.processor.batch_decode(ids, skip_special_tokens=True)
-        answers = [Answer(text, row[-1] in ends, found) for text, row, found in zip(texts, ids, tokens, strict=True)]
+        answers = [
+            Choice(text, finish_reason="stop" if row[-1] in ends else "length", tokens=found)
+            for text, row, found in zip(texts, ids, tokens, strict=True)
+        ]
         return [tuple(answers[i : i + kind.answers]) for i in range(0, len(answers), kind.answers)]
 
     def likeliest(self, inputs: BatchFeature, ids: list[list[int]], watched: Sequence[str]) -> list[tuple[Token, ...]]:

@@ -7,9 +7,11 @@ trains an editor. Every edit comes back as a judgement with a score or with a na
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -20,8 +22,8 @@ from rrm.errors import InputError
 from rrm.images import fit, pixel_digest
 from rrm.parsing import read_principles
 from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
-from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
-from rrm.reward.asking import Answer, Backend, Progress, Question, Reply
+from rrm.records import Choice, EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
+from rrm.reward.asking import Backend, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS, expected_rating, expected_score, pooled
 from rrm.verifier.judge import judgement_of
 from rrm.verifier.messages import decompose_messages, judge_messages, rate_messages
@@ -32,6 +34,10 @@ TaskKey = tuple[str, str, str | None]
 """Digest of the source's pixels, instruction, requirement."""
 SCALE = 10.0
 """Of every score; an expected rating of 0…1 is put on it."""
+LONGEST_GOODBYE = 5.0
+"""Seconds that closing waits for what is under way, and for connections."""
+CLOSED = "The reward model is closed; open it again with open_reward."
+FORKED = "The reward model was opened in the process that this one was forked from; open it here with open_reward."
 NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
 
 
@@ -64,28 +70,67 @@ class RewardModel:
         self.known: dict[TaskKey, Principles | Failure] = {}
         """Principles that the model made itself."""
         self.loop = asyncio.new_event_loop()
+        self.pid = os.getpid()
+        self.closing = False
+        self.door = threading.Lock()
+        """Held while work begins: what begins before the end is ended with it."""
         self.thread = threading.Thread(target=self.loop.run_forever, name="reward-model", daemon=True)
         self.thread.start()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Closes the model. Raises InputError where its backend stopped asking and nothing else has said so."""
         self.close()
+        if kind is None and self.backend.stopped is not None:
+            raise InputError(self.backend.stopped)
 
     def close(self) -> None:
-        """Ends the backend and its thread; twice does no harm."""
-        if self.loop.is_closed():
+        """Ends the backend and its thread; twice does no harm. What another thread waits for ends there in an InputError.
+
+        In a forked child, which has neither the thread nor the connections, it does nothing.
+        """
+        if os.getpid() != self.pid:
             return
-        self.run(self.backend.close())
+        with self.door:
+            if self.closing:
+                return
+            self.closing = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
+        ended.result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
         self.loop.close()
         self.owned.close()
 
+    async def _end(self) -> None:
+        work = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in work:
+            task.cancel()
+        if work:
+            await asyncio.wait(work, timeout=LONGEST_GOODBYE)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_GOODBYE):
+                await self.backend.close()
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work in the model's own event loop, from whatever thread or loop the caller is in."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        try:
+            return self.begun(work).result()
+        except CancelledError as error:
+            raise InputError(CLOSED) from error
+
+    def begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Work that has begun in the model's own event loop. Raises InputError where that is closed, or is another process's."""
+        if os.getpid() != self.pid:
+            work.close()
+            raise InputError(FORKED)
+        with self.door:
+            if not self.closing:
+                return asyncio.run_coroutine_threadsafe(work, self.loop)
+        work.close()
+        raise InputError(CLOSED)
 
     @property
     def fingerprint(self) -> str:
@@ -115,7 +160,12 @@ class RewardModel:
 
     async def judge_many_async(self, edits: Sequence[EditToJudge]) -> list[Judgement]:
         """As `judge_many`, for callers in an event loop of their own."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._judge(edits, None), self.loop))
+        try:
+            return await asyncio.wrap_future(self.begun(self._judge(edits, None)))
+        except asyncio.CancelledError as error:
+            if self.closing:
+                raise InputError(CLOSED) from error
+            raise
 
     def judge(
         self,
@@ -142,7 +192,7 @@ class RewardModel:
         replies = await self._ask([question for _, question in questions], progress)
         found: dict[TaskKey, Principles | Failure] = {**failed}
         for (key, _), reply in zip(questions, replies, strict=True):
-            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0].text)
+            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0].content)
         # a failure of the moment must not be remembered
         self.known |= {key: value for key, value in found.items() if not isinstance(value, Failure)}
         return [self.known[key] if key in self.known else found[key] for key in keys]
@@ -208,15 +258,17 @@ def fitting(*images: Image) -> tuple[Image, ...] | Failure:
         return Failure(kind="image_unreadable", detail=str(error)[:300])
 
 
-def traced(answer: Answer, principles: Principles) -> Judgement:
+def traced(answer: Choice, principles: Principles) -> Judgement:
     """The judgement that one trace amounts to; one that met the length limit before it could be read is cut off."""
-    judgement = judgement_of(answer.text, principles)
-    if judgement.failure is not None and not answer.ended:
+    if answer.refusal and not answer.content:
+        return Judgement(principles=principles, failure=Failure(kind="refused", detail=answer.refusal[:300]))
+    judgement = judgement_of(answer.content, principles)
+    if judgement.failure is not None and answer.finish_reason == "length":
         return judgement.model_copy(update={"failure": Failure(kind="cut_off", detail=judgement.failure.detail)})
     return judgement
 
 
-def rated(answer: Answer) -> Judgement:
+def rated(answer: Choice) -> Judgement:
     """The judgement of an answer to the question for a number from 0 to 5: ten times its expected share."""
     found = expected_rating(answer.tokens[0].probabilities) if answer.tokens else None
     if found is None or isinstance(found, Failure):
@@ -224,7 +276,7 @@ def rated(answer: Answer) -> Judgement:
     return Judgement(expected=found[0] * SCALE, mass=found[1])
 
 
-def weighed(answer: Answer, trace: Judgement) -> Judgement:
+def weighed(answer: Choice, trace: Judgement) -> Judgement:
     """The trace with the expectation of its final score; as it is where it could not be read."""
     if trace.failure is not None:
         return trace

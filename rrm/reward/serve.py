@@ -77,7 +77,7 @@ def gpus() -> int:
 
 
 def alias(model: Path) -> str:
-    """The second name that a checkpoint is served under: how it is asked, and a hash of its files (see rrm.reward.servers)."""
+    """The second name that a checkpoint is served under: how it is asked, and a hash of its files (see rrm.reward.listing)."""
     return f"edit-rrm/{style_of(model)}/{content_digest(model)[:16]}"
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import Field
 
-from rrm.config import Config
+from rrm.chat import Dialect
 from rrm.errors import InputError
 from rrm.prompts import Style
 from rrm.records import Mode
@@ -18,8 +18,10 @@ from rrm.reward.model import Asking, RewardModel
 FORMS = "a checkpoint folder, rrm:FOLDER?mode=…&k=…&temperature=…, serve:FOLDER, or server:URL,URL?model=…"
 
 
-class SpecOptions(Config):
+class SpecOptions(Dialect):
     """What may stand behind the question mark."""
+
+    send_seed: bool = Field(False, description="true for servers whose answers a seed repeats")
 
     mode: Mode = "reasoning"
     k: int = 1
@@ -73,7 +75,7 @@ def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
             raise InputError(f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1.")
         return ServerBackend.connect(
             urls, options.model, options.style, key_variable=options.key, max_tokens=options.max_tokens,
-            patience=Patience(options.deadline, min(options.attempt, options.deadline), options.in_flight),
+            patience=Patience(options.deadline, min(options.attempt, options.deadline), options.in_flight), dialect=options,
         )  # fmt: skip
     folder = where.removeprefix("rrm:")
     if not Path(folder).is_dir():
