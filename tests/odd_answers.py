@@ -143,6 +143,9 @@ ANSWERS: dict[str, tuple[Raw, str | None]] = {
     "422, a parameter": (
         whole({"message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "no"}]}}, 422), "rejected"
     ),
+    "401, with the header that was sent": (
+        whole(said("Incorrect API key: Authorization: Bearer s3cret-of-a-client"), 401), "rejected"
+    ),
     "401": (whole(said("Incorrect API key provided"), 401), "rejected"),
     "402": (whole(said("Insufficient Balance"), 402), "rejected"),
     "403": (whole(said("not you"), 403), "rejected"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import os
 import ssl
 import sys
 import time
@@ -22,6 +21,7 @@ from rrm.chat.faults import Fault, fault_of, holds_error, of_the_moment, parsed,
 from rrm.chat.protocol import ChatRequest, Completion, NoCompletion, read_completion
 from rrm.chat.waits import asked_wait, backoff
 from rrm.errors import InputError
+from rrm.secrets import key_of, know_url
 
 PER_POOL = 16
 """Requests at once in one pool of connections: httpx takes longer per request the more a pool holds."""
@@ -58,8 +58,9 @@ class ChatClient:
     def __init__(self, base_url: str, *, key_variable: str = "OPENAI_API_KEY", timeout: float = 120.0):
         self.key_variable, self.timeout = key_variable, timeout
         self.url = address(base_url)
+        know_url(base_url)
         self.where = str(self.url.copy_with(username=None, password=None, query=None))
-        self.key = (os.environ.get(key_variable) or "").strip()
+        self.key = (key_of(key_variable) or "").strip()
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError(f"The key in {key_variable} holds characters that no key has; set the variable anew.")
         self.one_by_one = False

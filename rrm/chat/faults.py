@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrm.records import Failure, FailureKind
+from rrm.secrets import mask
 
 LONGEST_DETAIL = 300
 """Characters of a server's words that are kept."""
@@ -56,8 +57,8 @@ def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> 
 
 
 def one_line(text: str) -> str:
-    """The text on one line, at most `LONGEST_DETAIL` characters of it."""
-    return " ".join(text.split())[:LONGEST_DETAIL]
+    """The text on one line without keys, at most `LONGEST_DETAIL` characters of it."""
+    return mask(" ".join(text.split()))[:LONGEST_DETAIL]
 
 
 def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, wait: float | None = None) -> Fault:

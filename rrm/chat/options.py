@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from rrm.config import Config
+from rrm.secrets import know_fields
 
 OURS = {"model", "messages", "n", "stream"}
 """Fields of a request that `extra` may not set."""
@@ -46,4 +47,5 @@ class Dialect(Config):
             json.dumps(extra, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError("holds what JSON cannot") from error
+        know_fields(extra)
         return extra
