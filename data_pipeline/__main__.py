@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from data_pipeline.foresight import dry_run, plan
-from data_pipeline.inputs import fingerprint_files
 from data_pipeline.run import ENGINES, DataConfig, run
 from rrm.errors import InputError
+from rrm.rows.sources import fingerprint_files
 from rrm.stage import command, run_stage
 
 

@@ -11,15 +11,15 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
-from data_pipeline.inputs import rows_of
 from data_pipeline.intake import Intake, short_hash
 from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.schemas import BadRow, ImageRef, read_pair, read_task
 from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure, Quarantined
+from rrm.rows.columns import BadRow, ImageRef, read_pair, read_task
+from rrm.rows.sources import rows_of
 
 CHUNK = 256
 
@@ -51,14 +51,14 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
     held = HeldOut({}, {}, {})
     for where in config.benchmarks:
         usable = 0
-        source = iter(tqdm(rows_of(where), desc="read benchmark", unit="row"))
+        source = iter(tqdm(rows_of(where, config.reading), desc="read benchmark", unit="row"))
         while chunk := list(islice(source, CHUNK)):
             parsed = []
             for row in chunk:
                 try:
                     parsed.append((row, source_of(row.values or {})))
                 except BadRow as error:
-                    book.quarantine([Quarantined(stage="benchmark", key=f"{row.where}:{row.number}", failure=error.failure)])
+                    book.quarantine([Quarantined(stage="benchmark", key=row.place, failure=error.failure)])
             images = intake.images((ref, row.folder) for row, (ref, _) in parsed)
             for row, (ref, instruction) in parsed:
                 seen = images[ref, row.folder]
@@ -68,7 +68,7 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
                     held.files.setdefault(seen.digest, row.where)
                     held.instructions.setdefault(normalised(instruction), row.where)
                 else:
-                    book.quarantine([Quarantined(stage="benchmark", key=f"{row.where}:{row.number}", failure=seen)])
+                    book.quarantine([Quarantined(stage="benchmark", key=row.place, failure=seen)])
         if not usable:
             raise InputError(f"{where} holds no readable source image and instruction; correct 'benchmarks'.")
     return held
@@ -99,7 +99,7 @@ def clean(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore)
     if book.result("clean") is not None:
         return
     book.run("DELETE FROM quarantine WHERE stage IN ('clean', 'benchmark')")
-    intake = Intake(store, ledger, config.max_pixels)
+    intake = Intake(config, store, ledger)
     held = read_held_out(config, intake, book)
     intake.threads.shutdown()
     sources = [row[0] for row in book.run("SELECT DISTINCT source FROM tasks ORDER BY source")]

@@ -15,18 +15,21 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
-from data_pipeline.inputs import InputRow, rows_of
 from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.schemas import BadRow, CandidateRow, ImageRef, PairRow, TaskRow, read_candidate, read_pair, read_task
 from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
 from rrm.errors import InputError
 from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task
+from rrm.rows.columns import BadRow, CandidateRow, ImageRef, PairRow, TaskRow, read_candidate, read_pair, read_task
+from rrm.rows.formats import InputRow
+from rrm.rows.sources import rows_of
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
 CHUNK = 256
 """Rows whose images are read together."""
+LONGEST_SHOWN = 500
+"""Characters of a field that the quarantine shows: it may hold an image in base64."""
 
 
 def short_hash(*parts: str) -> str:
@@ -37,9 +40,9 @@ def short_hash(*parts: str) -> str:
 class Intake:
     """Reads images once each; what was read of an image is kept in the ledger, so that another run need not decode it."""
 
-    def __init__(self, store: ImageStore, ledger: Ledger, max_pixels: int, limit: int | None = None):
-        self.store, self.ledger, self.max_pixels = store, ledger, max_pixels
-        self.chunk = min(CHUNK, limit or CHUNK)
+    def __init__(self, config: DataConfig, store: ImageStore, ledger: Ledger):
+        self.store, self.ledger, self.max_pixels, self.reading = store, ledger, config.max_pixels, config.reading
+        self.chunk = min(CHUNK, config.limit or CHUNK)
         self.threads = ThreadPoolExecutor()
 
     def reference(self, ref: ImageRef, folder: Path | None) -> tuple[str, bytes | Path] | Failure:
@@ -50,11 +53,11 @@ class Intake:
             return Failure(kind="image_unreadable", detail=f"'{ref[:100]}' is a path, but this source has no folder")
         try:
             path = inside(folder, ref)
-        except InputError as error:
-            return Failure(kind="image_unreadable", detail=str(error))
-        if not path.is_file():
-            return Failure(kind="image_unreadable", detail=f"There is no image at {path}")
-        stat = path.stat()
+            if not path.is_file():
+                return Failure(kind="image_unreadable", detail=f"There is no image at {path}")
+            stat = path.stat()
+        except (InputError, OSError) as error:  # a name that the system does not take
+            return Failure(kind="image_unreadable", detail=str(error)[:300])
         return f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{self.max_pixels}", path
 
     def read(self, found: tuple[str, bytes | Path]) -> tuple[str, Seen | Failure]:
@@ -104,13 +107,13 @@ class Intake:
         """
         usable = 0
         first: Quarantined | None = None
-        source = iter(tqdm(rows_of(where), desc=f"read {what}s", unit="row"))
+        source = iter(tqdm(rows_of(where, self.reading), desc=f"read {what}s", unit="row"))
         while chunk := list(islice(source, self.chunk)):
             parsed: list[tuple[InputRow, Read | Failure]] = []
             for row in chunk:
                 try:
                     if row.values is None:
-                        raise BadRow("bad_row", "not a JSON object")
+                        raise BadRow("bad_row", row.fault)
                     given = read(row.values)
                     reason = stranger(given)
                     if reason:
@@ -122,7 +125,7 @@ class Intake:
             wanted = [(ref, row.folder) for row, value in parsed if not isinstance(value, Failure) for ref in refs_of(value)]
             images = self.images(wanted)
             for row, value in parsed:
-                key = f"{row.where}:{row.number}"
+                key = row.place
                 failure = value if isinstance(value, Failure) else None
                 digests = []
                 for ref in [] if isinstance(value, Failure) else refs_of(value):
@@ -144,9 +147,9 @@ class Intake:
 
 
 def shown(row: InputRow) -> dict[str, Any]:
-    """The row for the quarantine, without the bytes of its images."""
-    values = row.values or {}
-    return {"row": {name: value for name, value in values.items() if isinstance(value, str | int | float | bool | None)}}
+    """The row for the quarantine, without the bytes of its images, and long texts cut off."""
+    plain = ((name, value) for name, value in (row.values or {}).items() if isinstance(value, str | int | float | bool | None))
+    return {"row": {name: value[:LONGEST_SHOWN] if isinstance(value, str) else value for name, value in plain}}
 
 
 def take_tasks(config: DataConfig, book: Workbook, intake: Intake) -> int:
@@ -197,7 +200,7 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
             count += book.add_quadruple(short_hash(task, edited), task, edited, value.editor)
         elif reason := unknown(value):
             failure = Failure(kind="bad_row", detail=reason)
-            book.quarantine([Quarantined(stage="read", key=f"{row.where}:{row.number}", failure=failure, evidence=shown(row))])
+            book.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
     return count
 
 
@@ -207,9 +210,12 @@ def take_pairs(config: DataConfig, book: Workbook, intake: Intake) -> int:
     count = 0
     rows = intake.rows(config.pairs, "pair", read_pair, lambda pair: [pair.source, pair.a, pair.b], book)
     for _, value, (source, a, b) in rows:
-        task_id = short_hash(source, value.instruction, "")
-        book.add_task(Task(task_id=task_id, source=source, instruction=value.instruction), "pair")
-        pair_id = short_hash(source, value.instruction, a, b, value.label)
+        words = (value.instruction, value.requirement or "")
+        task_id = short_hash(source, *words)
+        book.add_task(
+            Task(task_id=task_id, source=source, instruction=value.instruction, requirement=value.requirement), "pair"
+        )
+        pair_id = short_hash(source, *filter(None, words), a, b, value.label)
         book.run(
             "INSERT OR IGNORE INTO pairs (pair_id, task_id, edited_a, edited_b, label) VALUES (?, ?, ?, ?, ?)",
             (pair_id, task_id, a, b, value.label),
@@ -224,7 +230,7 @@ def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
     """Reads all that the config names, unless that was done."""
     if book.result("read") is not None:
         return
-    intake = Intake(store, ledger, config.max_pixels, config.limit)
+    intake = Intake(config, store, ledger)
     with book.whole():
         counts = {"tasks": take_tasks(config, book, intake)}
         if config.candidates:

@@ -14,6 +14,8 @@ from data_pipeline.editors import Editor
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
 from rrm.records import Category
+from rrm.rows.formats import Reading
+from rrm.rows.text import Encoding
 
 Variant = Literal["T", "V", "T+V", "holistic"]
 Range = tuple[int, int]
@@ -56,6 +58,9 @@ class DataConfig(Config):
     pairs: str | None = None
     benchmarks: tuple[str, ...] = Field((), description="tasks, pairs or benchmark files that the set must not overlap with")
     ledger: str | None = Field(None, description="SQLite file of every answer; None: <out>.ledger.sqlite")
+    encoding: Encoding | None = Field(
+        None, description="of those text files of tasks, candidates, pairs and benchmarks that are not UTF-8, such as gb18030"
+    )
     limit: int | None = Field(None, ge=1, description="only so many tasks, and so many pairs")
     max_pixels: int = Field(MAX_PIXELS, ge=784, description="larger images are scaled down, by qwen-vl-utils' rules")
 
@@ -131,6 +136,11 @@ class DataConfig(Config):
             "hard_filter": moved(self.hard_filter) if self.hard_filter else None,
         }
         return self.model_copy(update=values)
+
+    @property
+    def reading(self) -> Reading:
+        """How the files of rows are read."""
+        return Reading(self.encoding)
 
     @property
     def decomposes(self) -> bool:

@@ -1,6 +1,6 @@
 """Any preference set, JSONL or Parquet: source, instruction, two edits and a label, by whichever names it calls them.
 
-The names are those that the data pipeline reads (`data_pipeline.schemas.read_pair`); this project's own are source, instruction,
+The names are those that the data pipeline reads (`rrm.rows.columns.read_pair`); this project's own are source, instruction,
 edited_a, edited_b, label (a, b or same), and optionally id, task_type and dimension.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipeline.schemas import BadRow, read_pair
 from eval.benches.reading import Layout, Place, bench_row, name_of
 from eval.benches.records import BenchRow
 from rrm.errors import InputError
+from rrm.rows.columns import BadRow, read_pair
 
 LAYOUT = Layout()
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipeline.schemas import BadRow, ranked
 from eval.benches.reading import Layout, Place, bench_row, need, text_of
 from eval.benches.records import BenchRow
 from rrm.errors import InputError
+from rrm.rows.columns import BadRow, ranked
 
 COLUMNS = (
     "id",

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from data_pipeline.clean import source_of
 from data_pipeline.duplicates import LOOK_BYTES, look_of, near_pairs, normalised, stacked
-from data_pipeline.inputs import rows_of
-from data_pipeline.schemas import BadRow, ImageRef
 from eval.index import PairIndex
 from eval.scoring import Rows
 from rrm.errors import InputError
 from rrm.images import ImageStore, open_image, read_image
+from rrm.rows.columns import BadRow, ImageRef
+from rrm.rows.sources import rows_of
 
 TABLES = ("sft.parquet", "preferences.parquet", "same.parquet")
 Shared = Literal["task", "image"]

@@ -8,6 +8,8 @@ table below decides: names that can only mean one thing come before those that o
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,10 @@ LABELS: Mapping[str, Label] = {
 """What labels mean, in small letters: 0 is the first edit; two edits that are both bad are the same."""
 COMPASS_LABELS: Mapping[str, Label] = {"preference": "a", "tie": "same"}
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+BASE64_IMAGE = re.compile(r"(iVBORw0KGgo|/9j/|UklGR|R0lGOD|SUkqA|TU0AK)[A-Za-z0-9+/\s]{200,}={0,2}\s*")
+"""What PNG, JPEG, WebP, GIF and TIFF look like in base64."""
+LONGEST_PATH = 4096
 
 
 class BadRow(Exception):
@@ -81,6 +87,7 @@ class PairRow:
 
     source: ImageRef
     instruction: str
+    requirement: str | None
     a: ImageRef
     b: ImageRef
     label: Label
@@ -121,6 +128,21 @@ def encodable(name: str, text: str) -> str:
     return text
 
 
+def embedded(name: str, text: str) -> bytes | None:
+    """The image that a text holds as a data URL or in base64; None where it may be a path. BadRow for whatever is neither."""
+    found = DATA_URL.match(text)
+    if found or BASE64_IMAGE.fullmatch(text):
+        try:
+            return base64.b64decode("".join(text[found.end() if found else 0 :].split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise bad(f"'{name}' holds an image whose base64 is not whole ({error})") from error
+    if len(text) > LONGEST_PATH:
+        raise bad(f"'{name}' holds {len(text)} characters, which are neither a path nor an image in base64")
+    if re.match(r"(https?|s3|gs|hf)://", text):
+        raise bad(f"'{name}' is an address ({text[:80]}): nothing is fetched; download the images and give their paths")
+    return None
+
+
 def as_text(name: str, value: Any) -> str:
     """The text in a field: itself, the only one of a list, or the English one of several languages."""
     if isinstance(value, dict) and not missing(value.get("en")):
@@ -133,11 +155,13 @@ def as_text(name: str, value: Any) -> str:
         raise bad(f"'{name}' holds {len(value)} texts, not one")
     if not isinstance(value, str) or missing(value):
         raise bad(f"'{name}' must be text, not {type(value).__name__}")
+    if "\ufffd" in value:
+        raise bad(f"'{name}' holds U+FFFD, which stands for what was lost when the text was decoded wrongly; save it anew")
     return encodable(name, value.strip())
 
 
 def as_image(name: str, value: Any) -> ImageRef:
-    """The image in a field: a path, bytes, {"bytes", "path"}, or a list of one."""
+    """The image in a field: a path, bytes, a data URL or base64, {"bytes", "path"}, or a list of one."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, list) and (len(value) == 1 or name == "input_images"):
@@ -148,7 +172,8 @@ def as_image(name: str, value: Any) -> ImageRef:
         return value
     if not isinstance(value, str) or missing(value):
         raise bad(f"'{name}' must be the path or the bytes of an image, not {type(value).__name__}")
-    return encodable(name, value)
+    found = embedded(name, value)
+    return encodable(name, value) if found is None else found
 
 
 def instruction_of(values: Mapping[str, Any]) -> str:
@@ -207,6 +232,8 @@ def seed_of(values: Mapping[str, Any]) -> int | None:
     if found is None:
         return None
     seed = found[1]
+    if isinstance(seed, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", seed):  # a CSV holds text alone
+        return int(seed)
     if isinstance(seed, bool) or not isinstance(seed, int | float) or not float(seed).is_integer():
         raise bad(f"'seed' must be a whole number, not {seed!r}")
     return int(seed)
@@ -243,7 +270,7 @@ def read_pair(values: Mapping[str, Any]) -> PairRow:
 def pair_of(values: Mapping[str, Any], edits: tuple[str, str], label: Label, convention: str) -> PairRow:
     """The pair whose edits stand in these two fields."""
     a, b = (as_image(*needed(values, "edit", (name,))) for name in edits)
-    return PairRow(source_of(values), instruction_of(values), a, b, label, convention)
+    return PairRow(source_of(values), instruction_of(values), optional_text(values, REQUIREMENT), a, b, label, convention)
 
 
 def convention_of(values: Mapping[str, Any], edits: tuple[str, str]) -> str:
