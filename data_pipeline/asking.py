@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from data_pipeline.teachers import Answer, Call
 from rrm.errors import InputError
 from rrm.prompts import again_text
-from rrm.records import Failure
+from rrm.records import Choice, Failure
 
 Read = TypeVar("Read")
 
@@ -40,7 +40,7 @@ class Asking:
         return answer
 
     async def until_valid(
-        self, call: Call, read: Callable[[str], Read | Failure], faults: Callable[[Read], list[str]], asks: int
+        self, call: Call, read: Callable[[Choice], Read | Failure], faults: Callable[[Read], list[str]], asks: int
     ) -> Read | Failure:
         """What `read` makes of the answer once it has no `faults`; it is asked for at most `asks` times, then it is a failure."""
         told = Failure(kind="empty")
@@ -50,8 +50,7 @@ class Asking:
             if isinstance(answer, Failure):
                 return answer
             choice = answer.choices[0]
-            text = choice.content or choice.refusal
-            value = Failure(kind="cut_off", detail="cut off at max_tokens") if choice.finish_reason == "length" else read(text)
+            text, value = choice.content or choice.refusal, read(choice)
             wrong = [value.detail or value.kind] if isinstance(value, Failure) else faults(value)
             if not isinstance(value, Failure) and not wrong:
                 return value

@@ -25,12 +25,12 @@ SPLITS = {"train": "", "validation": "_validation"}
 """What is added to a file's name."""
 
 
-def judged_rows(book: Workbook, condition: str) -> Iterator[SFTRow]:
+def judged_rows(config: DataConfig, book: Workbook, condition: str) -> Iterator[SFTRow]:
     """The SFT rows of the quadruples with a selected trace."""
     for quadruple, outcome in book.quadruples(f"q.outcome IS NOT NULL AND {condition}"):
         judged = Judged.model_validate_json(outcome or "")
         if judged.selected is not None:
-            yield judge_row(quadruple, judged)
+            yield judge_row(quadruple, judged, config.variant != "V")
 
 
 def decompose_rows(config: DataConfig, book: Workbook, split: str, judge_count: int) -> Iterator[SFTRow]:
@@ -70,9 +70,9 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
         if split == "validation" and not config.validation_share:
             continue
         here = f"t.split = '{split}'"
-        judged = sum(1 for _ in judged_rows(book, here))
+        judged = sum(1 for _ in judged_rows(config, book, here))
         decomposed = decompose_rows(config, book, split, judged) if config.decomposes else iter(())
-        written = write_table(out / f"sft{suffix}.parquet", SFTRow, chain(judged_rows(book, here), decomposed))
+        written = write_table(out / f"sft{suffix}.parquet", SFTRow, chain(judged_rows(config, book, here), decomposed))
         paired = f"{ready(config)} AND {here}"
         preferred = book.pairs(f"{paired} AND p.label != 'same'")
         counts |= {f"sft_judge{suffix}": judged, f"sft_decompose{suffix}": written - judged}

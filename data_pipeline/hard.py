@@ -11,7 +11,9 @@ from data_pipeline.asking import Asking, Asks
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import one_call
 from rrm import prompts
-from rrm.parsing import binary, rows_with, unreadable
+from rrm.parsing import Answer
+from rrm.parsing.lists import binary, rows_with
+from rrm.parsing.said import said, unreadable
 from rrm.records import Failure, Record, Task
 
 CRITERIA = ("multi-step", "fine-grained", "implicit", "spatial")
@@ -27,11 +29,15 @@ class Filtered(Record):
     keys: tuple[str, ...] = ()
 
 
-def read_criteria(text: str) -> tuple[str, ...] | Failure:
+def read_criteria(answer: Answer) -> tuple[str, ...] | Failure:
     """The criteria that are met, from a list of {"criterion", "met"} with each of the four once."""
-    rows = rows_with(text, "criterion", "met")
-    if rows is None:
-        return unreadable(text, 'no JSON list of {"criterion", "met"}')
+    found = said(answer)
+    if isinstance(found, Failure):
+        return found
+    listed = rows_with(found.answer, "criterion", "met")
+    if listed is None:
+        return unreadable(found.answer, 'no JSON list of {"criterion", "met"}')
+    rows = listed.rows
     met: dict[str, Literal[0, 1] | None] = {str(row["criterion"]).strip().lower(): binary(row["met"]) for row in rows}
     if set(met) != set(CRITERIA) or len(rows) != len(CRITERIA) or None in met.values():
         return Failure(kind="unparseable", detail=f"not one 0 or 1 for each of {', '.join(CRITERIA)}")

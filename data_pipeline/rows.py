@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from data_pipeline.judge import Judged
 from data_pipeline.select import accuracy
 from rrm.errors import InputError
-from rrm.prompts import write_principles
+from rrm.parsing import canonical
+from rrm.prompts import write_answer, write_principles
 from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
 from rrm.secrets import masked
 
@@ -46,8 +47,8 @@ SCHEMAS: Mapping[type[Record], pa.Schema] = {
 }
 
 
-def judge_row(quadruple: Quadruple, judged: Judged) -> SFTRow:
-    """The example whose target is the selected trace."""
+def judge_row(quadruple: Quadruple, judged: Judged, thinks: bool) -> SFTRow:
+    """The example whose target is the selected trace in its canonical form, without its thought where the set `thinks` not."""
     trace = next(trace for trace in judged.traces if trace.index == judged.selected)
     assert trace.read is not None
     return SFTRow(
@@ -58,7 +59,7 @@ def judge_row(quadruple: Quadruple, judged: Judged) -> SFTRow:
         instruction=quadruple.task.instruction,
         requirement=quadruple.task.requirement,
         principles=quadruple.principles,
-        target=trace.text.strip(),
+        target=canonical(trace.text, trace.read) if thinks else write_answer(trace.read.verdicts, trace.read.score),
         accuracy=accuracy(trace.read.verdicts, judged.gold.verdicts) if judged.gold else None,
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from data_pipeline.settings import DataConfig, Variant
 from data_pipeline.teachers import Answer, Call, calls_to
 from rrm import prompts
-from rrm.parsing import read_answer
-from rrm.records import Failure, Quadruple, Trace, Verdicts
+from rrm.parsing import read_answer, written
+from rrm.records import Failure, Quadruple, Trace
 
 SYSTEMS: dict[Variant, str] = {
     "T": prompts.JUDGE_SYSTEM,
@@ -27,14 +27,6 @@ def think_calls(quadruple: Quadruple, config: DataConfig) -> list[Call]:
     return [call for teacher in config.thinkers for call in calls_to(teacher, "think", system, text, images, config.seed)]
 
 
-def read_one(text: str, finish: str, count: int) -> Verdicts | Failure:
-    """What can be read from one answer on `count` principles (0: a holistic one)."""
-    read = read_answer(text, count)
-    if isinstance(read, Failure) and finish == "length":
-        return Failure(kind="cut_off", detail=f"cut off at max_tokens: {read.detail}")
-    return read
-
-
 def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Sequence[Answer]) -> list[Trace]:
     """All traces of a quadruple in order, `calls[i].n` of each call; those of a failed call carry its failure, and so do those that a
     server left out."""
@@ -49,8 +41,7 @@ def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Sequence[Ans
                 traces.append(trace.model_copy(update={"failure": short}))
             else:
                 choice = answer.choices[k]
-                text = choice.content or choice.refusal
-                read = read_one(text, choice.finish_reason, len(quadruple.principles))
+                read = read_answer(choice, len(quadruple.principles))
                 name = "failure" if isinstance(read, Failure) else "read"
-                traces.append(trace.model_copy(update={"text": text, name: read}))
+                traces.append(trace.model_copy(update={"text": written(choice) or choice.refusal, name: read}))
     return traces

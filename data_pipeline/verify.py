@@ -8,13 +8,13 @@ from data_pipeline.asking import Asking
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, one_call
 from rrm import prompts
-from rrm.parsing import read_gold
+from rrm.parsing import canonical, read_gold
 from rrm.records import Failure, Gold, Quadruple, Trace
 
 
 def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfig) -> Call:
     """The request for a quadruple's gold verdicts; traces that cannot be read are no references."""
-    references = [trace.text for trace in traces if trace.read is not None]
+    references = [canonical(trace.text, trace.read) for trace in traces if trace.read is not None]
     task = quadruple.task
     text = prompts.verify_text(task.instruction, quadruple.principles, references, task.requirement)
     images = (task.source, quadruple.edited)
@@ -25,7 +25,7 @@ async def verify(quadruple: Quadruple, traces: Sequence[Trace], asking: Asking, 
     """The gold verdicts; an answer that is not valid is asked for again, with what was wrong."""
     count = len(quadruple.principles)
     call = verify_call(quadruple, traces, config)
-    read = await asking.until_valid(call, lambda text: read_gold(text, count), lambda gold: [], config.asks)
+    read = await asking.until_valid(call, lambda answer: read_gold(answer, count), lambda gold: [], config.asks)
     if isinstance(read, Failure):
         return read
     verdicts, reasons = read

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Literal
 
 from rrm.records import Principle
@@ -186,10 +187,13 @@ def decompose_system(style: Style) -> str | None:
 
 
 def write_answer(verdicts: Sequence[int], score: float) -> str:
-    """The end of a trace in its canonical form, as OUTPUT demands it."""
+    """The end of a trace in its canonical form, as OUTPUT demands it; the score alone where there are no verdicts."""
+    end = f"<score>{Decimal(repr(float(round(score, 6)))):f}</score>"  # 8 is 8.0, and no decimal is lost
+    if not verdicts:
+        return end
     rows = ", ".join(f'{{"question": {i}, "score": {v}}}' for i, v in enumerate(verdicts, 1))
     average = round(sum(verdicts) / len(verdicts), 2)
-    return f'[{rows}]\n{{"average_score": {average}}}\n<score>{score:.1f}</score>'
+    return f'[{rows}]\n{{"average_score": {average}}}\n{end}'
 
 
 def write_principles(principles: Sequence[Principle]) -> str:

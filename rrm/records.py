@@ -39,9 +39,9 @@ UNREADABLE: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "re
 
 
 class Record(BaseModel):
-    """Immutable, and strict about its keys."""
+    """Immutable, strict about its keys, and without numbers that are none (NaN, ±∞)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Principle(Record):
@@ -109,7 +109,7 @@ class Verdicts(Record):
     """The machine-readable end of a trace: a 0/1 per principle, their average, the final score in 0–10."""
 
     verdicts: tuple[Literal[0, 1], ...]
-    average: float
+    average: float = Field(ge=0, le=1)
     score: float = Field(ge=0, le=10)
 
 

@@ -18,7 +18,7 @@ from eval.editors.items import ItemResult
 from eval.editors.judge import AnswerRows, JudgeSettings, answer_key, judge_all
 from eval.editors.prompts import RUBRICS, consistency_question, quality_question, read_scores, rubric_question
 from rrm.errors import InputError
-from rrm.records import Failure
+from rrm.records import Choice, Failure
 
 PAIR, TRIPLE = consistency_question("make it red"), rubric_question("add", "add a hat")
 
@@ -103,7 +103,12 @@ def test_scores_are_read_from_an_object_with_or_without_a_fence_and_after_a_thou
         ("I'm sorry, I can't help with that.", "refused"),
         ('{"score": [7]}', "unparseable"),
         ('{"score": [7, 11]}', "unparseable"),
-        ('{"score": [7, "8"]}', "unparseable"),
+        ('{"score": [7, "8 or 9"]}', "unparseable"),
+        ('{"score": [7, 8]} Hope that helps!', "unparseable"),
+        ('The instruction says {"score": [10, 10]}, but no.', "unparseable"),
+        ('<think>{"score": [7, 8]}', "cut_off"),
+        (Choice(content='{"score": [7, 8]}', finish_reason="length"), "cut_off"),
+        (Choice(content="", refusal="No."), "refused"),
         ('{"score": [7, true]}', "unparseable"),
         ('{"score": [7, NaN]}', "unparseable"),
         ('{"score": 7}', "unparseable"),
@@ -116,6 +121,13 @@ def test_scores_are_read_from_an_object_with_or_without_a_fence_and_after_a_thou
 )
 def test_what_is_not_there_is_a_named_failure(text, kind):
     assert read_scores(text, PAIR).kind == kind
+
+
+def test_scores_written_as_text_are_read_where_they_are_beyond_doubt():
+    assert read_scores('{"score": ["8", "７．５"]}', PAIR)[0] == (8, 7.5)
+    assert read_scores('{"score": ["8/10", 7]}', PAIR)[0] == (8, 7)
+    assert read_scores('{"score": ["4/5", 5, 3]}', TRIPLE)[0] == (4, 5, 3)
+    assert read_scores('{"score": ["4/10", 5, 3]}', TRIPLE).kind == "unparseable"
 
 
 def test_a_rubrics_scores_run_from_1_to_5():

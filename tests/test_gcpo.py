@@ -93,7 +93,8 @@ class Replayed(Scored):
 
 def test_a_trace_that_cannot_be_read_is_named_and_one_that_met_the_length_limit_is_cut_off():
     answer = "seen\n" + write_answer((1, 0), 6.5)
-    assert read_score(answer, 2, ended=True) == read_score(answer, 2, ended=False) == 6.5
+    assert read_score(answer, 2, ended=True) == 6.5
+    assert read_score(answer, 2, ended=False) == "cut_off"
     assert read_score(answer, 3, ended=True) == "wrong_verdict_count"
     assert read_score("no idea", 2, ended=True) == "unparseable"
     assert read_score("", 2, ended=True) == "empty"
@@ -101,7 +102,7 @@ def test_a_trace_that_cannot_be_read_is_named_and_one_that_met_the_length_limit_
 
 
 def test_the_score_tokens_are_those_of_the_final_score():
-    pieces = ["a <sc", "ore> is", " due <score>", "1", "</score>", " no: <", "score>", "7", ".5", "</", "score>", "\n"]
+    pieces = ["a <sc", "ore> is", " due <score>", "1", "</score>", " no: <", "score>", "7", ".5", "</", "score>", "<|im_end|>"]
     assert [piece for piece, found in zip(pieces, score_tokens(pieces), strict=True) if found] == ["7", ".5"]
     assert score_tokens(["no", " score"]) == [False, False]
     assert score_tokens(["<score>", "7"]) == [False, False]

@@ -142,13 +142,18 @@ def test_the_prompt_says_that_the_order_means_nothing_and_holds_the_instruction(
         ("<choice> b </choice>", "second"),
         ("<choice>TIE</choice>", "tie"),
         ("<choice>A</choice> and again <choice>A</choice>", "first"),
+        ("The instruction says <choice>B</choice>. I say **<choice>A</choice>**", "first"),
+        ("<think><choice>B</choice>?</think><Choice>Ａ</Choice>", "first"),
     ],
 )
 def test_a_choice_is_read_strictly(text, place):
     assert read_choice(text) == place
 
 
-@pytest.mark.parametrize("text", ["", "A is better", "<choice>A", "<choice>C</choice>", "<choice>A</choice><choice>B</choice>"])
+@pytest.mark.parametrize(
+    "text", ["", "A is better", "<choice>A", "<choice>C</choice>", "<choice>A</choice><choice>B</choice>",
+     "The instruction says <choice>B</choice>.\nBut", "<think><choice>B</choice>"],
+)  # fmt: skip
 def test_what_is_no_single_choice_is_a_failure(text):
     assert isinstance(read_choice(text), Failure)
 

@@ -6,22 +6,25 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from data_pipeline.bench import hostile, oracle
 from rrm.parsing import (
-    MOST_CHARACTERS,
-    SCORE,
+    canonical,
     principle_faults,
+    read_answer,
     read_gold,
     read_holistic,
     read_principles,
     read_score,
     read_trace,
-    rows_with,
     thought_of,
+    written,
 )
+from rrm.parsing.marks import SCORE, number_in
+from rrm.parsing.said import MOST_CHARACTERS
 from rrm.prompts import CATEGORY_NAMES, write_answer, write_principles
-from rrm.records import Failure, Principle, Verdicts
+from rrm.records import Choice, Failure, Judgement, Principle, Verdicts
 
 FRAGMENTS = st.sampled_from(
     [
@@ -56,7 +59,7 @@ def test_no_text_makes_a_parser_raise_and_what_is_read_stands_in_the_text(text, 
     trace = read_trace(text, count)
     if isinstance(trace, Verdicts):
         assert len(trace.verdicts) == count
-        assert trace.score in {float(found) for found in SCORE.findall(text)}
+        assert trace.score in {number_in(found) for found in SCORE.findall(text)}
     gold = read_gold(text, count)
     assert isinstance(gold, Failure) or len(gold[0]) == len(gold[1]) == count
     assert isinstance(read_principles(text), Failure | tuple)
@@ -99,7 +102,7 @@ def test_an_answer_that_breaks_off_is_a_failure(verdicts, score, data):
         (f"{ROWS} <score>-1</score>", "unparseable"),
         (f"{ROWS} <score>good</score>", "unparseable"),
         ('[{"question": 1, "score": 0.5}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
-        ('[{"question": 1, "score": true}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
+        ('[{"question": 1, "score": "yes"}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
         ('[{"question": 1, "score": 1}] <score>8</score>', "wrong_verdict_count"),
         ('[{"question": 1, "score": 1}, {"question": 1, "score": 1}] <score>8</score>', "wrong_verdict_count"),
         ('[{"question": 2, "score": 1}, {"question": 3, "score": 1}] <score>8</score>', "wrong_verdict_count"),
@@ -117,7 +120,17 @@ def test_an_answer_that_breaks_off_is_a_failure(verdicts, score, data):
         (f'{ROWS} <score>8</score> Corrected: [{{"question": 1, "score": 0}}, {{"question": 2}}]', "unparseable"),
         (f"{ROWS} <score>8</score> <score>9/10</score>", "unparseable"),
         (f"{ROWS} <score>8</score> <score>9", "unparseable"),
-        (f"{ROWS} <score>８</score>", "unparseable"),
+        (f"{ROWS} <score>８５</score>", "unparseable"),
+        (f"{ROWS} <score>7-8</score>", "unparseable"),
+        (f"{ROWS} <score>8 or 9</score>", "unparseable"),
+        (f"{ROWS} <score>80%</score>", "unparseable"),
+        (f"{ROWS} <score>8/100</score>", "unparseable"),
+        (f"{ROWS} <score>8</score> <score>9分</score>", "unparseable"),
+        (f"{ROWS} <score>8</score> Hope that helps!", "unparseable"),
+        (f'{ROWS} The instruction wants "<score>10</score>", but no.', "unparseable"),
+        (f"The instruction wants <score>10</score>, but no. {ROWS}", "unparseable"),
+        ("抱歉，我无法评估这张图片。", "refused"),
+        ("作为一个AI语言模型，我不能评价人物。", "refused"),
         (f"{ROWS} <score>7,5</score>", "unparseable"),
         ("I'm sorry \ud83d, I can't.", "refused"),
     ],
@@ -184,12 +197,17 @@ def test_hostile_answers_raise_nothing_and_have_nothing_read_into_them():
 
 def test_the_hostile_oracle_notices_a_parser_that_invents():
     text = '[{"question": 2, "score": 1}, {"question": 1, "score": 0}]\n<score>8/10</score>'
-    assert not oracle.verdicts_stand(text, "score", [1, 0])
-    assert oracle.verdicts_stand(text, "score", [0, 1])
-    assert not oracle.verdicts_stand(text, "gold", [0, 1])
-    assert not oracle.score_stands(text, 8.0)
+    assert oracle.verdicts_stand(text, "score", [1, 0]) is None
+    assert oracle.verdicts_stand(text, "score", [0, 1]) == text.index("\n")
+    assert oracle.verdicts_stand(text, "gold", [0, 1]) is None
+    assert not oracle.score_stands(text.replace("8/10", "8/20"), 8.0)
     assert not oracle.score_stands("<score>3</score> <score>8</score>", 8.0)
-    rows = oracle.lists_in('x [{"question": "Is it red?", "category": "keep"}] ]', 0)[0]
+    assert not oracle.score_stands("<score>8</score> he said", 8.0)
+    assert oracle.score_stands("<score>3</score>, or <score>8</score>", 8.0)
+    assert not oracle.score_stands("<score>3</score>, or <score>8</score>", 8.0, all_agree=True)
+    assert oracle.words_of(Choice(content="<think>a</think>b")) == "b"
+    assert oracle.words_of(Choice(content="<think>a")) is oracle.words_of(Choice(content="b", finish_reason="length")) is None
+    rows = oracle.lists_in('x [{"question": "Is it red?", "category": "keep"}] ]', 0)[0][2]
     assert oracle.principle_stands(rows, "Is it red?", "keep")
     assert not oracle.principle_stands(rows, "Is it red?", "follow")
 
@@ -208,7 +226,6 @@ def test_an_answer_beyond_all_measure_is_unparseable_whatever_it_ends_in():
     text = "x" * MOST_CHARACTERS + ROWS + "<score>8</score>"
     assert [read_trace(text, 2).kind, read_score(text).kind, read_gold(text, 2).kind] == ["unparseable"] * 3
     assert str(MOST_CHARACTERS) in read_score(text).detail
-    assert rows_with(text, "question", "score") is None
 
 
 def test_nesting_beyond_reason_is_a_failure_and_a_box_beside_a_verdict_is_not():
@@ -230,6 +247,131 @@ def test_verdicts_on_questions_given_in_words_stay_in_their_order():
 
 def test_a_thought_that_recites_the_prompt_does_not_spoil_the_score():
     assert read_trace(f"I must end with <score>S</score>, S from 0.\n{ROWS}\n<score> 8.5\n</score>", 2).score == 8.5
+
+
+@pytest.mark.parametrize(
+    ("end", "score"),
+    [
+        ("<score>８．５</score>", 8.5),
+        ("<score>8/10</score>", 8),
+        ("<score>8 / 10</score>", 8),
+        ("<score>8分</score>", 8),
+        ("<score>**8**</score>", 8),
+        ("<Score>8</Score>", 8),
+        ("<SCORE> 8 </SCORE>", 8),
+        ("＜score＞８＜/score＞。", 8),
+        ("**<score>8</score>**\n```\n</answer>", 8),
+        ("<score>8</score><|im_end|>\n", 8),
+        ("I shall write <score>S</score>: <score>8</score>", 8),
+        ("<score>8</score>, that is <score>8.0</score>", 8),
+    ],
+)
+def test_a_score_that_is_beyond_doubt_is_read_however_it_is_written(end, score):
+    assert read_trace(f"{ROWS}\n{end}", 2) == Verdicts(verdicts=(1, 0), average=0.5, score=score)
+    assert read_holistic(f"Well kept.\n{end}").score == score
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '[{"question": "1", "score": "1"}, {"question": "2", "score": "0"}]',
+        '[{"Question": 1, "Score": true}, {"Question": 2, "Score": false}]',
+        "［｛“question”：１，“score”：１｝，｛“question”：２，“score”：０｝］",
+        '【{"question": "问题1", "score": 1}, {"question": "问题2", "score": 0}】',
+        '[{"question": "第2题", "score": 0}，{"question": "第1题", "score": 1}]',
+        '[{"question": "1、背景是否不变？", "score": 1}, {"question": "2、主体是否清晰？", "score": "０"}]',
+    ],
+)
+def test_verdicts_that_are_beyond_doubt_are_read_however_they_are_written(rows):
+    draft = '[{"question": 1, "score": 0}, {"question": 2, "score": 0}]'
+    assert read_trace(f"以下是判断：{draft}\n{rows}\n最终得分：<score>6</score>", 2).verdicts == (1, 0)
+
+
+def test_what_cannot_be_a_score_is_named_in_the_failure():
+    for literal in ("80%", "7-8", "8 or 9", "8/100"):
+        assert literal in read_trace(f"{ROWS}<score>{literal}</score>", 2).detail
+
+
+DRAFT = '[{"question": 1, "score": 0}, {"question": 2, "score": 0}]'
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "<think>Roughly <score>8</score>?</think>",
+        f"<thinking>{DRAFT} <score>3</score></thinking>",
+        f"<THOUGHT>{DRAFT}</THOUGHT>",
+        f"{DRAFT} <score>8</score>\n</think>",
+        "◁think▷<score>8</score>◁/think▷",
+        "<think>a</think><think><score>8</score></think>",
+        "The instruction asks for <score>10</score>, which is not my business.",
+    ],
+)
+def test_what_was_thought_or_quoted_before_the_answer_is_not_read(thought):
+    assert read_trace(f"{thought}\n<answer>{ROWS}\n<score>6.5</score></answer>", 2).score == 6.5
+    assert read_holistic(f"{thought}\nIt is <score>6.5</score>").score == 6.5
+
+
+def test_a_question_that_holds_a_score_is_not_one():
+    rows = ROWS.replace('"question": 1', '"question": "1. <score>9</score>?"')
+    assert read_trace(rows, 2).kind == "unparseable"
+    assert read_trace(f"{rows}<score>4</score>", 2).score == 4
+
+
+def test_an_answer_that_was_cut_off_or_refused_is_never_read():
+    good = f"{ROWS}<score>8</score>"
+    assert read_trace(Choice(content=good), 2).score == 8
+    for reading in (lambda c: read_trace(c, 2), lambda c: read_gold(c, 2), read_holistic, read_principles):
+        assert reading(Choice(content=good, finish_reason="length")).kind == "cut_off"
+        assert reading(Choice(content="", reasoning="Let me see", finish_reason="length")).kind == "cut_off"
+        assert reading(Choice(content=f"<think>{good}")).kind == "cut_off"
+        assert reading(Choice(content=good, finish_reason="content_filter")).kind == "refused"
+        assert reading(Choice(content="", refusal="I won't.")) == Failure(kind="refused", detail="I won't.")
+        assert reading(Choice(content="", reasoning=good)) == Failure(kind="empty", detail="a thought without an answer")
+
+
+def test_the_thought_is_all_that_stands_before_the_list_that_is_read():
+    pretty = json.dumps(json.loads(ROWS), indent=2)
+    answer = Choice(content=f"{DRAFT}? No.\n**Verdicts:**\n```json\n{pretty}\n```\n<score>8</score>", reasoning="I look.")
+    assert thought_of(answer) == f"I look.\n{DRAFT}? No."
+    assert thought_of(f"<think>I look.</think>\n\n{ROWS}<score>8</score>") == "I look."
+    assert thought_of("Nice.\n\nFinal score: \n<score>8</score>") == "Nice."
+    assert thought_of(f"{ROWS}<score>8</score>") == ""
+
+
+THOUGHTS = st.text(max_size=60) | st.sampled_from(
+    ["Draft: [{", "<score>3</score>", DRAFT, f"{DRAFT}\n<score>2</score>", "```json", "["]
+)
+
+
+@given(VERDICTS | st.just([]), st.integers(0, 1000).map(lambda cents: cents / 100), THOUGHTS, st.booleans(), st.booleans())
+def test_a_target_in_its_canonical_form_reads_as_its_trace_does(verdicts, score, thought, apart, fenced):
+    end = f"```\n{write_answer(verdicts, score)}\n```" if fenced else write_answer(verdicts, score)
+    answer = Choice(content=end, reasoning=thought) if apart else Choice(content=f"{thought}\n{end}")
+    read = read_answer(answer, len(verdicts))
+    if not isinstance(read, Failure):
+        target = canonical(answer, read)
+        assert read_answer(target, len(verdicts)) == read
+        assert canonical(target, read) == target
+        assert target.endswith(write_answer(verdicts, score))
+        assert read_answer(written(answer), len(verdicts)) == read
+    else:
+        assert not apart
+
+
+def test_no_decimal_of_a_score_is_lost_in_writing():
+    ends = {8: "8.0", 7.5: "7.5", 8.25: "8.25", 0.00001: "0.00001", 7.000000000001: "7.0"}
+    assert {score: write_answer((), score) for score in ends} == {s: f"<score>{text}</score>" for s, text in ends.items()}
+
+
+def test_nan_and_infinity_are_no_scores_anywhere():
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            Verdicts(verdicts=(), average=0.0, score=value)
+        with pytest.raises(ValidationError):
+            Verdicts(verdicts=(), average=value, score=1.0)
+        with pytest.raises(ValidationError):
+            Judgement(expected=value)
 
 
 def test_half_a_surrogate_pair_is_no_question_and_leaves_a_reason():
@@ -277,11 +419,55 @@ def test_a_question_that_is_asked_twice_is_told(again):
 
 
 @pytest.mark.parametrize(
-    "question", ["The circle is red", "What colour is it?", "Is the square red", "Red?", "1. Is it red?", "背景是否不变？"]
+    "question",
+    [
+        "The circle is red",
+        "What colour is it?",
+        "Is the square red",
+        "Red?",
+        "1. Is it red?",
+        "背景是什么颜色？",
+        "背景是否不变",
+        "1、背景是否不变？",
+    ],
 )
 def test_what_is_no_yes_no_question_is_told(question):
     (fault,) = principle_faults(of("Is the circle red?", question), ANY, (0, 9))
     assert fault.startswith("Question 2 is not a yes/no question")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "背景是否不变？",
+        "帽子是红色的吗？",
+        "有没有多余的手指?",
+        "能否看清文字？",
+        "画面会不会过度锐化？",
+        "是不是只改了颜色？",
+        "Is the square red？",
+    ],
+)
+def test_a_yes_no_question_in_chinese_or_with_a_full_width_mark_is_one(question):
+    assert principle_faults(of(question), ANY, (0, 9)) == []
+
+
+def test_a_chinese_question_is_whole_by_its_characters_and_told_when_asked_twice():
+    assert principle_faults(of("红吗？"), ANY, (0, 9)) == ["Question 1 is not a whole question."]
+    assert principle_faults(of("背景是否不变？", "背景，是否不变?"), ANY, (0, 9)) == ["Question 2 asks the same as question 1."]
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("instruction_following", "follow"), ("Instruction-Following", "follow"), ("InstructionFollowing", "follow"),
+        ("遵循指令", "follow"), ("指令遵循", "follow"), ("特征保持", "keep"), ("保留", "keep"), (" FEATURE  preservation ", "keep"),
+        ("图像质量", "quality"), ("Image_Quality", "quality"),
+    ],
+)  # fmt: skip
+def test_a_category_is_read_by_any_of_its_names(name, category):
+    rows = [{"question": "背景是否不变？", "category": name}]
+    assert read_principles(json.dumps(rows, ensure_ascii=False)) == (Principle(question="背景是否不变？", category=category),)
 
 
 def test_a_lone_word_is_told():

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from data_pipeline.bench.hostile_answers import HUGE, MOST_PRINCIPLES, TEMPLATES, draft, mutate
 from data_pipeline.bench.oracle import invented
 from rrm import parsing
-from rrm.records import Failure
+from rrm.records import Choice, Failure
 
 HYPOTHESIS_SHARE = 0.1
 """Of the answers, those that hypothesis writes."""
@@ -29,6 +29,8 @@ RARE = 0.003
 OWN_COUNT = 0.7
 """Chance that a parser is told as many principles as the answer was written for, else any number up to MOST_PRINCIPLES."""
 MUTATED = 0.7
+CUT, APART = 0.05, 0.1
+"""Chance that an answer was cut off at the limit, and that its server sends a thought (another answer) apart from it."""
 EXAMPLES = 5
 
 
@@ -42,22 +44,23 @@ class Tally:
     examples: list[dict[str, Any]] = field(default_factory=list)
     slowest: float = 0.0
 
-    def add(self, kind: str, text: str, count: int) -> None:
+    def add(self, kind: str, choice: Choice, count: int) -> None:
         """Reads one answer in every way and counts what came of it."""
+        text = choice.content
         row = self.by_kind[kind]
         row["n"] += 1
         read: dict[str, Any] = {}
         for name, arguments in READERS.items():
             started = time.perf_counter()
             try:
-                read[name] = getattr(parsing, name)(text, *([count] if arguments == 2 else []))
+                read[name] = getattr(parsing, name)(choice, *([count] if arguments == 2 else []))
             except Exception as error:  # whatever it is, it is what is being counted
                 row["exceptions"] += 1
                 self.note(kind, text, count, f"{name}: {error!r}")
                 return
             self.slowest = max(self.slowest, time.perf_counter() - started)
         row["readable"] += any(not isinstance(value, Failure) for value in read.values())
-        if wrong := invented(text, count, read):
+        if wrong := invented(choice, count, read):
             row["invented"] += 1
             self.note(kind, text, count, f"invented by {', '.join(wrong)}")
 
@@ -115,7 +118,7 @@ def written_by_hypothesis(tally: Tally, n: int) -> None:
     )
     @given(st.lists(part, max_size=12).map("".join), st.integers(0, MOST_PRINCIPLES))
     def add(text: str, count: int) -> None:
-        tally.add("hypothesis", text, count)
+        tally.add("hypothesis", Choice(content=text), count)
 
     add()
 
@@ -136,7 +139,9 @@ def measure(n: int = 100_000, seed: int = 0) -> dict[str, Any]:
             text = (HUGE if huge else TEMPLATES)[name](one)
             if rng.random() < MUTATED:
                 text = mutate(text, TEMPLATES[rng.choice(list(TEMPLATES))](other), rng)
-            tally.add(name, text, len(one.rows) if rng.random() < OWN_COUNT else rng.randint(0, MOST_PRINCIPLES))
+            reason = "length" if rng.random() < CUT else "stop"
+            choice = Choice(content=text, finish_reason=reason, reasoning=other.text if rng.random() < APART else "")
+            tally.add(name, choice, len(one.rows) if rng.random() < OWN_COUNT else rng.randint(0, MOST_PRINCIPLES))
     total = {key: sum(row[key] for row in tally.by_kind.values()) for key in ("n", "exceptions", "invented", "readable")}
     return {
         **total,

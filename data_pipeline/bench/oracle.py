@@ -3,102 +3,188 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from rrm.prompts import CATEGORY_NAMES
-from rrm.records import Failure
+from rrm.records import Choice, Failure
+
+THOUGHTS = ("think", "thinking", "thought", "thoughts", "reasoning", "analysis")
+CHINESE = {
+    "follow": ("遵循指令", "指令遵循"),
+    "keep": ("特征保持", "特征保留", "保留", "保持"),
+    "quality": ("图像质量", "质量"),
+}
 
 
 class Literal(str):
     """A number of a JSON text, as it is written there."""
 
 
-def lists_in(text: str, count: int) -> list[list[dict[str, Any]]]:
-    """Every substring that is a JSON list of `count` objects (any number of them where it is 0), numbers as they are written."""
+def plain(text: str) -> str:
+    """The text with full-width signs as plain ones, a character for a character."""
+    pairs = {"【": "[", "】": "]", "“": '"', "”": '"'}
+    wide = "".join(map(chr, range(0xFF01, 0xFF5F)))
+    return "".join(pairs.get(c) or (chr(ord(c) - 0xFEE0) if c in wide else c) for c in text)
+
+
+def tag_ends(text: str, begins: str) -> Iterator[int]:
+    """Where each tag of a thought that begins with "<" or "</" ends."""
+    place = text.find(begins)
+    while place >= 0:
+        name, closed, _ = text[place + len(begins) : place + 40].lower().partition(">")
+        if closed and name.strip().rpartition(":")[2] in THOUGHTS:
+            yield place + len(begins) + len(name) + 1
+        place = text.find(begins, place + 1)
+
+
+def words_of(choice: Choice) -> str | None:
+    """What counts as the answer: all behind the last end of a thought; None where there is no answer."""
+    if choice.finish_reason != "stop" or choice.refusal:
+        return None
+    words = choice.content[max(tag_ends(choice.content, "</"), default=0) :]
+    return None if any(True for _ in tag_ends(words, "<")) else words
+
+
+def lists_in(text: str, count: int) -> list[tuple[int, int, list[dict[str, Any]]]]:
+    """(begin, end, rows) of every substring that is a JSON list of `count` objects (any number where it is 0), numbers as written."""
     found = []
-    ends = [j + 1 for j, character in enumerate(text) if character == "]"]
-    for i, character in enumerate(text):
-        if character == "[" and text[i + 1 : i + 50].lstrip()[:1] == "{":
+    folded = plain(text)
+    ends = [j + 1 for j, character in enumerate(folded) if character == "]"]
+    for i, character in enumerate(folded):
+        if character == "[" and folded[i + 1 : i + 50].lstrip()[:1] == "{":
             for j in ends:
-                if j > i and text[:j].rstrip("] \n\t\r")[-1:] == "}":
-                    try:
-                        value = json.loads(text[i:j], parse_int=Literal, parse_float=Literal, parse_constant=Literal)
-                    except (ValueError, RecursionError):
-                        continue
-                    if all(isinstance(row, dict) for row in value) and len(value) == (count or len(value)):
-                        found.append(value)
+                if j > i and folded[:j].rstrip("] \n\t\r")[-1:] == "}":
+                    value = loaded(text[i:j]) or loaded(folded[i:j])
+                    if value and all(isinstance(row, dict) for row in value) and len(value) == (count or len(value)):
+                        found.append((i, j, [{plain(key).strip().lower(): row[key] for key in row} for row in value]))
     return found
 
 
-def verdicts_stand(text: str, key: str, values: list[int], reasons: list[str] | None = None) -> bool:
-    """Whether the text holds a list with exactly these verdicts, ordered by the questions' numbers where they are numbered."""
-    for rows in lists_in(text, len(values)):
-        if not all(isinstance(row.get(key), Literal) and "question" in row for row in rows):
+def loaded(text: str) -> list[Any] | None:
+    """The JSON list, its numbers as they are written."""
+    try:
+        return json.loads(text, parse_int=Literal, parse_float=Literal, parse_constant=Literal)
+    except (ValueError, RecursionError):
+        return None
+
+
+def bit(value: Any) -> int | None:
+    """The verdict that a JSON value is."""
+    if isinstance(value, bool):
+        return int(value)
+    word = plain(value).strip().lower() if isinstance(value, str) else ""
+    return {"0": 0, "-0": 0, "1": 1, "true": 1, "false": 0}.get(word.removesuffix(".0"))
+
+
+def number_at_the_head(question: Any) -> str:
+    """The digits that a row's question begins with, or nothing."""
+    head = plain(question).strip().lower() if isinstance(question, str) else ""
+    head = head.removeprefix("question").removeprefix("问题").removeprefix("第").lstrip("q# ")
+    digits = head[: len(head) - len(head.lstrip("0123456789"))]
+    rest = head[len(digits) :].lstrip().lstrip("题问").lstrip()
+    return digits if not rest or (rest[0] in ".):、" and not rest[1:2].isdigit()) else ""
+
+
+def verdicts_stand(text: str, key: str, values: list[int], reasons: list[str] | None = None) -> int | None:
+    """Where the last list ends, if it holds exactly these verdicts, ordered by the questions' numbers where they are numbered."""
+    keyed = [one for one in lists_in(text, 0) if all("question" in row and key in row for row in one[2])]
+    for _, end, rows in keyed:
+        if len(rows) != len(values) or any(other[0] >= end for other in keyed):
             continue
-        heads = [row["question"].strip() if isinstance(row["question"], str) else "" for row in rows]
-        numbers = [
-            head.lower().removeprefix("question").lstrip("q# ").split(".")[0].split(")")[0].split(":")[0] for head in heads
-        ]
+        heads = [number_at_the_head(row["question"]) for row in rows]
         ordered = rows
-        if all(number.strip().isdecimal() for number in numbers):
-            ordered = [row for _, row in sorted(zip(map(int, numbers), rows, strict=True), key=lambda pair: pair[0])]
-        written = [{"0": 0, "-0": 0, "1": 1}.get(row[key].removesuffix(".0")) for row in ordered]
-        if written == values and (reasons is None or reasons_stand(ordered, reasons)):
-            return True
-    return False
+        if all(heads):
+            ordered = [row for _, row in sorted(zip(map(int, heads), rows, strict=True), key=lambda pair: pair[0])]
+        if [bit(row[key]) for row in ordered] == values and (reasons is None or reasons_stand(ordered, reasons)):
+            return end
+    return None
 
 
 def reasons_stand(rows: list[dict[str, Any]], reasons: list[str]) -> bool:
     """Whether each reason is its row's, but for half surrogate pairs; no reason can always be given."""
-    told = [str(row.get("reason")).encode("utf-8", "replace").decode() for row in rows]
-    return len(told) == len(reasons) and all(reason in ("", own) for reason, own in zip(reasons, told, strict=True))
+    told = [plain(str(row.get("reason")).encode("utf-8", "replace").decode()) for row in rows]
+    return len(told) == len(reasons) and all(plain(reason) in ("", own) for reason, own in zip(reasons, told, strict=True))
 
 
-def score_stands(text: str, score: float) -> bool:
-    """Whether a number that stands between <score> and </score> is this one, and no other number stands so."""
-    inner = [piece.partition("</score>")[0].strip() for piece in text.split("<score>")[1:] if "</score>" in piece]
-    numbers = {float(literal) for literal in inner if literal and set(literal) <= set("-.0123456789") and is_number(literal)}
-    return numbers == {score}
+def ends_there(rest: str) -> bool:
+    """Whether nothing but white space, full stops, fences and tags that close is left."""
+    while rest := rest.lstrip().lstrip("`*.。"):
+        if rest[0].isspace():
+            continue
+        begin, end = ("</", ">") if rest.startswith("</") else ("<|", "|>")
+        inner, closed, after = rest[2:].partition(end)
+        if not rest.startswith(begin) or not closed or "<" in inner:
+            return False
+        rest = after
+    return True
 
 
-def is_number(literal: str) -> bool:
-    """Whether Python takes it for a number."""
+def number_of(literal: str) -> float | None:
+    """The number that stands between two tags: alone, or as so much of ten, or with 分 behind it."""
+    literal = literal.strip("* \n\t").lower().replace("out of", "/").removesuffix("分").strip()
+    amount, of, whole = literal.partition("/")
+    if not amount or set(amount) - set("-.0123456789 ") or (of and whole.strip() not in ("10", "10.0")):
+        return None
     try:
-        float(literal)
+        return float(amount)
     except ValueError:
+        return None
+
+
+def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
+    """Whether the last <score> is this one and ends the text; no other that counts may say anything else.
+
+    Those that count are all, or those between which and the last one nothing stands.
+    """
+    folded = plain(text).replace("</ ", "</").replace("< ", "<")
+    lower = folded.lower()
+    pieces = lower.split("<score>")
+    if len(pieces) < 2 or "</score>" not in pieces[-1]:
         return False
+    inner, _, rest = pieces[-1].partition("</score>")
+    if number_of(inner) != score or not ends_there(rest):
+        return False
+    for piece in pieces[-2:0:-1]:
+        inner, closed, between = piece.partition("</score>")
+        if not all_agree and not ends_there(between):
+            return True
+        if closed and any(c.isdigit() for c in inner) and number_of(inner) != score:
+            return False
     return True
 
 
 def principle_stands(rows: list[dict[str, Any]], question: str, category: str) -> bool:
     """Whether a row of the text holds this question with this category's name beside it."""
-    names = (category, CATEGORY_NAMES[category].lower())
+    names = (category, CATEGORY_NAMES[category].lower(), *CHINESE[category])
     return any(
         isinstance(row.get("question"), str)
-        and row["question"].strip() == question
-        and str(row.get("category")).strip().lower() in names
+        and plain(row["question"].strip()) == plain(question)
+        and plain(str(row.get("category"))).strip().lower().replace("_", " ").replace("-", " ") in names
         for row in rows
     )
 
 
-def invented(text: str, count: int, read: dict[str, Any]) -> list[str]:
-    """The readers whose value does not stand in the text."""
+def invented(choice: Choice, count: int, read: dict[str, Any]) -> list[str]:
+    """The readers whose value does not stand in the answer."""
+    words = words_of(choice)
+    if words is None:
+        return [name for name, value in read.items() if not isinstance(value, Failure)]
     wrong = []
     trace, gold, principles = read["read_trace"], read["read_gold"], read["read_principles"]
-    for name in ("read_score", "read_holistic", "read_trace"):
+    for name in ("read_score", "read_holistic"):
         value = read[name] if name == "read_score" else getattr(read[name], "score", None)
-        if isinstance(value, float) and not score_stands(text, value):
+        if isinstance(value, float) and not score_stands(words, value):
             wrong.append(name)
-    if not isinstance(trace, Failure) and not (
-        len(trace.verdicts) == count
-        and trace.average == sum(trace.verdicts) / count
-        and verdicts_stand(text, "score", list(trace.verdicts))
-    ):
-        wrong.append("read_trace")
-    if not isinstance(gold, Failure) and not (len(gold[0]) == count and verdicts_stand(text, "gold", *gold)):
+    if not isinstance(trace, Failure):
+        end = verdicts_stand(words, "score", list(trace.verdicts))
+        average = sum(trace.verdicts) / count if count else None
+        if end is None or trace.average != average or not score_stands(words[end:], trace.score, all_agree=True):
+            wrong.append("read_trace")
+    if not isinstance(gold, Failure) and not (len(gold[0]) == count and verdicts_stand(words, "gold", *gold)):
         wrong.append("read_gold")
     if not isinstance(principles, Failure):
-        rows = [row for found in lists_in(text, 0) for row in found]
+        rows = [row for _, _, found in lists_in(words, 0) for row in found]
         if not principles or not all(principle_stands(rows, p.question, p.category) for p in principles):
             wrong.append("read_principles")
     return wrong

@@ -6,11 +6,13 @@ ImgEdit's edit types. The wording is our own, so that scores are not those of th
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from eval.editors.items import Question
-from rrm.parsing import DECODER, MOST_CHARACTERS, MOST_FAILURES, unreadable
+from rrm.parsing import Answer, sound
+from rrm.parsing.lists import json_values
+from rrm.parsing.marks import CLOSING, number_in
+from rrm.parsing.said import said, unreadable
 from rrm.records import Failure
 
 SYSTEM = (
@@ -131,52 +133,41 @@ def rubric_question(edit_type: str, instruction: str) -> Question:
     return Question("rubric", text + form(3), "both", 3, 1, 5)
 
 
-def objects_with(text: str, key: str) -> list[dict[str, Any]]:
-    """Every outermost JSON object in the text that has the key; RecursionError for one that nests too deep."""
-    found = []
-    budget = float(len(text))
-    position = text.find("{")
-    while position >= 0 and budget >= 0:
-        try:
-            value, end = DECODER.raw_decode(text, position)
-        except ValueError as error:
-            budget -= max(getattr(error, "pos", position) - position, len(text) / MOST_FAILURES)
-            end = position + 1
-        else:
-            if isinstance(value, dict) and key in value:
-                found.append(value)
-        position = text.find("{", end)
-    return found
-
-
-def read_scores(text: str, question: Question) -> tuple[tuple[float, ...], str] | Failure:
+def read_scores(answer: Answer, question: Question) -> tuple[tuple[float, ...], str] | Failure:
     """The scores and the reasoning of an answer, or why it has none.
 
-    What stands before the end of a thought (`</think>`) is not read. There must be scores, of the right number and within the
-    scale, and only one set of them; the reasoning may be left out.
+    What stands before the end of a thought (`</think>`) is not read. The object with the scores must end the answer; they must be of
+    the right number and within the scale, and only one set of them; the reasoning may be left out.
     """
-    answer = text.rpartition("</think>")[2]
-    if len(answer) > MOST_CHARACTERS:
-        return Failure(kind="unparseable", detail="the answer is too long to be read")
-    try:
-        objects = objects_with(answer, "score")
-    except RecursionError:
-        return Failure(kind="unparseable", detail="the JSON nests too deep")
-    if not objects:
-        return unreadable(answer, f"no JSON object with 'score': {answer.strip()[:120]}")
-    scores = objects[-1]["score"]
-    if any(other["score"] != scores for other in objects):
+    found = said(answer)
+    if isinstance(found, Failure):
+        return found
+    text = found.answer
+    places = [place for place in json_values(text, "{") if place.value is None or "score" in place.value]
+    if not places:
+        return unreadable(text, f"no JSON object with 'score': {text.strip()[:120]}")
+    last = places[-1]
+    if last.value is None:
+        return Failure(kind="unparseable", detail="the JSON nests too deep, or is broken too often")
+    if not CLOSING.fullmatch(text, last.end):
+        return Failure(kind="unparseable", detail="the last object with 'score' does not end the answer")
+    scores = last.value["score"]
+    if any(other.value["score"] != scores for other in places):
         return Failure(kind="unparseable", detail="several sets of scores that differ")
     if not isinstance(scores, list) or len(scores) != question.count:
-        return Failure(kind="unparseable", detail=f"'score' is no list of {question.count}: {str(scores)[:120]}")
-    if not all(is_score(score, question) for score in scores):
-        return Failure(kind="unparseable", detail=f"not on the scale {question.low:g}–{question.high:g}: {str(scores)[:120]}")
-    reasoning = objects[-1].get("reasoning")
-    return tuple(float(score) for score in scores), reasoning if isinstance(reasoning, str) else ""
+        return Failure(kind="unparseable", detail=f"'score' is no list of {question.count}: {sound(str(scores)[:120])}")
+    numbers = [score_in(score, question) for score in scores]
+    if None in numbers:
+        scale = f"{question.low:g}–{question.high:g}"
+        return Failure(kind="unparseable", detail=f"not on the scale {scale}: {sound(str(scores)[:120])}")
+    reasoning = last.value.get("reasoning")
+    return tuple(n for n in numbers if n is not None), sound(reasoning) if isinstance(reasoning, str) else ""
 
 
-def is_score(value: Any, question: Question) -> bool:
-    """Whether the value is a number on the question's scale."""
+def score_in(value: Any, question: Question) -> float | None:
+    """The number on the question's scale that the value is beyond doubt, or None."""
+    if isinstance(value, str):
+        value = number_in(value, question.high)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and question.low <= value <= question.high
+        return None
+    return float(value) if question.low <= value <= question.high else None

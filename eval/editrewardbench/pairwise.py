@@ -7,7 +7,6 @@ score to an edit alone.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from eval.rows import PASSING, row_key
 from eval.scoring import Rows
 from rrm.errors import InputError
+from rrm.parsing import Answer
+from rrm.parsing.marks import last_marks, mark, together
+from rrm.parsing.said import folded, said, unreadable
 from rrm.records import Failure, Record
 
 Place = Literal["first", "second", "tie"]
@@ -31,8 +33,7 @@ You compare two edits of one image. You see the source image, then edit A, then 
 Weigh how completely each carries out the instruction, whether it leaves everything else as it was, and whether the result is clean. \
 The order of the edits means nothing. Reason briefly, then end with your choice on a line of its own: <choice>A</choice> if A is better, \
 <choice>B</choice> if B is better, <choice>TIE</choice> if neither is."""
-CHOICE = re.compile(r"<choice>\s*(A|B|TIE)\s*</choice>", re.IGNORECASE)
-CHOICE_BEGUN = re.compile(r"<choice", re.IGNORECASE)
+CHOICE = mark("choice")
 FORWARD: dict[Place, Side] = {"first": "a", "second": "b", "tie": "tie"}
 BACKWARD: dict[Place, Side] = {"first": "b", "second": "a", "tie": "tie"}
 PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
@@ -43,16 +44,19 @@ def question(instruction: str) -> str:
     return f"Instruction: {instruction}\nWhich edit is better?"
 
 
-def read_choice(text: str) -> Place | Failure:
-    """The choice at the end of an answer; none, several that disagree, or one that is something else is unreadable."""
-    if not text.strip():
-        return Failure(kind="empty", detail="the answer is empty")
-    found = [match.upper() for match in CHOICE.findall(text)]
-    if len(CHOICE_BEGUN.findall(text)) > len(found):
+def read_choice(answer: Answer) -> Place | Failure:
+    """The choice that ends an answer; none, several side by side that disagree, or one that is something else is unreadable."""
+    found = said(answer)
+    if isinstance(found, Failure):
+        return found
+    text = folded(found.answer)
+    marks = last_marks(text, CHOICE)
+    if isinstance(marks, str):
+        return unreadable(text, f"no <choice> at the end: {marks}")
+    named = {one[1].strip(" *").upper() for one in together(text, marks)}
+    if not named <= set(PLACES):
         return Failure(kind="unparseable", detail="a <choice> that is none of A, B and TIE")
-    if len(set(found)) != 1:
-        return Failure(kind="unparseable", detail="several <choice>s that disagree" if found else "no <choice>")
-    return PLACES[found[0]]
+    return PLACES[named.pop()] if len(named) == 1 else Failure(kind="unparseable", detail="several <choice>s that disagree")
 
 
 class Vote(Record):

@@ -10,14 +10,38 @@ import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from rrm.parsing.marks import score_span
+from rrm.parsing.said import folded
 from rrm.records import Failure, Judgement, Token, Verdicts
 
+DIGITS = 9
+"""Decimals that a mean or an expectation is known to."""
 RATINGS = ("0", "1", "2", "3", "4", "5")
-SCORE = re.compile(r"<score>\s*(\d{1,2}(?:\.\d+)?)\s*</score>")
 NUMBER = re.compile(r"\s*(\d{1,2})(?:\.(\d?)\d*)?(?!\d)")
 """How a token that begins a score reads: the whole part, and the first decimal where it holds one."""
 DECIMAL = re.compile(r"\.?(\d)\d*")
 """How a token reads that goes on with the first decimal."""
+
+
+NO_PROBABILITIES = Failure(kind="unparseable", detail="a token's probability is no number from 0 to 1")
+
+
+def settled(value: float) -> float:
+    """The value without what is nothing but rounding: 7 ± 1e-15 is 7, so that equal scores tie."""
+    return round(value, DIGITS)
+
+
+def sane(p: Mapping[str, float]) -> bool:
+    """Whether every probability is one; logarithms that a server rounded may sum to a little more."""
+    return all(math.isfinite(q) and 0 <= q <= 1 + 1e-3 for q in p.values())
+
+
+def narrow(token: Token) -> Token:
+    """The token with full-width digits and signs as plain ones."""
+    likely: dict[str, float] = {}
+    for text, q in token.probabilities.items():
+        likely[folded(text)] = likely.get(folded(text), 0.0) + q
+    return Token(folded(token.text), likely)
 
 
 def expected_rating(p: Mapping[str, float]) -> tuple[float, float] | Failure:
@@ -25,11 +49,13 @@ def expected_rating(p: Mapping[str, float]) -> tuple[float, float] | Failure:
 
     A failure where none of the six is among the tokens: there is nothing to renormalise.
     """
-    held = [math.fsum(q for token, q in p.items() if token.strip() == digit) for digit in RATINGS]
+    if not sane(p):
+        return NO_PROBABILITIES
+    held = [math.fsum(q for token, q in p.items() if folded(token).strip() == digit) for digit in RATINGS]
     mass = math.fsum(held)
     if mass <= 0:
         return Failure(kind="unparseable", detail="none of the digits 0 to 5 is among the likeliest first tokens")
-    return min(math.fsum(k * q for k, q in enumerate(held)) / mass / (len(RATINGS) - 1), 1.0), min(mass, 1.0)
+    return settled(min(math.fsum(k * q for k, q in enumerate(held)) / mass / (len(RATINGS) - 1), 1.0)), min(mass, 1.0)
 
 
 def token_at(tokens: Sequence[Token], place: int) -> tuple[int, str]:
@@ -65,21 +91,25 @@ def expected_score(tokens: Sequence[Token]) -> tuple[float, float] | Failure:
     mass of "0" behind the 1 that the trace wrote, and, where the trace wrote another digit, as the nearer of 1 and 10.
     A failure where there is no final score.
     """
+    if not all(sane(token.probabilities) for token in tokens):
+        return NO_PROBABILITIES
+    tokens = [narrow(token) for token in tokens]
     text = "".join(token.text for token in tokens)
-    found = next(reversed(list(SCORE.finditer(text))), None)
+    found = score_span(text)
     if found is None:
         return Failure(kind="unparseable", detail="the trace has no final score")
-    place, written = found.start(1), float(found[1])
+    place, said = found[0], text[slice(*found)]
+    written = float(said)
     number, before = token_at(tokens, place)
     read = readings(tokens[number], before, NUMBER)
     mass = math.fsum(q for _, q in read)
     if mass <= 0:
         return Failure(kind="unparseable", detail="no number is among the likeliest tokens of the score")
-    point = found[1].find(".")
+    point = said.find(".")
     tenths = mean_tenths(tokens, place + point + 1) if point >= 0 and written < 10 else 0.0
     alone = len(tokens[number].text) == len(before) + 1  # the trace's first token holds one digit: "10" takes two
     ten = float(written > 5.5)
-    if alone and found[1].startswith("1"):
+    if alone and said.startswith("1"):
         after = tokens[number + 1].probabilities
         ten = min(1.0, math.fsum(q for token, q in after.items() if token.startswith("0")))
     total = 0.0
@@ -89,7 +119,7 @@ def expected_score(tokens: Sequence[Token]) -> tuple[float, float] | Failure:
             total += q * (10 * ten + (1 + tenth) * (1 - ten))
         else:
             total += q * min(10.0, value + (tenth if value < 10 else 0.0))
-    return min(total / mass, 10.0), min(mass, 1.0)
+    return settled(min(total / mass, 10.0)), min(mass, 1.0)
 
 
 def agreement(verdicts: Sequence[Verdicts]) -> float | None:
@@ -109,7 +139,7 @@ def pooled(judgements: Sequence[Judgement]) -> Judgement:
     readable = [(j, score) for j, score in zip(judgements, scores, strict=True) if score is not None]
     if not readable:
         return judgements[0].model_copy(update={"samples": tuple(scores)})
-    mean = fmean(score for _, score in readable)
+    mean = settled(fmean(score for _, score in readable))
     nearest = min(readable, key=lambda pair: abs(pair[1] - mean))[0]
     spread = stdev(score for _, score in readable) if len(readable) > 1 else None
     agreed = agreement([j.read for j, _ in readable if j.read is not None])

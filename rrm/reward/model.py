@@ -192,7 +192,7 @@ class RewardModel:
         replies = await self._ask([question for _, question in questions], progress)
         found: dict[TaskKey, Principles | Failure] = {**failed}
         for (key, _), reply in zip(questions, replies, strict=True):
-            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0].content)
+            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0])
         # a failure of the moment must not be remembered
         self.known |= {key: value for key, value in found.items() if not isinstance(value, Failure)}
         return [self.known[key] if key in self.known else found[key] for key in keys]
@@ -244,7 +244,7 @@ class RewardModel:
             return Judgement(principles=principles, failure=reply)
         if self.asking.mode == "logits":
             return rated(reply[0])
-        traces = [traced(answer, principles) for answer in reply]
+        traces = [judgement_of(answer, principles) for answer in reply]
         if self.asking.mode == "expectation":
             return weighed(reply[0], traces[0])
         return traces[0] if self.asking.k == 1 else pooled(traces)
@@ -256,16 +256,6 @@ def fitting(*images: Image) -> tuple[Image, ...] | Failure:
         return tuple(fit(image) for image in images)
     except InputError as error:
         return Failure(kind="image_unreadable", detail=str(error)[:300])
-
-
-def traced(answer: Choice, principles: Principles) -> Judgement:
-    """The judgement that one trace amounts to; one that met the length limit before it could be read is cut off."""
-    if answer.refusal and not answer.content:
-        return Judgement(principles=principles, failure=Failure(kind="refused", detail=answer.refusal[:300]))
-    judgement = judgement_of(answer.content, principles)
-    if judgement.failure is not None and answer.finish_reason == "length":
-        return judgement.model_copy(update={"failure": Failure(kind="cut_off", detail=judgement.failure.detail)})
-    return judgement
 
 
 def rated(answer: Choice) -> Judgement:

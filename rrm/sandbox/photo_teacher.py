@@ -162,7 +162,7 @@ def photo_author(persona: PhotoPersona, sight: Sight[Image.Image]) -> Callable[[
         if sight.role in ("gold", "verify"):
             pairs = enumerate(zip(verdicts, seen, strict=True), 1)
             return json.dumps([{"question": number, "gold": ok, "reason": reason} for number, (ok, reason) in pairs])
-        score = float(np.clip(score_of(principles, verdicts) + rng.normal(0, persona.score_noise), 0, 10))
+        score = round(float(np.clip(score_of(principles, verdicts) + rng.normal(0, persona.score_noise), 0, 10)), 1)
         if sight.role == "holistic":
             done = "was followed" if verdicts[0] else "was not followed"
             state = "clean" if verdicts[-1] else "spoiled"

@@ -32,7 +32,8 @@ from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_answer
-from rrm.records import UNREADABLE, Failure, FailureKind
+from rrm.parsing.marks import score_span
+from rrm.records import UNREADABLE, Choice, Failure, FailureKind
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.gcpo_math import (
@@ -99,20 +100,17 @@ Read = float | FailureKind
 
 
 def read_score(text: str, count: int, ended: bool) -> Read:
-    """The trace's score, or why it has none: a trace that met the length limit before it could be read is cut off."""
-    read = read_answer(text, count)
-    if isinstance(read, Failure):
-        return read.kind if ended else "cut_off"
-    return read.score
+    """The trace's score, or why it has none: a trace that met the length limit is cut off."""
+    read = read_answer(Choice(content=text, finish_reason="stop" if ended else "length"), count)
+    return read.kind if isinstance(read, Failure) else read.score
 
 
 def score_tokens(pieces: Sequence[str]) -> list[bool]:
-    """Whether each token (as text) lies in the final score, between the last `<score>` and its end tag."""
-    text = "".join(pieces)
-    begin, end = text.rfind("<score>"), text.rfind("</score>")
+    """Whether each token (as text) lies in the number of the score that ends the trace."""
+    begin, end = score_span("".join(pieces)) or (0, 0)
     found, place = [], 0
     for piece in pieces:
-        found.append(begin >= 0 and begin + len("<score>") <= place < end)
+        found.append(begin <= place < end)
         place += len(piece)
     return found
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
-from rrm.parsing import read_answer, read_principles, thought_of
+from rrm.parsing import Answer, read_answer, read_principles, thought_of, written
 from rrm.prompts import Style, is_brief, is_holistic
 from rrm.records import EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
@@ -23,12 +23,12 @@ BRIEF_TOKENS, FULL_TOKENS = 128, 2048
 """The longest trace of a style."""
 
 
-def judgement_of(text: str, principles: tuple[Principle, ...]) -> Judgement:
+def judgement_of(answer: Answer, principles: tuple[Principle, ...]) -> Judgement:
     """The judgement that an answer amounts to: its thought and verdicts (none of a holistic one), or a named failure."""
-    read = read_answer(text, len(principles))
+    read = read_answer(answer, len(principles))
     if isinstance(read, Failure):
-        return Judgement(principles=principles, thought=text, failure=read)
-    return Judgement(principles=principles, thought=thought_of(text), read=read)
+        return Judgement(principles=principles, thought=written(answer), failure=read)
+    return Judgement(principles=principles, thought=thought_of(answer, holistic=not principles), read=read)
 
 
 class Judge:

@@ -1,0 +1,85 @@
+"""What stands between tags at the end of an answer: a score, a choice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rrm.parsing.said import folded, sound, unreadable
+from rrm.records import Failure
+
+NUMBER = r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?"
+LITERAL = re.compile(rf"\**\s*({NUMBER})\s*(?:分|(?:/|out of)\s*([0-9]{{1,3}})(?:\.0+)?\s*分?)?\s*\**", re.IGNORECASE)
+CLOSING = re.compile(r"(?:[\s`*.。]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
+"""What may stand behind the end of an answer: white space, a full stop, fences, and tags that close."""
+
+
+def mark(name: str) -> re.Pattern[str]:
+    """A tag of this name with what stands in it."""
+    return re.compile(rf"<\s?{name}\s?>([^<>]*)<\s?/\s?{name}\s?>", re.IGNORECASE)
+
+
+SCORE = mark("score")
+
+
+def last_marks(text: str, tag: re.Pattern[str], begin: int = 0) -> list[re.Match[str]] | str:
+    """The tags of a text from `begin` on, where the last one ends it, else what is wrong."""
+    found = list(tag.finditer(text, begin))
+    if not found:
+        return "there is none"
+    if not CLOSING.fullmatch(text, found[-1].end()):
+        return "the last one does not end the answer"
+    return found
+
+
+def together(text: str, found: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """The last of the tags, and those before it that nothing but white space and the like parts from it: what else stands before is a
+    draft, or was quoted."""
+    kept = [found[-1]]
+    for one in reversed(found[:-1]):
+        if not CLOSING.fullmatch(text, one.end(), kept[-1].start()):
+            break
+        kept.append(one)
+    return kept[::-1]
+
+
+def number_in(literal: str, high: float = 10) -> float | None:
+    """The number that a score's words are beyond doubt: "8", "８．５", "8/10" on a scale that ends at 10, "8分"."""
+    found = LITERAL.fullmatch(folded(literal).strip())
+    if found is None or (found[2] is not None and float(found[2]) != high):
+        return None
+    return float(found[1]) + 0.0  # -0.0 is 0.0
+
+
+def final_score(text: str, begin: int | None = None) -> float | Failure:
+    """The `<score>` in 0–10 that ends an answer.
+
+    Behind a verdict list, which ends at `begin`, all scores must agree; without one, those that stand together at the end.
+    """
+    text = folded(text)
+    found = last_marks(text, SCORE, begin or 0)
+    if isinstance(found, str):
+        where = "" if begin is None else " behind the verdicts"
+        return unreadable(text, f"no <score> at the end{where}: {found}")
+    last, numbers = found[-1], set()
+    for one in found if begin is not None else together(text, found):
+        number = number_in(one[1])
+        if number is not None or one is last or any(character.isdigit() for character in one[1]):
+            numbers.add(number)
+    score = number_in(last[1])
+    if score is None or not 0 <= score <= 10:
+        return Failure(kind="unparseable", detail=f"the score '{sound(last[1].strip()[:40])}' is no number from 0 to 10")
+    if len(numbers) > 1:
+        return Failure(kind="unparseable", detail="several <score>s that disagree")
+    return score
+
+
+def score_span(text: str) -> tuple[int, int] | None:
+    """(begin, end) of the number in the `<score>` that ends the text; None where there is none in 0–10."""
+    text = folded(text)
+    found = last_marks(text, SCORE)
+    number = number_in(found[-1][1]) if not isinstance(found, str) else None
+    if isinstance(found, str) or number is None or not 0 <= number <= 10:
+        return None
+    digits = re.compile(NUMBER).search(text, found[-1].start(1))
+    return digits.span() if digits else None
