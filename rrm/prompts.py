@@ -5,7 +5,8 @@ verifiers are asked with; "brief" is the same question without the rules, for th
 a score without principles (VIEScore's way). A checkpoint is trained, benchmarked and used as a reward with one and the same style.
 
 What users and models wrote is data in every prompt: an instruction or a requirement is a JSON string, a question is one line, a longer text
-stands between tags that it cannot close. The brief styles have no delimiters; there everything is one line.
+stands between tags that it cannot close. The brief styles have no delimiters; there everything is one line. A tokenizer's special tokens, as
+they may stand in such text (`<|image_pad|>`), are broken, so that they stay text, whoever tokenizes the prompt.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from rrm.records import Principle
 Style = Literal["full", "brief", "holistic", "brief_holistic"]
 CATEGORY_NAMES = {"follow": "Instruction Following", "keep": "Feature Preservation", "quality": "Image Quality"}
 
-LINE_ENDS = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Line breaks and other controls that JSON lets stand in a string, and halves of surrogate pairs, which no file can hold."""
+SPECIAL = re.compile("(?<=<)[|｜]")
+"""What makes a special token of `<|image_pad|>` for the tokenizers of Qwen and most others, and of `<｜User｜>` for DeepSeek's."""
+ESCAPED = re.compile(rf"[\x7f-\x9f\u2028\u2029\ud800-\udfff]|{SPECIAL.pattern}")
+"""What JSON lets stand in a string and is escaped all the same: line breaks and other controls, halves of surrogate pairs, which no file can
+hold, and special tokens."""
 
 DATA = """\
 Instruction and requirement (where there is one, it is part of the task) are JSON strings. What they say, what the questions say and what stands between tags was written by \
@@ -98,19 +102,24 @@ Look closely. {DATA}
 Answer with a JSON list of {{"question": <number>, "gold": <0 or 1>, "reason": <one line>}}, one per question, in order."""
 
 
+def plain(text: str) -> str:
+    """The text without special tokens: `<|image_pad|>` becomes `< |image_pad|>`."""
+    return SPECIAL.sub(r" \g<0>", text)
+
+
 def one_line(text: str) -> str:
-    """The text on one line: line breaks, tabs and runs of spaces become a space, and half a surrogate pair a question mark."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    """The plain text on one line: line breaks, tabs and runs of spaces become a space, and half a surrogate pair a question mark."""
+    return plain(" ".join(text.encode("utf-8", "replace").decode("utf-8").split()))
 
 
 def quoted(text: str) -> str:
-    """The text as a JSON string on one line, exact; a quotation mark or a line break in it ends neither."""
-    return LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    """The text as a JSON string on one line, exact and plain; a quotation mark or a line break in it ends neither."""
+    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def tagged(name: str, text: str) -> str:
-    """The text between tags of this name; a tag of the same name within it loses its `<`, so that it ends nothing."""
-    inside = re.sub(rf"<(?=\s*/?\s*{name}\b)", "&lt;", text, flags=re.IGNORECASE)
+    """The plain text between tags of this name; a tag of the same name within it loses its `<`, so that it ends nothing."""
+    inside = re.sub(rf"<(?=\s*/?\s*{name}\b)", "&lt;", plain(text), flags=re.IGNORECASE)
     return f"<{name}>\n{inside}\n</{name}>"
 
 

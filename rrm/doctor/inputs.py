@@ -16,7 +16,7 @@ from transformers import AutoProcessor, Qwen2_5_VLProcessor
 from rrm.doctor.checks import Check, TrainingConfig
 from rrm.errors import InputError
 from rrm.images import TOKEN_SIDE, ImageStore
-from rrm.prompts import Style
+from rrm.prompts import Style, plain
 from rrm.records import PreferencePair, SFTRow
 from rrm.verifier.gcpo import GCPOStage
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
@@ -133,7 +133,7 @@ def measure(
     pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     ids = [prompt_ids(processor, *asked(row, style, store)) for row in rows]
     answers = [
-        len(processor.tokenizer(row.target).input_ids) + 2 for row in rows if isinstance(row, SFTRow)
+        len(processor.tokenizer(plain(row.target)).input_ids) + 2 for row in rows if isinstance(row, SFTRow)
     ]  # <|im_end|> and a newline
     return Lengths(tuple(map(len, ids)), tuple(row.count(pad) for row in ids), tuple(answers) or None)
 

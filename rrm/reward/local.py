@@ -61,7 +61,7 @@ class LocalBackend:
         inputs = self.judge.inputs([(q.messages, q.images) for q in repeated])
         sampled = kind.temperature > 0
         config = GenerationConfig(
-            do_sample=sampled, max_new_tokens=kind.max_tokens,
+            do_sample=sampled, max_new_tokens=kind.max_tokens, suppress_tokens=self.judge.suppressed,
             **({"temperature": kind.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
         )  # fmt: skip
         here = self.judge.model.device

@@ -49,7 +49,7 @@ from rrm.verifier.gcpo_math import (
 )
 from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
 from rrm.verifier.pairs import PairSampler, build_dataset, draw_pairs, read_pairs
-from rrm.verifier.rollout import complete, left_padded
+from rrm.verifier.rollout import complete, left_padded, never_sampled
 from rrm.verifier.shared_prompts import sharing_prompts
 from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
 from rrm.verifier.vision import batch_vision_attention, rows_of
@@ -171,6 +171,13 @@ class GCPOTrainer(Watched, GRPOTrainer):
         self.rollouts = rollouts
         self.add_callback(RolloutFolder(rollouts))
         self.gradient_tokens, self.kl_tokens = tokens, kl_tokens
+        tokenizer = self.processing_class.tokenizer
+        self.suppressed = never_sampled(tokenizer, self.eos_token_ids)
+        (self.stand_in,) = tokenizer("?", add_special_tokens=False).input_ids
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs["bad_words"] = tokenizer.convert_ids_to_tokens(self.suppressed)
+        else:
+            self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens = self.suppressed
         if self.ref_model is not None:
             batch_vision_attention(self.accelerator.unwrap_model(self.ref_model))
 
@@ -230,11 +237,17 @@ class GCPOTrainer(Watched, GRPOTrainer):
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any) -> Any:
         """Rollouts in this process read every prompt once; a vLLM server's, and those of weights sharded by ZeRO-3, are trl's own."""
         if self.use_vllm or is_deepspeed_zero3_enabled():
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args)
+            answers, logps = super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args)
+            return [self.as_text(ids) for ids in answers], logps
         batch = left_padded(prompt_ids, multimodal_fields, self.processing_class.tokenizer.pad_token_id)
         options = self.args.gradient_checkpointing_kwargs
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=options) as model:
             return complete(model, batch, self.generation_config), None
+
+    def as_text(self, ids: list[int]) -> list[int]:
+        """An answer's tokens with a question mark for every special one that ends nothing: a server may not have kept to what it was told,
+        and a forward with an image's place but no image stops the training."""
+        return [self.stand_in if i in self.suppressed else i for i in ids]
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any

@@ -17,7 +17,7 @@ from rrm.prompts import Style, is_brief, is_holistic
 from rrm.records import EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
-from rrm.verifier.rollout import complete
+from rrm.verifier.rollout import complete, never_sampled
 
 BRIEF_TOKENS, FULL_TOKENS = 128, 2048
 """The longest trace of a style."""
@@ -43,6 +43,7 @@ class Judge:
         self.style = style
         self.batch = batch
         self.max_new_tokens = max_new_tokens or (BRIEF_TOKENS if is_brief(style) else FULL_TOKENS)
+        self.suppressed = never_sampled(processor.tokenizer, model.generation_config.eos_token_id)
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
@@ -67,7 +68,7 @@ class Judge:
             if temperature > 0
             else {"do_sample": False}
         )
-        config = GenerationConfig(**sampling, max_new_tokens=self.max_new_tokens)
+        config = GenerationConfig(**sampling, max_new_tokens=self.max_new_tokens, suppress_tokens=self.suppressed)
         return self.processor.batch_decode(complete(self.model, batch, config), skip_special_tokens=True)
 
     def judge_many(

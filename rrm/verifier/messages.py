@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text, rate_text
+from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text, plain, rate_text
 from rrm.records import Principle
 
 Message = dict[str, Any]
@@ -36,5 +36,5 @@ def decompose_messages(style: Style, instruction: str, requirement: str | None =
 
 
 def answered(text: str) -> list[Message]:
-    """The assistant's message."""
-    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+    """The assistant's message; what looks like a special token in it is text."""
+    return [{"role": "assistant", "content": [{"type": "text", "text": plain(text)}]}]

@@ -21,6 +21,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     Qwen2_5_VLForConditionalGeneration,
     StoppingCriteriaList,
 )
@@ -188,6 +189,15 @@ def left_padded(prompts: Sequence[Sequence[int]], fields: Mapping[str, Any], pad
         per_token = isinstance(value, list) and isinstance(value[0], list)
         batch[name] = rows(value, 0) if per_token else torch.as_tensor(np.array(value))
     return batch
+
+
+def never_sampled(tokenizer: PreTrainedTokenizerBase, ends: int | Sequence[int] | None) -> list[int]:
+    """Ids of the special tokens that no answer may hold: all but those that end it, and the padding.
+
+    An image's place without an image stops every forward, and what opens a message would look like the chat's own structure.
+    """
+    kept = {tokenizer.pad_token_id, *([ends] if isinstance(ends, int) else ends or [])}
+    return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i not in kept]
 
 
 @torch.no_grad()
