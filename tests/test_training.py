@@ -26,6 +26,7 @@ from processes import run_module
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from rrm.checkpoints import seal
 from rrm.errors import InputError
 from rrm.prompts import write_answer
 from rrm.sandbox.world import draw, sample_scene
@@ -40,7 +41,6 @@ from rrm.verifier.training import (
     MetricsFile,
     TrainingStage,
     figures,
-    last_checkpoint,
     run_training,
     start,
     times_usual,
@@ -161,13 +161,25 @@ def test_gcpo_resumed_is_the_uninterrupted_run_to_the_bit(tmp_path, training_dat
     assert not same(weights_of(checkpoint), weights_of(whole / "model"))
 
 
-def test_a_checkpoint_that_is_not_whole_is_not_resumed_from(tmp_path):
-    for name, state in (("checkpoint-1", '{"global_step": 1}'), ("checkpoint-2", '{"global_'), ("checkpoint-3", None)):
-        (tmp_path / name).mkdir()
-        if state:
-            (tmp_path / name / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "unfinished-checkpoint-2", "unfinished-checkpoint-3"]
+@pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors"])
+def test_a_run_whose_newest_checkpoint_is_not_whole_goes_on_from_the_one_before_and_ends_the_same(tmp_path, whole, name):
+    stage, out = whole
+    for step in (7, 8):
+        shutil.copytree(out / f"checkpoints/checkpoint-{step}", tmp_path / f"sft/checkpoints/checkpoint-{step}")
+    torn = tmp_path / "sft/checkpoints/checkpoint-8" / name
+    torn.unlink() if name == "optimizer.pt" else torn.write_bytes(torn.read_bytes()[:1000])
+    resumed = trained(stage.model_copy(update={"out": tmp_path / "sft"}))
+    assert logged(resumed, "step", "loss") == logged(out, "step", "loss")[7:]
+    assert same(*(load_file(folder / "model/model.safetensors") for folder in (out, resumed)))
+    assert (tmp_path / "sft/checkpoints/damaged-checkpoint-8").is_dir()
+
+
+def test_a_named_checkpoint_that_is_not_whole_is_refused(tmp_path, whole):
+    stage, out = whole
+    shutil.copytree(out / "checkpoints/checkpoint-7", tmp_path / "checkpoint-7")
+    (tmp_path / "checkpoint-7/scheduler.pt").unlink()
+    with pytest.raises(InputError, match=r"checkpoint-7 is no whole checkpoint: scheduler\.pt is missing"):
+        trained(stage.model_copy(update={"out": tmp_path / "sft", "resume_from": tmp_path / "checkpoint-7"}))
 
 
 def test_a_torn_line_and_what_is_logged_again_are_dropped_from_the_metrics(tmp_path):
@@ -382,7 +394,7 @@ def test_an_exported_checkpoint_is_the_model_at_that_step(tmp_path, request, kin
 
 def test_export_refuses_what_is_no_checkpoint_and_a_folder_in_use(tmp_path, whole):
     stage, out = whole
-    with pytest.raises(InputError, match="no complete checkpoint"):
+    with pytest.raises(InputError, match="is no whole checkpoint: it has no manifest"):
         export.export(out / "model", stage, tmp_path / "exported")
     with pytest.raises(InputError, match="holds files already"):
         export.export(out / "checkpoints/checkpoint-10", stage, out / "model")
@@ -450,6 +462,7 @@ def test_the_shards_of_zero_are_put_together(tmp_path, request, zero):
     stage = request.getfixturevalue(zero)
     checkpoint = shutil.copytree(stage.out / "checkpoints/checkpoint-3", tmp_path / "checkpoint-3")
     (checkpoint / "model.safetensors").unlink()
+    seal(checkpoint)
     export.export(checkpoint, stage, tmp_path / "exported")
     assert distance(tmp_path / "exported", stage.out / "model") < 1e-7
     assert json.loads((tmp_path / "exported/rrm.json").read_text())["made_by"]["processes"] == 2

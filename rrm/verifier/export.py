@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from rrm.checkpoints import check_whole
 from rrm.config import read_yaml
 from rrm.errors import InputError
 from rrm.stage import command
@@ -46,9 +47,7 @@ def whole(checkpoint: Path, config: TrainingStage) -> tuple[Qwen2_5_VLForConditi
 
 def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
     """Writes the checkpoint of this config's run to `out`. Raises InputError where it is incomplete or `out` holds something."""
-    state = read_state(checkpoint)
-    if state is None:
-        raise InputError(f"{checkpoint} is no complete checkpoint of a training (no trainer_state.json).")
+    check_whole(checkpoint)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} holds files already; name an empty folder.")
     rows: dict[str, int]
@@ -58,7 +57,7 @@ def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
         stage, style, rows = "gcpo", style_of(config.base), {"pairs": config.draw_pairs or len(read_pairs(config.data))}
     model, processor = whole(checkpoint, config)
     processes = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
-    save(model, processor, out, style, origin(stage, config, rows, processes, state["log_history"]))
+    save(model, processor, out, style, origin(stage, config, rows, processes, read_state(checkpoint)["log_history"]))
 
 
 def main() -> None:

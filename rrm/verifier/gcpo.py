@@ -382,7 +382,7 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         warmup_steps=config.warmup, adam_beta2=config.adam_beta2, loss_type="grpo", scale_rewards=False,
         beta=config.beta, epsilon=config.epsilon, temperature=config.temperature, top_p=1.0, top_k=0,
         max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        save_total_limit=config.keep, logging_steps=config.log_every, report_to=[],
+        logging_steps=config.log_every, report_to=[],
         bf16=config.dtype == "bfloat16", deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing,
         use_vllm=config.vllm_server is not None, vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False,
         use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
@@ -401,7 +401,7 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -
     model, processor = load(config.base, config.dtype)
     trainer = kind(
         model=model, args=settings, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
-        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, rollouts=out / "rollouts", tokens=config.tokens,
+        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep, rollouts=out / "rollouts", tokens=config.tokens,
         kl_tokens=config.kl_tokens,
     )  # fmt: skip
     check_processes(trainer)

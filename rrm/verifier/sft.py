@@ -118,7 +118,7 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=config.batch,
         gradient_accumulation_steps=config.accumulate, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
         warmup_steps=config.warmup, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        save_total_limit=config.keep, logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
+        logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=config.deepspeed, weight_decay=0.01, adam_beta2=0.99,
         disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
         average_tokens_across_devices=True,  # every token of an update weighs the same, however it is spread
@@ -126,7 +126,7 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
     model, processor = load(config.base, config.dtype)
     trainer = WatchedSFT(
         model=model, args=arguments, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
-        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion,
+        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep,
     )  # fmt: skip
     check_processes(trainer)
     trainer.carry_on(out / "checkpoints", config.resume_from)

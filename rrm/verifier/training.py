@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, PeftModel
+from pydantic import Field
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -28,8 +30,8 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
 
+from rrm.checkpoints import check_whole, checkpoints_in, keep_newest, newest_whole, seal
 from rrm.config import Config
 from rrm.disk import written_at_once
 from rrm.errors import InputError
@@ -60,7 +62,7 @@ class TrainingStage(Config):
     dtype: str = "float32"
     deepspeed: str | None = None
     gradient_checkpointing: bool = False
-    keep: int = 2
+    keep: int = Field(default=2, ge=1)
     """Checkpoints kept: where a run goes wrong, the last one may lie too near to it."""
     explosion: float | None = 100.0
     """The run stops at a gradient norm (in SFT also a loss) of more than this many times the median of the last 50 logged; None: only at
@@ -177,25 +179,30 @@ class Watched(Trainer):
     loss_has_a_scale = True
     """Whether a loss many times the usual one means anything; a policy gradient's is about 0."""
 
-    def __init__(self, *args: Any, explosion: float | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, explosion: float | None = None, keep: int = 2, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.explosion = explosion
+        self.explosion, self.keep = explosion, keep
         self.args.logging_nan_inf_filter = False  # it would put an average in the place of a loss that is not finite
         self.losses: list[torch.Tensor] = []
         self.begin, self.seconds_before = time.monotonic(), 0.0
-        self.resumed_from: str | None = None
+        self.resumed_from: Path | None = None
 
     def carry_on(self, checkpoints: Path, otherwise: Path | None) -> None:
-        """Trains from the newest complete checkpoint in the folder, from the one named otherwise, or from the base."""
-        with self.accelerator.main_process_first():
-            self.resumed_from = last_checkpoint(checkpoints) or (str(otherwise) if otherwise else None)
+        """Trains from the newest whole checkpoint in the folder, from the one named otherwise, or from the base.
+
+        Raises InputError where the one named otherwise is not whole.
+        """
+        found: list[Path | None] = [None]
+        if self.is_world_process_zero():
+            found = [newest_whole(checkpoints) or otherwise]
+            if found[0] is not None and found[0] == otherwise:
+                check_whole(otherwise)
+        self.resumed_from = broadcast_object_list(found)[0]
         if self.resumed_from is not None:
-            state = read_state(Path(self.resumed_from))
-            if state is None:
-                raise InputError(f"{self.resumed_from} is no complete checkpoint of a training (no trainer_state.json).")
-            self.seconds_before = max((line.get("seconds", 0.0) for line in state["log_history"]), default=0.0)
+            lines = read_state(self.resumed_from)["log_history"]
+            self.seconds_before = max((line.get("seconds", 0.0) for line in lines), default=0.0)
         self.begin = time.monotonic()
-        self.train(resume_from_checkpoint=self.resumed_from)
+        self.train(resume_from_checkpoint=None if self.resumed_from is None else str(self.resumed_from))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the seconds of training so far, those before a resume included."""
@@ -220,10 +227,11 @@ class Watched(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.check_weights()
         super()._save_checkpoint(model, trial)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # trainer_state.json, which comes next, says that everyone's files are there
+        self.accelerator.wait_for_everyone()  # the manifest says that everyone's files are there
+        if self.is_world_process_zero():
+            checkpoints = Path(self.args.output_dir)
+            seal(checkpoints / f"checkpoint-{self.state.global_step}")
+            keep_newest(checkpoints, self.keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if isinstance(self.model, PeftModel):
@@ -248,18 +256,22 @@ class Watched(Trainer):
     def _stop_at(self, what: str | None, step: int) -> None:
         if what is None:
             return
-        if not self.is_world_process_zero():
-            time.sleep(10)  # the main process stops at the same place; a launcher ends it with the first process that fails
-            raise SystemExit(2)
-        self.callback_handler.on_train_end(self.args, self.state, self.control)  # ends the progress bar before the sentence
-        checkpoint = get_last_checkpoint(str(self.args.output_dir)) if Path(self.args.output_dir).is_dir() else None
-        good = checkpoint or self.resumed_from
+        written = next(iter(checkpoints_in(Path(self.args.output_dir))), None)
+        good = written or self.resumed_from
         how = (
             f"carry on from the last good checkpoint with 'resume_from: {good}', a lower 'learning_rate' and another 'out'"
             if good
             else "no checkpoint was written before it: start again with a lower 'learning_rate'"
         )
-        raise InputError(f"Training stopped at step {step} because {what}; {how}.")
+        self.end_with(f"Training stopped at step {step} because {what}; {how}.")
+
+    def end_with(self, sentence: str) -> NoReturn:
+        """Ends the training with an InputError; every process must call it at the same place."""
+        if not self.is_world_process_zero():
+            time.sleep(10)  # the main process stops at the same place; a launcher ends it with the first process that fails
+            raise SystemExit(2)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)  # ends the progress bar before the sentence
+        raise InputError(sentence)
 
 
 def set_learning_rate(scheduler: LambdaLR, rate: float) -> None:
@@ -270,23 +282,9 @@ def set_learning_rate(scheduler: LambdaLR, rate: float) -> None:
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
 
-def read_state(checkpoint: Path) -> dict[str, Any] | None:
-    """trainer_state.json of a checkpoint, written last; None where it is missing or torn."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return dict(state)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint in the folder, if any; others are renamed."""
-    if not folder.is_dir():
-        return None
-    for checkpoint in folder.glob("checkpoint-*"):
-        if read_state(checkpoint) is None:
-            checkpoint.rename(checkpoint.with_name("unfinished-" + checkpoint.name))
-    return get_last_checkpoint(str(folder))
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """trainer_state.json of a whole checkpoint."""
+    return dict(json.loads((checkpoint / "trainer_state.json").read_text()))
 
 
 def check_processes(trainer: Trainer) -> None:
