@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import openai
 from PIL import Image
 
-from eval.judges import Edit, Principles, Task
+from eval.judges import Done, Edit, Principles
 from rrm.endpoints import image_part
 from rrm.errors import InputError
 from rrm.images import fit
 from rrm.parsing import read_principles, read_trace, thought_of
 from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
-from rrm.records import Failure, Judgement
+from rrm.records import Failure, Judgement, TaskToDecompose
 
 REFUSED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 SANDBOX = "sandbox"
+T = TypeVar("T")
 
 
 class EndpointJudge:
@@ -62,9 +63,9 @@ class EndpointJudge:
     def __exit__(self, *exception: object) -> None:
         self.open.close()
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """The system prompt and the text behind the images."""
-        return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles)}"
+        return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles, requirement)}"
 
     async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> str | Failure:
         """The model's words, or why there are none; it is shown the images within the pixel budget.
@@ -95,7 +96,7 @@ class EndpointJudge:
 
     async def judge(self, edit: Edit) -> Judgement:
         """The judgement of one edit."""
-        text = judge_text("full", edit.instruction, edit.principles)
+        text = judge_text("full", edit.instruction, edit.principles, edit.requirement)
         answer = await self.answer(JUDGE_SYSTEM, (edit.source, edit.edited), text)
         if isinstance(answer, Failure):
             return Judgement(principles=edit.principles, failure=answer)
@@ -104,23 +105,31 @@ class EndpointJudge:
             return Judgement(principles=edit.principles, thought=thought_of(answer), failure=read)
         return Judgement(principles=edit.principles, thought=thought_of(answer), read=read)
 
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """One judgement per edit; InputError where the server answered none of them."""
+    def gather(self, asked: Iterable[Awaitable[T]], done: Done[T]) -> list[T]:
+        """Awaits all of them at once, giving `done` each as it comes; returns them in order."""
 
-        async def together() -> list[Judgement]:
-            return list(await asyncio.gather(*(self.judge(edit) for edit in edits)))
+        async def one(place: int, work: Awaitable[T]) -> T:
+            found = await work
+            done(place, found)
+            return found
 
-        judgements = self.runner.run(together())
+        async def together() -> list[T]:
+            return list(await asyncio.gather(*(one(place, work) for place, work in enumerate(asked))))
+
+        return self.runner.run(together())
+
+    def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
+        """Gives `done` one judgement per edit; InputError where the server answered none of them."""
+        judgements = self.gather((self.judge(edit) for edit in edits), done)
         if edits and all(j.failure is not None and j.failure.kind == "server_gone" for j in judgements):
             raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
-        return judgements
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
-        """The model's own principles for each task."""
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+        """Gives `done` the model's own principles for each task."""
 
-        async def together() -> list[str | Failure]:
-            asked = (self.answer(DECOMPOSE_SYSTEM, (image,), decompose_text("full", text)) for image, text in tasks)
-            return list(await asyncio.gather(*asked))
+        async def one(task: TaskToDecompose) -> Principles | Failure:
+            text = decompose_text("full", task.instruction, task.requirement)
+            answer = await self.answer(DECOMPOSE_SYSTEM, (task.source,), text)
+            return answer if isinstance(answer, Failure) else read_principles(answer)
 
-        answers = self.runner.run(together())
-        return [answer if isinstance(answer, Failure) else read_principles(answer) for answer in answers]
+        self.gather((one(task) for task in tasks), done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from rrm.sandbox.edits import Step, decompose, human_utility, parse_instruction,
 from rrm.sandbox.reading import read_scene
 
 Principles = tuple[Principle, ...]
+TaskKey = tuple[str, str, str | None]
+"""Digest of the source's pixels, instruction, requirement."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class PairIndex:
     group: str
     candidates: int
     item_id: str
+    requirement: str | None = None
+
+    @property
+    def task(self) -> TaskKey:
+        """What the editor was asked, by digest and words."""
+        return self.source, self.instruction, self.requirement
 
     @property
     def decided(self) -> bool:
@@ -47,9 +56,9 @@ class PairIndex:
 
     @property
     def edit_ids(self) -> tuple[str, str]:
-        """What tells the two edits from all others: source, instruction and edited image. The same image has the same id."""
+        """What tells the two edits from all others: task and edited image. The same image has the same id."""
         first, second = self.edited
-        return edit_id(self.source, self.instruction, first), edit_id(self.source, self.instruction, second)
+        return edit_id(*self.task, first), edit_id(*self.task, second)
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,10 @@ class Truth:
     utility: float
 
 
-def edit_id(source: str, instruction: str, edited: str) -> str:
+def edit_id(source: str, instruction: str, requirement: str | None, edited: str) -> str:
     """A hash of what makes an edit."""
-    return hashlib.sha256(f"{source}|{edited}|{instruction}".encode()).hexdigest()[:24]
+    task = instruction if requirement is None else json.dumps([instruction, requirement])
+    return hashlib.sha256(f"{source}|{edited}|{task}".encode()).hexdigest()[:24]
 
 
 def index_of(row: BenchRow) -> PairIndex:
@@ -78,6 +88,7 @@ def index_of(row: BenchRow) -> PairIndex:
         group=row.group,
         candidates=row.candidates,
         item_id=row.item_id,
+        requirement=row.requirement,
     )
 
 

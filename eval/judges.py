@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from PIL import Image
 
@@ -19,9 +19,10 @@ from rrm.sandbox.reading import read_scene
 if TYPE_CHECKING:
     from rrm.reward.model import RewardModel
 
+T = TypeVar("T")
 Principles = tuple[Principle, ...]
-Task = tuple[Image.Image, str]
-"""Source and instruction."""
+Done = Callable[[int, T], object]
+"""Called with the place of what was asked about and what came of it, as soon as that is there, in the caller's thread."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Edit:
     edited: Image.Image
     instruction: str
     principles: Principles
+    requirement: str | None = None
 
 
 class EditJudge(Protocol):
@@ -45,14 +47,14 @@ class EditJudge(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """Every word that the model reads when it judges."""
 
-    def decompose_many(self, tasks: Sequence[Task]) -> Sequence[Principles | Failure]:
-        """The principles that it judges each task by."""
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+        """Gives `done` the principles that it judges each task by, or why it has none. Raises InputError where it refuses all."""
 
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """One judgement per edit, in order."""
+    def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
+        """Gives `done` one judgement per edit, in whatever order. Raises InputError where it refuses all, and nothing else."""
 
 
 class Closing:
@@ -65,24 +67,42 @@ class Closing:
         return None
 
 
-class ChanceJudge(Closing):
+class AloneJudge(Closing):
+    """A judge that needs no server, and answers one thing after the other."""
+
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+        """The principles of each task."""
+        for place, task in enumerate(tasks):
+            done(place, self.decompose(task))
+
+    def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
+        """The judgement of each edit."""
+        for place, edit in enumerate(edits):
+            done(place, self.judge(edit))
+
+    def decompose(self, task: TaskToDecompose) -> Principles | Failure:
+        """The principles of one task."""
+        raise NotImplementedError
+
+    def judge(self, edit: Edit) -> Judgement:
+        """The judgement of one edit."""
+        raise NotImplementedError
+
+
+class ChanceJudge(AloneJudge):
     """Random scores (0–10, one decimal) and coin-toss verdicts, the same for the same seed and edit."""
 
     def __init__(self, seed: int):
         self.seed = seed
         self.fingerprint = f"chance|{seed}"
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """It reads nothing, but tosses a coin per principle."""
         return f"{len(principles)} coins"
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles]:
-        """A single question each, since it looks at none."""
-        return [(Principle(question="Was the instruction followed?", category="follow"),) for _ in tasks]
-
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """Random judgements."""
-        return [self.judge(edit) for edit in edits]
+    def decompose(self, task: TaskToDecompose) -> Principles:
+        """A single question, since it looks at nothing."""
+        return (Principle(question="Was the instruction followed?", category="follow"),)
 
     def judge(self, edit: Edit) -> Judgement:
         """A random judgement."""
@@ -93,25 +113,21 @@ class ChanceJudge(Closing):
         return Judgement(principles=edit.principles, thought="(random)", read=read)
 
 
-class NoiselessTeacher(Closing):
+class NoiselessTeacher(AloneJudge):
     """What the sandbox's teachers would say if they never erred: the truth of the pixels, scored with the bias that all of them share."""
 
     fingerprint = "noiseless"
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """The instruction alone."""
         return instruction
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles]:
+    def decompose(self, task: TaskToDecompose) -> Principles:
         """The sandbox's own principles."""
-        return [sandbox_principles(instruction) for _, instruction in tasks]
-
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """The true verdicts and the score that a teacher would give for them."""
-        return [self.judge(edit) for edit in edits]
+        return sandbox_principles(task.instruction)
 
     def judge(self, edit: Edit) -> Judgement:
-        """The judgement on one edit."""
+        """The true verdicts and the score that a teacher would give for them."""
         principles = sandbox_principles(edit.instruction)
         verdicts = true_verdicts(read_scene(edit.source), read_scene(edit.edited), sandbox_steps(edit.instruction))
         average = sum(verdicts) / len(verdicts)
@@ -147,16 +163,18 @@ class RewardJudge:
         finally:
             self.model.asking = before
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """Every word that the model reads."""
-        return self.model.prompt(instruction, principles)
+        return self.model.prompt(instruction, principles, requirement)
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
         """The model's own principles."""
-        return self.model.decompose_many([TaskToDecompose(source, instruction) for source, instruction in tasks])
+        for place, found in enumerate(self.model.decompose_many(tasks)):
+            done(place, found)
 
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
+    def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
         """The model's judgements."""
-        asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles) for e in edits]
+        asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles, e.requirement) for e in edits]
         with self.ready() as model:
-            return model.judge_many(asked)
+            for place, judgement in enumerate(model.judge_many(asked)):
+                done(place, judgement)

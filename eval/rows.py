@@ -1,17 +1,42 @@
-"""What a model said of every edit, in an append-only file that an interrupted run carries on from."""
+"""What a model answered, in append-only files that an interrupted run carries on from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from eval.jsonl import append_lines, cut_torn_line, read_jsonl
-from rrm.records import Judgement, Record
+from pydantic import ValidationError
+
+from eval.jsonl import append_lines, cut_torn_line
+from rrm.disk import written_at_once
+from rrm.errors import InputError
+from rrm.records import Failure, Judgement, Record
 
 PASSING = ("timed_out", "server_gone", "rejected")
-"""Failures of the moment: another run asks again."""
+"""Failures of the moment, or of the account and its settings: another run asks again."""
+
+
+class Answered(Protocol):
+    """A row with what it is known by, and why there is no answer in it."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def failure(self) -> Failure | None: ...
+
+    def model_dump_json(self) -> str: ...
+
+    @classmethod
+    def model_validate_json(cls, json_data: bytes) -> Answered: ...
+
+
+Row = TypeVar("Row", bound=Answered)
+R = TypeVar("R", bound=Record)
 
 
 class JudgedRow(Record):
@@ -21,7 +46,13 @@ class JudgedRow(Record):
     source: str
     edited: str
     instruction: str
+    requirement: str | None = None
     judgement: Judgement
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why there is no judgement."""
+        return self.judgement.failure
 
 
 def row_key(fingerprint: str, prompt: str, source: str, edited: str) -> str:
@@ -29,29 +60,64 @@ def row_key(fingerprint: str, prompt: str, source: str, edited: str) -> str:
     return hashlib.sha256(json.dumps([fingerprint, prompt, source, edited]).encode()).hexdigest()[:24]
 
 
-class JudgedRows:
-    """The judgements in a rows.jsonl, by key; of several the last counts."""
+def read_records(path: Path, of: type[R], cure: str) -> list[R]:
+    """The records in a JSONL file that a run wrote whole. Raises InputError, which names the line and the cure, for any other line."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            found.append(of.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError(f"{path}, line {number} is damaged; {cure}.") from error
+    return found
 
-    def __init__(self, path: Path):
-        self.path = path
+
+class Kept(Generic[Row]):
+    """The rows of one type in a JSONL file, by key; of several the last counts. Every row is on disk once it was added.
+
+    A line that cannot be read is counted in `unreadable` and said on stderr; what it was of is asked again, as is what failed for a
+    passing reason and, with `retry`, for any. For one run at a time: the folder is to be locked.
+    """
+
+    def __init__(self, path: Path, of: type[Row], retry: bool = False):
+        self.path, self.retry = path, retry
+        self.rows: dict[str, Row] = {}
+        self.added: set[str] = set()
+        self.unreadable = 0
         cut_torn_line(path)
-        self.rows: dict[str, JudgedRow] = {}
-        if path.is_file():
-            self.rows = {row.key: row for row in (JudgedRow.model_validate(value) for _, value in read_jsonl(path))}
+        for line in path.open("rb") if path.is_file() else ():
+            try:
+                row = of.model_validate_json(line)
+            except ValidationError:
+                self.unreadable += bool(line.strip())
+            else:
+                self.rows[row.key] = row  # type: ignore[assignment]
+        if self.unreadable:
+            print(f"{self.unreadable} lines of {path} cannot be read; what they were of is asked again", file=sys.stderr)
 
-    def get(self, key: str) -> Judgement | None:
-        """The judgement with this key, unless there is none or it failed for a passing reason."""
+    def __getitem__(self, key: str) -> Row:
+        return self.rows[key]
+
+    def settled(self, key: str) -> bool:
+        """Whether this need not be asked about (again)."""
         row = self.rows.get(key)
-        if row is None or (row.judgement.failure is not None and row.judgement.failure.kind in PASSING):
-            return None
-        return row.judgement
+        if row is None or row.failure is None or key in self.added:
+            return row is not None
+        return not self.retry and row.failure.kind not in PASSING
 
-    def last(self, key: str) -> Judgement:
-        """The judgement with this key, whatever it says."""
-        return self.rows[key].judgement
+    def add(self, row: Row) -> None:
+        """Appends the row to the file."""
+        append_lines(self.path, [row.model_dump_json()])
+        self.rows[row.key] = row
+        self.added.add(row.key)
 
-    def add(self, rows: Iterable[JudgedRow]) -> None:
-        """Appends the rows to the file."""
-        added = {row.key: row for row in rows}
-        append_lines(self.path, [row.model_dump_json() for row in added.values()])
-        self.rows.update(added)
+    def put_in_order(self, keys: Iterable[str]) -> None:
+        """Writes the file anew: all other rows, then those with these keys in their order, one of each.
+
+        Answers come in any order; this makes the file the same for the same answers, however often the run was interrupted.
+        """
+        last = dict.fromkeys(key for key in keys if key in self.rows)
+        lines = [self.rows[key].model_dump_json() + "\n" for key in (*(k for k in self.rows if k not in last), *last)]
+        content = "".join(lines).encode()
+        if lines and content != self.path.read_bytes():
+            with written_at_once(self.path) as partial:
+                partial.write_bytes(content)

@@ -18,11 +18,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from eval.benches import BenchRow, Kind, read_bench
 from eval.endpoint import SANDBOX, EndpointJudge
 from eval.examples import write_examples
-from eval.index import PairIndex, principles_file, read_index, sandbox_principles
+from eval.index import PairIndex, TaskKey, principles_file, read_index, sandbox_principles
 from eval.judges import ChanceJudge, EditJudge, NoiselessTeacher, RewardJudge
 from eval.protocols import summarise_bench
-from eval.rows import JudgedRows
-from eval.scoring import TaskKey, judge_all, own_principles
+from eval.rows import JudgedRow, Kept
+from eval.scoring import Decomposition, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
@@ -136,14 +136,14 @@ def task_principles(
 ) -> dict[TaskKey, tuple[Principle, ...] | Failure]:
     """The principles of every task, from where the config says."""
     if config.principles == "decompose":
-        return own_principles(judge, pairs, rows, folder / "principles.jsonl", config.batch)
+        return own_principles(judge, pairs, rows, Kept(folder / "principles.jsonl", Decomposition), config.batch)
     if config.principles == SANDBOX:
-        return {(pair.source, pair.instruction): sandbox_principles(pair.instruction) for pair in pairs}
+        return {pair.task: sandbox_principles(pair.instruction) for pair in pairs}
     known = principles_file(Path(config.principles))
     missing = {pair.instruction for pair in pairs} - set(known)
     if missing:
         raise InputError(f"{config.principles} lacks principles for {len(missing)} instructions, such as '{min(missing)}'.")
-    return {(pair.source, pair.instruction): known[pair.instruction] for pair in pairs}
+    return {pair.task: known[pair.instruction] for pair in pairs}
 
 
 def account_of(judgements: Iterable[Judgement]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     summaries, judgements = {}, {}
     for name, spec in config.models.items():
         with opened(config, spec) as judge:
-            store = JudgedRows(kept / name / "rows.jsonl")
+            store = Kept(kept / name / "rows.jsonl", JudgedRow)
             principles = task_principles(config, judge, pairs, rows, kept / name)
             judgements[name] = judge_all(judge, pairs, rows, principles, store, config.batch, name)
             summary = {"model": name, "spec": spec, "fingerprint": judge.fingerprint}

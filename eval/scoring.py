@@ -1,25 +1,27 @@
-"""Asking a judge about every edit of a benchmark once, carrying on where an interrupted run stopped."""
+"""Asking a judge about every edit of a benchmark once, carrying on where an interrupted run stopped.
+
+Every answer is on disk as soon as it is there, and the file is put in the benchmark's order at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
-from PIL import Image
 from tqdm import tqdm
 
 from eval.benches import BenchRow
-from eval.index import PairIndex, Principles, index_of
-from eval.jsonl import append_lines, cut_torn_line, read_jsonl
-from eval.judges import Edit, EditJudge
-from eval.rows import PASSING, JudgedRow, JudgedRows, row_key
+from eval.index import PairIndex, Principles, TaskKey, index_of
+from eval.judges import Done, Edit, EditJudge
+from eval.rows import JudgedRow, Kept, row_key
 from rrm.prompts import decompose_system, decompose_text
-from rrm.records import Failure, Judgement, Principle, Record
+from rrm.records import Failure, Judgement, Principle, Record, TaskToDecompose
 
 Rows = Callable[[], Iterator[BenchRow]]
 """Reads the benchmark from its start."""
-TaskKey = tuple[str, str]
-"""Source digest and instruction."""
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 class Decomposition(Record):
@@ -29,43 +31,64 @@ class Decomposition(Record):
     principles: tuple[Principle, ...] = ()
     failure: Failure | None = None
 
-    @property
-    def passing(self) -> bool:
-        """Whether it failed for a reason of the moment."""
-        return self.failure is not None and self.failure.kind in PASSING
+
+def ask_all(
+    wanted: Iterable[Asked],
+    ask: Callable[[Sequence[Asked], Done[Answer]], None],
+    keep: Callable[[Asked, Answer], object],
+    batch: int,
+    bar: tqdm,
+) -> None:
+    """Asks about everything that is wanted, so many at a time, and has every answer kept as soon as it is there."""
+    rest = iter(wanted)
+
+    def together(part: Sequence[Asked]) -> None:
+        def done(place: int, answer: Answer) -> None:
+            keep(part[place], answer)
+            bar.update()
+
+        ask(part, done)
+
+    with bar:
+        while part := list(islice(rest, batch)):
+            together(part)
+
+
+def bar_of(total: int, name: str) -> tqdm:
+    """A progress bar, which is not shown where there is nothing to do."""
+    return tqdm(total=total, desc=name, disable=not total)
 
 
 def own_principles(
-    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, path: Path, batch: int
+    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, store: Kept[Decomposition], batch: int
 ) -> dict[TaskKey, Principles | Failure]:
-    """The judge's own principles for every task, kept in the JSONL file at `path`."""
-    cut_torn_line(path)
-    known: dict[str, Decomposition] = {}
-    if path.is_file():
-        known = {d.key: d for d in (Decomposition.model_validate(value) for _, value in read_jsonl(path)) if not d.passing}
+    """The judge's own principles for every task; only tasks that `store` has nothing settled of are asked about."""
     asked = repr((decompose_system("full"), decompose_text("full", ""), decompose_text("brief", "")))
-    keys = {(p.source, p.instruction): row_key(judge.fingerprint, asked, p.source, p.instruction) for p in pairs}
-    waiting: dict[str, tuple[Image.Image, str]] = {}
+    keys: dict[TaskKey, str] = {}
+    for pair in pairs:
+        words = pair.instruction if pair.requirement is None else repr((pair.instruction, pair.requirement))
+        keys[pair.task] = row_key(judge.fingerprint, asked, pair.source, words)
+    pending = {key for key in keys.values() if not store.settled(key)}
 
-    def flush() -> None:
-        for key, made in zip(waiting, judge.decompose_many(list(waiting.values())), strict=True):
-            if isinstance(made, Failure):
-                known[key] = Decomposition(key=key, failure=made)
-            else:
-                known[key] = Decomposition(key=key, principles=made)
-        append_lines(path, [known[key].model_dump_json() for key in waiting])
-        waiting.clear()
+    def wanted() -> Iterator[tuple[str, TaskToDecompose]]:
+        for row in rows() if pending else ():
+            key = keys[index_of(row).task]
+            if key in pending:
+                pending.discard(key)
+                yield key, TaskToDecompose(row.source, row.instruction, row.requirement)
 
-    complete = all(key in known for key in keys.values())
-    for row in () if complete else tqdm(rows(), total=len(pairs), desc="principles"):
-        key = keys[row.source_digest, row.instruction]
-        if key not in known:
-            waiting[key] = (row.source, row.instruction)
-        if len(waiting) >= batch:
-            flush()
-    if waiting:
-        flush()
-    return {task: known[key].failure or known[key].principles for task, key in keys.items()}
+    def ask(part: Sequence[tuple[str, TaskToDecompose]], done: Done[Principles | Failure]) -> None:
+        judge.decompose_many([task for _, task in part], done)
+
+    def keep(item: tuple[str, TaskToDecompose], made: Principles | Failure) -> None:
+        if isinstance(made, Failure):
+            store.add(Decomposition(key=item[0], failure=made))
+        else:
+            store.add(Decomposition(key=item[0], principles=made))
+
+    ask_all(wanted(), ask, keep, batch, bar_of(len(pending), "principles"))
+    store.put_in_order(keys.values())
+    return {task: store[key].failure or store[key].principles for task, key in keys.items()}
 
 
 def judge_all(
@@ -73,46 +96,49 @@ def judge_all(
     pairs: Sequence[PairIndex],
     rows: Rows,
     principles: dict[TaskKey, Principles | Failure],
-    store: JudgedRows,
+    store: Kept[JudgedRow],
     batch: int,
     name: str,
 ) -> dict[str, Judgement]:
-    """A judgement for every edit id of the pairs; only edits that `store` has no judgement of are asked about.
+    """A judgement for every edit id of the pairs; only edits that `store` has nothing settled of are asked about.
 
     A task without principles gives failed judgements, which are not asked about.
     """
     keys: dict[str, str] = {}
     failed: dict[str, Judgement] = {}
     for pair in pairs:
-        found = principles[pair.source, pair.instruction]
+        found = principles[pair.task]
         for edit_id, edited in zip(pair.edit_ids, pair.edited, strict=True):
             if isinstance(found, Failure):
                 failed[edit_id] = Judgement(failure=found)
             else:
-                keys[edit_id] = row_key(judge.fingerprint, judge.prompt(pair.instruction, found), pair.source, edited)
-    pending = {edit_id for edit_id, key in keys.items() if store.get(key) is None}
-    waiting: list[tuple[str, str, Edit]] = []
+                words = judge.prompt(pair.instruction, found, pair.requirement)
+                keys[edit_id] = row_key(judge.fingerprint, words, pair.source, edited)
+    pending = {edit_id for edit_id, key in keys.items() if not store.settled(key)}
 
-    def flush() -> None:
-        judgements = judge.judge_many([edit for _, _, edit in waiting])
-        store.add(
-            JudgedRow(key=keys[e.edit_id], source=source, edited=edited, instruction=e.instruction, judgement=judgement)
-            for (source, edited, e), judgement in zip(waiting, judgements, strict=True)
-        )
-        progress.update(len(waiting))
-        waiting.clear()
-
-    with tqdm(total=len(pending), desc=name, disable=not pending) as progress:
+    def wanted() -> Iterator[tuple[str, Edit]]:
         for row in rows() if pending else ():
             pair = index_of(row)
-            found = principles[pair.source, pair.instruction]
+            found = principles[pair.task]
             for edit_id, edited, image in zip(pair.edit_ids, pair.edited, row.edited, strict=True):
-                if edit_id not in pending or isinstance(found, Failure):
-                    continue
-                pending.discard(edit_id)
-                waiting.append((pair.source, edited, Edit(edit_id, row.source, image, row.instruction, found)))
-            if len(waiting) >= batch:
-                flush()
-        if waiting:
-            flush()
-    return failed | {edit_id: store.last(key) for edit_id, key in keys.items()}
+                if edit_id in pending and not isinstance(found, Failure):
+                    pending.discard(edit_id)
+                    yield edited, Edit(edit_id, row.source, image, row.instruction, found, row.requirement)
+
+    def ask(part: Sequence[tuple[str, Edit]], done: Done[Judgement]) -> None:
+        judge.judge_many([edit for _, edit in part], done)
+
+    sources = {edit_id: pair.source for pair in pairs for edit_id in pair.edit_ids}
+
+    def keep(item: tuple[str, Edit], judgement: Judgement) -> None:
+        edited, e = item
+        store.add(
+            JudgedRow(
+                key=keys[e.edit_id], source=sources[e.edit_id], edited=edited, instruction=e.instruction,
+                requirement=e.requirement, judgement=judgement,
+            )
+        )  # fmt: skip
+
+    ask_all(wanted(), ask, keep, batch, bar_of(len(pending), name))
+    store.put_in_order(keys.values())
+    return failed | {edit_id: store[key].judgement for edit_id, key in keys.items()}

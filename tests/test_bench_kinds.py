@@ -46,9 +46,9 @@ MAKERS = {
 def run(command, tmp_path):
     """Runs the command on a benchmark and gives its summary."""
 
-    def call(kind, data, reward, *more, out="out"):
+    def call(kind, data, reward, *more, out="out", expected=0):
         code, _, wrong = command("run", "--bench", kind, "--data", data, "--reward", reward, "--out", tmp_path / out, *more)
-        assert code == 0, wrong
+        assert code == expected, wrong
         return json.loads((tmp_path / out / "summary.json").read_text())
 
     return call
@@ -83,7 +83,7 @@ def test_a_kind_is_run_reported_and_compared_with_the_numbers_that_were_worked_o
     where = MAKERS[kind](tmp_path / "bench")
     more = run(kind, where, "baseline:more-change", out="more")
     result = more["result"]
-    assert (result["n"], result["right"], result["unreadable"], result["failures"]) == (n, right, 0, {})
+    assert (result["n"], result["right"], result["unreadable"], result["account"]["failed"]) == (n, right, 0, {})
     assert (result["strict"], result["half_tie"]) == (pytest.approx(right / n), pytest.approx(half / n))
     convention = {name: part["value"] for name, part in more["protocol"]["convention"].items()}
     assert (convention.pop(PUBLIC_RULE, None) is None) == (kind != "tiger")
@@ -166,7 +166,7 @@ def test_an_rrm_behind_a_server_is_run_and_what_it_cannot_say_stays_a_failure_an
     assert again["result"] == result
     assert (result["n"], result["right"], result["ties"], result["unreadable"]) == (7, 3, 1, 3)
     assert result["strict"] == result["half_tie"] == pytest.approx(3 / 7)
-    assert result["failures"] == {"unparseable": 1 + 2, "bad_row": 2}
+    assert result["account"]["failed"] == {"unparseable": 1 + 2, "bad_row": 2}
     assert result["unreadable_pairs"] == {"unparseable": 2, "bad_row": 1}
     assert (summary["headline"]["right"], summary["headline"]["n"]) == (2, 6)  # of those that people decided
     assert summary["reward"]["fingerprint"] == "served|0123456789abcdef|reasoning|k2|t0.7|s0|128"
@@ -181,16 +181,16 @@ def test_a_server_that_fails_gives_no_score_and_is_asked_again_when_the_command_
     fake = Fake(lambda body, n: two_traces(body, n) if well.is_set() or len(reds(body)) == 1 else encoded({}, 503))
     with running(fake) as (url,):
         reward = f"server:{url}?k=2&temperature=0.7&deadline=0.3"
-        ill = run("jsonl", where, reward)
+        ill = run("jsonl", where, reward, expected=1)
         assert outcomes(tmp_path / "out") == [([None, None], "server_gone")] * 3
         assert (ill["result"]["strict"], ill["result"]["unreadable"], ill["result"]["ties"]) == (0, 3, 0)
-        assert ill["result"]["failures"] == {"server_gone": 6}
+        assert ill["result"]["account"]["failed"] == {"server_gone": 6}
         code, _, wrong = command("report", tmp_path / "out")
         assert code == 0, wrong
         assert "6 server_gone" in (tmp_path / "out/report.html").read_text()
         well.set()
         cured = run("jsonl", where, reward)
-    assert (cured["result"]["right"], cured["result"]["unreadable"], cured["result"]["failures"]) == (2, 0, {})
+    assert (cured["result"]["right"], cured["result"]["unreadable"], cured["result"]["account"]["failed"]) == (2, 0, {})
     assert cured["result"]["strict"] == pytest.approx(2 / 3)
 
 

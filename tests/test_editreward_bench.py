@@ -12,10 +12,10 @@ from PIL import Image
 
 from eval.benches import read_bench
 from eval.endpoint import EndpointJudge
-from eval.judges import ChanceJudge, Closing, Edit
+from eval.judges import AloneJudge, ChanceJudge, Edit
 from eval.run import EvalConfig, evaluate, run
 from rrm.errors import InputError, NothingMade
-from rrm.records import Failure, Judgement, Principle, Verdicts
+from rrm.records import Failure, Judgement, Principle, TaskToDecompose, Verdicts
 from rrm.sandbox.edits import Step, decompose
 from rrm.sandbox.world import Scene, Thing, draw
 
@@ -79,29 +79,33 @@ def write_parquet(path, rows=ROWS):
     return path
 
 
-class ScriptedJudge(Closing):
+class ScriptedJudge(AloneJudge):
     """Scores an edit by its red channel; counts what it was asked."""
 
     def __init__(self, fingerprint="scripted"):
         self.fingerprint = fingerprint
         self.asked = []
 
-    def prompt(self, instruction, principles):
+    def prompt(self, instruction, principles, requirement=None):
         return f"{instruction} {[p.question for p in principles]}"
 
-    def decompose_many(self, tasks):
-        return [(Principle(question="Is it red?", category="follow"),) for _ in tasks]
-
-    def judge_many(self, edits):
-        self.asked += [edit.edited.getpixel((0, 0))[0] for edit in edits]
-        return [self.judge(edit) for edit in edits]
+    def decompose(self, task):
+        return (Principle(question="Is it red?", category="follow"),)
 
     def judge(self, edit):
         shade = edit.edited.getpixel((0, 0))[0]
+        self.asked.append(shade)
         if shade not in SCORES:
             kind = "unparseable" if shade == 255 else "timed_out"
             return Judgement(principles=edit.principles, failure=Failure(kind=kind))
         return Judgement(principles=edit.principles, read=Verdicts(verdicts=(1,), average=1, score=SCORES[shade]))
+
+
+def answers(ask, things):
+    """What `ask` gives for these, in their order."""
+    found = {}
+    ask(things, found.__setitem__)
+    return [found[place] for place in range(len(things))]
 
 
 def judged(bench, out, judge, **settings):
@@ -169,7 +173,7 @@ def test_another_model_prompt_or_image_never_meets_an_old_row(tmp_path):
     judged(bench, out, retrained)
     assert len(retrained.asked) == 5
     reworded = ScriptedJudge()
-    reworded.prompt = lambda instruction, principles: "other words"
+    reworded.prompt = lambda instruction, principles, requirement: "other words"
     judged(bench, out, reworded)
     assert len(reworded.asked) == 5
     repainted = ScriptedJudge()
@@ -344,7 +348,7 @@ def test_the_stage_compares_models_and_is_skipped_when_done(tmp_path, capsys):
 def test_chance_is_the_same_for_the_same_seed():
     principles = decompose([Step("background", value="tan")])
     edits = [grey_edit(f"edit {i}", principles) for i in range(40)]
-    first, again, other = (ChanceJudge(seed).judge_many(edits) for seed in (1, 1, 2))
+    first, again, other = (answers(ChanceJudge(seed).judge_many, edits) for seed in (1, 1, 2))
     assert first == again != other
     assert all(0 <= judgement.score <= 10 for judgement in first)
 
@@ -382,8 +386,8 @@ def test_the_sandbox_teacher_judges_over_http(tmp_path):
     edits = [Edit(str(i), draw(before), draw(scene), step.text(), decompose([step])) for i, scene in enumerate((after, before))]
     settings = {"key_variable": "NO_SUCH_KEY", "temperature": 0.0, "max_tokens": 1024, "timeout": 30.0}
     with EndpointJudge("sandbox", "sandbox-careful", **settings) as judge:
-        right, untouched = judge.judge_many(edits)
-        (principles,) = judge.decompose_many([(draw(before), step.text())])
+        right, untouched = answers(judge.judge_many, edits)
+        (principles,) = answers(judge.decompose_many, [TaskToDecompose(draw(before), step.text())])
     assert right.read.verdicts == (1, 1, 1, 1)
     assert untouched.read.verdicts[0] == 0
     assert principles == decompose([step])
@@ -391,7 +395,7 @@ def test_the_sandbox_teacher_judges_over_http(tmp_path):
         EndpointJudge("sandbox", "no-such-model", **settings) as judge,
         pytest.raises(InputError, match="no-such-model"),
     ):
-        judge.judge_many(edits)
+        answers(judge.judge_many, edits)
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path):
@@ -400,4 +404,4 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
     with EndpointJudge("http://127.0.0.1:9/v1", "m", **settings) as judge:
         judge.client = judge.client.with_options(max_retries=0)
         with pytest.raises(InputError, match="does not answer"):
-            judge.judge_many([edit])
+            answers(judge.judge_many, [edit])

@@ -14,9 +14,10 @@ from PIL import Image
 
 from eval.benches import read_bench
 from eval.editrewardbench import cli
-from eval.editrewardbench.pairwise import Vote, Votes, both_orders, read_choice, vote_all
+from eval.editrewardbench.pairwise import Vote, both_orders, read_choice, vote_all
 from eval.editrewardbench.specs import check_spec, is_pairwise, open_judges, open_pair_judge
 from eval.index import index_of
+from eval.rows import Kept
 from rrm.errors import InputError
 from rrm.records import Failure
 
@@ -90,7 +91,7 @@ def redder(shown):
 def votes_on(url, rows, path):
     with open_pair_judge(f"vlm-pair:{url}?model=m") as judge:
         pairs = [index_of(row) for row in rows]
-        return vote_all(judge, pairs, lambda: iter(rows), Votes(path), batch=3)
+        return vote_all(judge, pairs, lambda: iter(rows), Kept(path, Vote), batch=3)
 
 
 def test_a_preference_that_both_orders_share_counts_and_each_pair_is_shown_in_both(tmp_path):
@@ -124,7 +125,7 @@ def test_a_second_run_asks_nothing_and_another_model_is_asked_anew(tmp_path):
         assert len(bodies) == 4
         assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 4
         with open_pair_judge(f"vlm-pair:{url}?model=other") as judge:
-            vote_all(judge, [index_of(row) for row in rows], lambda: iter(rows), Votes(tmp_path / "votes.jsonl"), batch=8)
+            vote_all(judge, [index_of(row) for row in rows], lambda: iter(rows), Kept(tmp_path / "votes.jsonl", Vote), batch=8)
         assert len(bodies) == 8
 
 
@@ -206,7 +207,7 @@ def test_a_pairwise_judge_runs_end_to_end_and_is_reported_without_scores(tmp_pat
         assert len(bodies) == asked == 5
     result = summary["result"]
     assert (result["n"], result["right"], result["ties"], result["unreadable"]) == (4, 1, 1, 1)
-    assert result["failures"] == {"unparseable": 2}
+    assert result["account"]["failed"] == {"unparseable": 2}
     assert result["same_in_both_orders"] == 1
     assert summary["reward"]["pairwise"]
     assert summary["reward"]["sampling"]["model"] == "m"
@@ -233,7 +234,7 @@ def test_a_pointwise_judge_asks_about_every_edit_once_and_an_unreadable_answer_s
         assert len(bodies) == 6
     result = summary["result"]
     assert (result["n"], result["right"], result["unreadable"]) == (3, 1, 1)
-    assert result["failures"] == {"unparseable": 1}
+    assert result["account"]["failed"] == {"unparseable": 1}
     assert result["dimensions"]["overall"]["strict"] == pytest.approx(1 / 3)
 
 

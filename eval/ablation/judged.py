@@ -46,5 +46,5 @@ def judged_here(study: Study, seed: int, name: str) -> Judged | None:
         return None
     pairs, truths = index_of_bench(str(study.folder(seed, "world", "benchmark")))
     rows = [JudgedRow.model_validate(value) for _, value in read_jsonl(folder / name / "rows.jsonl")]
-    found = {edit_id(row.source, row.instruction, row.edited): row.judgement for row in rows}
+    found = {edit_id(row.source, row.instruction, row.requirement, row.edited): row.judgement for row in rows}
     return Judged(pairs, truths, {name: found[name] for name in truths}, seed)

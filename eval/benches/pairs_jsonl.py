@@ -1,7 +1,7 @@
 """Any preference set, JSONL or Parquet: source, instruction, two edits and a label, by whichever names it calls them.
 
 The names are those that the data pipeline reads (`rrm.rows.columns.read_pair`); this project's own are source, instruction,
-edited_a, edited_b, label (a, b or same), and optionally id, task_type and dimension.
+edited_a, edited_b, label (a, b or same), and optionally requirement, id, task_type and dimension.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def row_of(number: int, raw: Mapping[str, Any], where: str, place: Place) -> Ben
         place,
         (pair.source, pair.a, pair.b),
         instruction=pair.instruction,
+        requirement=pair.requirement,
         label="tie" if pair.label == "same" else pair.label,
         item_id=name_of(raw, ("id", "item_id", "pair_id"), str(number)),
         task_type=name_of(raw, ("task_type", "edit_type"), "all"),

@@ -127,6 +127,7 @@ def bench_row(
     dimension: str = "overall",
     group: str | None = None,
     candidates: int = 2,
+    requirement: str | None = None,
 ) -> BenchRow:
     """The typed row of three cells, source and two edits, all decoded."""
     source, a, b = (decode(value, where, place) for value in images)
@@ -144,6 +145,7 @@ def bench_row(
         group=item_id if group is None else group,
         candidates=candidates,
         item_id=item_id,
+        requirement=requirement,
     )
 
 

@@ -35,6 +35,7 @@ class BenchRow:
     group: str
     candidates: int
     item_id: str
+    requirement: str | None = None
 
 
 def at_source_size(row: BenchRow) -> BenchRow:

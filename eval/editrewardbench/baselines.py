@@ -6,14 +6,14 @@ Their scores are on the scale of 0–10 by a rule that keeps the order of what w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from eval.judges import Closing, Edit, Principles, Task
+from eval.judges import AloneJudge, Edit, Principles
 from rrm.images import png_bytes
-from rrm.records import Judgement
+from rrm.records import Judgement, TaskToDecompose
 
 HALF_WAY = 1 << 20
 """Bytes at which a file's score is 5."""
@@ -61,7 +61,7 @@ RANDOM = "random"
 BASELINES = (*MEASURES, RANDOM)
 
 
-class BaselineJudge(Closing):
+class BaselineJudge(AloneJudge):
     """Scores by one of BASELINES. Only `random` depends on the seed."""
 
     needs_principles = False
@@ -70,20 +70,16 @@ class BaselineJudge(Closing):
         self.name, self.seed = name, seed
         self.fingerprint = f"baseline|{name}|{seed}" if name == RANDOM else f"baseline|{name}"
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """It reads nothing; the instruction tells edits apart."""
         return instruction
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles]:
+    def decompose(self, task: TaskToDecompose) -> Principles:
         """No principles: it asks no questions."""
-        return [() for _ in tasks]
-
-    def judge_many(self, edits: Sequence[Edit]) -> list[Judgement]:
-        """A score and what was measured, per edit."""
-        return [self.judge(edit) for edit in edits]
+        return ()
 
     def judge(self, edit: Edit) -> Judgement:
-        """The judgement of one edit."""
+        """A score and what was measured."""
         if self.name == RANDOM:
             return Judgement(expected=random.Random(f"{self.seed}|{edit.edit_id}").uniform(0, 10), thought="(random)")
         score, thought = MEASURES[self.name](edit.source, edit.edited)

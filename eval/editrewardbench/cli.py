@@ -22,12 +22,13 @@ from rrm.stage import command, write_json
 def run(options: argparse.Namespace) -> None:
     """`editrewardbench run`."""
     from eval.editrewardbench.run import BenchConfig, run_bench
-    from eval.editrewardbench.summary import described
+    from eval.editrewardbench.summary import described, last_line
 
     values = {key: value for key, value in vars(options).items() if key in BenchConfig.model_fields}
     summary = run_bench(BenchConfig.checked(values, "editrewardbench run"), shlex.join(["editrewardbench", *sys.argv[1:]]))
     print(described(summary))
     print(f"→ {options.out}; a page about it: editrewardbench report {options.out}")
+    print(last_line(summary))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -75,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="bring edits to their source's size before they are judged, or not (default: as the benchmark's protocol has it)",
     )
     running.add_argument("--batch", type=int, default=32, help="edits judged at once (default: 32)")
+    running.add_argument(
+        "--retry",
+        action="store_true",
+        help="ask again for what failed before, for whatever reason (failures of the moment are asked again in any case)",
+    )
     running.add_argument("--seed", type=int, default=0, help="of sampling, splits and the random baseline (default: 0)")
     running.set_defaults(run=run)
     comparing = commands.add_parser("compare", help="two results on the same pairs: paired bootstrap, McNemar, agreement")

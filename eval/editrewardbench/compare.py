@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,16 @@ from eval.editrewardbench import paired
 from eval.editrewardbench.outcomes import Outcome, grouped, read_outcomes
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
+from rrm.stage import read_note
 
 SUMMARY = "summary.json"
+AGAIN = "run the same `editrewardbench run` again: what was judged is kept"
+NEEDED = {
+    "bench": ("kind", "where", "content_hash", "pairs", "resized", "size_note"),
+    "reward": ("spec", "pairwise"),
+    "result": ("n", "account", "headline", "dimensions"),
+}
+"""What is looked up in a summary, part by part."""
 SHOWN = 20
 """Changed pairs that are printed; the result holds all of them."""
 
@@ -21,7 +28,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of the run in this folder. Raises InputError where there is none."""
     if not (folder / SUMMARY).is_file():
         raise InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
-    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    try:
+        summary = read_note(folder / SUMMARY, *NEEDED)
+        lacking = [name for name, keys in NEEDED.items() for key in keys if key not in summary[name]]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{error}; {AGAIN}.") from error
+    if lacking:
+        raise InputError(f"{folder / SUMMARY} is damaged, or of another version; {AGAIN}.")
+    return summary
 
 
 def refuse_other_bench(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from eval.editrewardbench.outcomes import Outcome
 from eval.scoring import Rows
+from rrm.errors import InputError
+from rrm.records import Record
 from rrm.stage import write_json
 
 EXAMPLES = "examples.json"
@@ -19,6 +22,24 @@ SIDE = 384
 """Pixels of a thumbnail's longer side, at most."""
 Words = Callable[[Outcome], Sequence[Mapping[str, Any]]]
 """What the judge said of a pair: {title, text} each."""
+
+
+class Example(Record):
+    """A pair that is shown: why, what came of it, its three images below the result's folder, and what was said of it."""
+
+    kind: Literal["mistake", "unreadable", "right"]
+    outcome: Outcome
+    images: tuple[str, str, str]
+    words: tuple[dict[str, str], ...]
+
+
+def read_examples(folder: Path) -> list[Example]:
+    """The pairs that a run left in its folder to be shown; none where there are none. Raises InputError for a damaged file."""
+    path = folder / EXAMPLES
+    try:
+        return TypeAdapter(list[Example]).validate_json(path.read_bytes()) if path.is_file() else []
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged; run the same `editrewardbench run` again.") from error
 
 
 def certainty(outcome: Outcome) -> float:
@@ -60,15 +81,18 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, words: Wo
     wanted = {o.number: (kind, o) for kind, found in chosen.items() for o in found}
     shutil.rmtree(out / "examples", ignore_errors=True)
     (out / "examples").mkdir(parents=True)
-    shown: dict[int, dict[str, Any]] = {}
+    shown: dict[int, Example] = {}
     for row in rows() if wanted else ():
         if row.number not in wanted:
             continue
         kind, outcome = wanted[row.number]
-        names = [f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b")]
+        source, a, b = names = tuple(f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b"))
         for name, image in zip(names, (row.source, *row.edited), strict=True):
             thumbnail(image, out / name)
-        shown[row.number] = {"kind": kind, "outcome": outcome.model_dump(mode="json"), "images": names, "words": words(outcome)}
+        shown[row.number] = Example.model_validate(
+            {"kind": kind, "outcome": outcome, "images": (source, a, b), "words": words(outcome)}
+        )
         if len(shown) == len(wanted):
             break
-    write_json(out / EXAMPLES, [shown[o.number] for found in chosen.values() for o in found if o.number in shown])
+    kept = [shown[o.number] for found in chosen.values() for o in found if o.number in shown]
+    write_json(out / EXAMPLES, [example.model_dump(mode="json") for example in kept])

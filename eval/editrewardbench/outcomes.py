@@ -5,7 +5,6 @@ An unreadable answer is no outcome: its pair stays in every denominator, and cou
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +12,9 @@ from typing import Any, Literal
 from eval import metrics
 from eval.editrewardbench.pairwise import PairVote
 from eval.index import PairIndex
-from eval.jsonl import read_jsonl
+from eval.rows import read_records
 from rrm.errors import InputError
-from rrm.records import Judgement, Record
+from rrm.records import Failure, Judgement, Record
 
 PAIRS = "pairs.jsonl"
 Side = Literal["a", "b", "tie"]
@@ -30,6 +29,7 @@ class Outcome(Record):
     group: str
     source: str
     instruction: str
+    requirement: str | None = None
     task_type: str
     dimension: str
     label: Label
@@ -74,7 +74,7 @@ def side_of(a: float | None, b: float | None, margin: float) -> Side | None:
 
 def bare(pair: PairIndex) -> dict[str, Any]:
     """What an outcome takes over from its pair."""
-    names = ("number", "instruction", "task_type", "dimension", "source", "label", "group")
+    names = ("number", "instruction", "requirement", "task_type", "dimension", "source", "label", "group")
     return {**{name: getattr(pair, name) for name in names}, "item": pair.item_id, "edits": pair.edit_ids}
 
 
@@ -117,17 +117,19 @@ def mean_scores(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, float | 
     return found
 
 
-def failures_of(passes: Sequence[Mapping[str, Judgement]]) -> tuple[dict[str, str], Counter[str]]:
-    """Why an edit has no score (its first failure), and how many judgements of all passes failed for which reason."""
+def failure_of(judgement: Judgement) -> Failure | None:
+    """Why a judgement has no score; None where it has one."""
+    return None if judgement.score is not None else judgement.failure or Failure(kind="empty")
+
+
+def failures_of(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, str]:
+    """The kind of the first failure of every edit that a pass gave no score."""
     first: dict[str, str] = {}
-    kinds: Counter[str] = Counter()
     for judged in passes:
         for name, judgement in judged.items():
-            if judgement.score is None:
-                kind = "empty" if judgement.failure is None else judgement.failure.kind
-                kinds[kind] += 1
-                first.setdefault(name, kind)
-    return first, kinds
+            if (failure := failure_of(judgement)) is not None:
+                first.setdefault(name, failure.kind)
+    return first
 
 
 def cell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -196,4 +198,4 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     """The outcomes that a run left in its folder. Raises InputError where there are none."""
     if not (folder / PAIRS).is_file():
         raise InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
-    return [Outcome.model_validate(value) for _, value in read_jsonl(folder / PAIRS)]
+    return read_records(folder / PAIRS, Outcome, "run the same `editrewardbench run` again: what was judged is kept")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.editrewardbench.compare import read_summary
-from eval.editrewardbench.examples import EXAMPLES
+from eval.editrewardbench.examples import read_examples
 from eval.editrewardbench.outcomes import Outcome, cell, read_outcomes
 from eval.figures import COLOURS, intervals
 from eval.wording import FILTERS
@@ -79,12 +78,10 @@ def gap_figure(outcomes: Sequence[Outcome]) -> Markup | None:
 
 def examples_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The pairs to look at, images included, by their title."""
-    if not (folder / EXAMPLES).is_file():
-        return {}
     found: dict[str, list[dict[str, Any]]] = {}
-    for example in json.loads((folder / EXAMPLES).read_text(encoding="utf-8")):
-        example["images"] = [inlined(folder / name) for name in example["images"]]
-        found.setdefault(TITLES[example["kind"]], []).append(example)
+    for example in read_examples(folder):
+        images = [inlined(folder / name) for name in example.images]
+        found.setdefault(TITLES[example.kind], []).append({**example.model_dump(mode="json"), "images": images})
     return found
 
 

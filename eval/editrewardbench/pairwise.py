@@ -6,32 +6,30 @@ score to an edit alone.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from tqdm import tqdm
 
 from eval.endpoint import EndpointJudge
 from eval.index import PairIndex, index_of
-from eval.jsonl import append_lines, cut_torn_line, read_jsonl
-from eval.rows import PASSING, row_key
-from eval.scoring import Rows
+from eval.judges import Done
+from eval.rows import Kept, row_key
+from eval.scoring import Rows, ask_all, bar_of
 from rrm.errors import InputError
 from rrm.parsing import Answer
 from rrm.parsing.marks import last_marks, mark, together
 from rrm.parsing.said import folded, said, unreadable
+from rrm.prompts import DATA, task_text
 from rrm.records import Failure, Record
 
 Place = Literal["first", "second", "tie"]
 Side = Literal["a", "b", "tie"]
-SYSTEM = """\
+SYSTEM = f"""\
 You compare two edits of one image. You see the source image, then edit A, then edit B, and the instruction that both were made from. \
 Weigh how completely each carries out the instruction, whether it leaves everything else as it was, and whether the result is clean. \
-The order of the edits means nothing. Reason briefly, then end with your choice on a line of its own: <choice>A</choice> if A is better, \
+The order of the edits means nothing. {DATA} Reason briefly, then end with your choice on a line of its own: <choice>A</choice> if A is better, \
 <choice>B</choice> if B is better, <choice>TIE</choice> if neither is."""
 CHOICE = mark("choice")
 FORWARD: dict[Place, Side] = {"first": "a", "second": "b", "tie": "tie"}
@@ -39,9 +37,9 @@ BACKWARD: dict[Place, Side] = {"first": "b", "second": "a", "tie": "tie"}
 PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
 
 
-def question(instruction: str) -> str:
+def question(instruction: str, requirement: str | None = None) -> str:
     """What stands behind the three images."""
-    return f"Instruction: {instruction}\nWhich edit is better?"
+    return f"{task_text(instruction, requirement)}\nWhich edit is better?"
 
 
 def read_choice(answer: Answer) -> Place | Failure:
@@ -67,6 +65,7 @@ class Vote(Record):
     first: str
     second: str
     instruction: str
+    requirement: str | None = None
     place: Place | None = None
     thought: str = ""
     failure: Failure | None = None
@@ -107,23 +106,27 @@ class Order:
         return (b, a) if self.swapped else (a, b)
 
 
+Showing = tuple[Order, Image.Image, tuple[Image.Image, Image.Image]]
+"""An order, the source image, and the pair's two edits as the benchmark has them."""
+
+
 class PairJudge(EndpointJudge):
     """A model behind an OpenAI-compatible server that compares two edits."""
 
-    def words(self, instruction: str) -> str:
+    def words(self, instruction: str, requirement: str | None = None) -> str:
         """Every word that the model reads."""
-        return f"{SYSTEM}\n{question(instruction)}"
+        return f"{SYSTEM}\n{question(instruction, requirement)}"
 
     def orders_of(self, pair: PairIndex) -> tuple[Order, Order]:
         """The pair as it stands, and swapped."""
-        words, (a, b) = self.words(pair.instruction), pair.edited
+        words, (a, b) = self.words(pair.instruction, pair.requirement), pair.edited
         keys = (row_key(self.fingerprint, words, pair.source, f"{x}|{y}") for x, y in ((a, b), (b, a)))
         return Order(next(keys), pair, False), Order(next(keys), pair, True)
 
     async def vote(self, order: Order, source: Image.Image, edits: tuple[Image.Image, Image.Image]) -> Vote:
         """The model's choice between two edits in this order."""
         shown = (edits[1], edits[0]) if order.swapped else edits
-        answer = await self.answer(SYSTEM, (source, *shown), question(order.pair.instruction))
+        answer = await self.answer(SYSTEM, (source, *shown), question(order.pair.instruction, order.pair.requirement))
         place = answer if isinstance(answer, Failure) else read_choice(answer)
         first, second = order.shown
         return Vote(
@@ -132,68 +135,32 @@ class PairJudge(EndpointJudge):
             first=first,
             second=second,
             instruction=order.pair.instruction,
+            requirement=order.pair.requirement,
             place=None if isinstance(place, Failure) else place,
             thought="" if isinstance(answer, Failure) else CHOICE.sub("", answer).strip(),
             failure=place if isinstance(place, Failure) else None,
         )
 
-    def vote_many(self, asked: Sequence[tuple[Order, Image.Image, tuple[Image.Image, Image.Image]]]) -> list[Vote]:
-        """One vote per order, all at once; InputError where the server answered none of them."""
-
-        async def together() -> list[Vote]:
-            return list(await asyncio.gather(*(self.vote(*one) for one in asked)))
-
-        votes = self.runner.run(together())
+    def vote_many(self, asked: Sequence[Showing], done: Done[Vote]) -> None:
+        """Gives `done` one vote per order, all asked at once; InputError where the server answered none of them."""
+        votes = self.gather((self.vote(*one) for one in asked), done)
         if votes and all(v.failure is not None and v.failure.kind == "server_gone" for v in votes):
             raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
-        return votes
 
 
-class Votes:
-    """The votes in a votes.jsonl, by key; of several the last counts."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        cut_torn_line(path)
-        self.votes: dict[str, Vote] = {}
-        if path.is_file():
-            self.votes = {vote.key: vote for vote in (Vote.model_validate(value) for _, value in read_jsonl(path))}
-
-    def settled(self, key: str) -> bool:
-        """Whether there is a vote with this key that did not fail for a passing reason."""
-        vote = self.votes.get(key)
-        return vote is not None and (vote.failure is None or vote.failure.kind not in PASSING)
-
-    def add(self, votes: Iterable[Vote]) -> None:
-        """Appends the votes to the file."""
-        added = {vote.key: vote for vote in votes}
-        append_lines(self.path, [vote.model_dump_json() for vote in added.values()])
-        self.votes.update(added)
-
-
-def batches(
-    judge: PairJudge, rows: Rows, pending: set[str], size: int
-) -> Iterator[list[tuple[Order, Image.Image, tuple[Image.Image, Image.Image]]]]:
-    """What is still to be asked, some orders at a time."""
-    waiting = []
-    for row in rows():
-        for order in judge.orders_of(index_of(row)):
-            if order.key in pending:
-                pending.discard(order.key)
-                waiting.append((order, row.source, row.edited))
-        if len(waiting) >= size:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
-
-
-def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Votes, batch: int) -> list[PairVote]:
-    """What the judge says of every pair, in order; only what `store` has no vote on is asked."""
+def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Kept[Vote], batch: int) -> list[PairVote]:
+    """What the judge says of every pair, in order; only what `store` has no settled vote on is asked."""
     orders = [judge.orders_of(pair) for pair in pairs]
-    pending = {order.key for both in orders for order in both if not store.settled(order.key)}
-    with tqdm(total=len(pending), desc="votes", disable=not pending) as progress:
-        for asked in batches(judge, rows, pending, batch) if pending else ():
-            store.add(judge.vote_many(asked))
-            progress.update(len(asked))
-    return [both_orders(store.votes[one.key], store.votes[two.key]) for one, two in orders]
+    keys = [order.key for both in orders for order in both]
+    pending = {key for key in keys if not store.settled(key)}
+
+    def wanted() -> Iterator[Showing]:
+        for row in rows() if pending else ():
+            for order in judge.orders_of(index_of(row)):
+                if order.key in pending:
+                    pending.discard(order.key)
+                    yield order, row.source, row.edited
+
+    ask_all(wanted(), judge.vote_many, lambda _, vote: store.add(vote), batch, bar_of(len(pending), "votes"))
+    store.put_in_order(keys)
+    return [both_orders(store[one.key], store[two.key]) for one, two in orders]

@@ -23,7 +23,11 @@ def short_hash(*parts: str) -> str:
 
 def content_hash(pairs: Sequence[PairIndex]) -> str:
     """A hash of all images, instructions, labels and groups, whatever the file they came in and its order."""
-    lines = sorted(json.dumps([p.source, *p.edited, p.instruction, p.label, p.task_type, p.dimension, p.group]) for p in pairs)
+    required = [[] if p.requirement is None else [p.requirement] for p in pairs]
+    lines = sorted(
+        json.dumps([p.source, *p.edited, p.instruction, p.label, p.task_type, p.dimension, p.group, *more])
+        for p, more in zip(pairs, required, strict=True)
+    )
     return short_hash(*lines)
 
 

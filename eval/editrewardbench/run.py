@@ -1,8 +1,8 @@
 """`editrewardbench run`: a judge on a public benchmark, and everything that its number depends on.
 
 The folder named by --out holds
-    rows.jsonl, votes.jsonl   judgements (votes of a pairwise judge), append-only, keyed by model, sampling, prompt and pixels: a run that
-                              was interrupted carries on, and one with other settings asks anew and mixes with nothing
+    rows.jsonl, votes.jsonl   judgements (votes of a pairwise judge), each written as it comes, keyed by model, sampling, prompt and pixels: a
+                              run that was interrupted carries on, and one with other settings asks anew and mixes with nothing
     principles.jsonl          the principles that the judge itself wrote, keyed in the same way
     pairs.jsonl               what came of every pair, by the settings of the last run
     summary.json              its numbers, with the settings that they are of
@@ -28,12 +28,13 @@ from eval.editrewardbench.paired import FEW
 from eval.editrewardbench.protocol_lines import PUBLIC, RESIZES, TITLES, headline_of, is_public, lines_of, published, size_line
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.specs import check_spec, is_pairwise
-from eval.editrewardbench.summary import overlap_of, passes_of, result_of
+from eval.editrewardbench.summary import last_line, most_frequent, overlap_of, passes_of, result_of
 from eval.index import PairIndex, read_index
 from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.scoring import Rows
 from rrm.config import Config
-from rrm.errors import InputError
+from rrm.errors import InputError, NothingMade
+from rrm.lock import locked
 from rrm.stage import write_json, write_text
 
 
@@ -53,6 +54,8 @@ class BenchConfig(Config):
     batch: int = Field(default=32, gt=0)
     """Edits judged at once; requests in flight for a server."""
     seed: int = 0
+    retry: bool = False
+    """Whether what failed before is asked again, for whatever reason it failed."""
     resize: bool | None = None
     """Whether edits are brought to their source's size before they are judged; as the benchmark's protocol has it unless set."""
 
@@ -96,7 +99,7 @@ def with_overlap(
     return marked, overlap_of(marked, manifest, training)
 
 
-def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool) -> list[str]:
+def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool, unreadable: int) -> list[str]:
     """What a reader of the numbers has to know beside them; `public`: the set is the whole one that numbers were published of."""
     another = config.bench in PUBLIC and not public and config.limit is None
     notes = [NOTES[config.bench]] if config.bench in NOTES and not another else []
@@ -108,6 +111,8 @@ def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool) -> list[s
         notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
     if config.limit is not None:
         notes.append(f"Only the first of the benchmark (--limit {config.limit}): no number of the whole.")
+    if unreadable:
+        notes.append(f"{unreadable} kept answers could not be read; they were asked for again.")
     if not config.by_protocol:
         notes.append(f"Not as the benchmark's protocol has it: {bench['size_note']} Published numbers do not compare.")
     if bench["sources"] < FEW:
@@ -138,17 +143,30 @@ def thresholds_of(
 
 
 def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
-    """Judges the benchmark, writes everything into `out`, and returns the summary. Raises InputError for bad input."""
+    """Judges the benchmark, writes everything into `out`, and returns the summary.
+
+    Raises InputError for bad input, and for a folder that another run is at work in; NothingMade, after everything was
+    written, where there is not one score or choice.
+    """
     check_spec(config.reward, config.passes)
     if config.validation and is_pairwise(config.reward):
         raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
+    with locked(config.out):
+        summary, failed = run_locked(config, command)
+    if summary["result"]["account"]["out"] == 0:
+        raise NothingMade(f"'{config.reward}' judged nothing ({failed}); {last_line(summary)}.")
+    return summary
+
+
+def run_locked(config: BenchConfig, command: str) -> tuple[dict[str, Any], str]:
+    """`run_bench` in a folder that no other run can get at; the summary, and the most frequent failure in words."""
 
     def rows() -> Iterator[BenchRow]:
         return read_bench(config.bench, config.data, config.limit, config.resized)
 
     out = Path(config.out)
     everything, _ = read_index(config.bench, config.data, config.limit, False, config.resized)
-    judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch)
+    judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch, config.retry)
     pairs, thresholds, validation = thresholds_of(config, judging, everything)
     margin = thresholds.margin
     outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows)
@@ -161,7 +179,7 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
     summary = {
         "bench": bench,
         "reward": judging.reward,
-        "result": result_of(outcomes, judging.failed),
+        "result": result_of(outcomes, judging.answers),
         "passes": passes_of(judging.single(pairs, margin), outcomes),
         "validation": validation,
         "headline": headline_of(config.bench, judging.reward["pairwise"], protocol["convention"]),
@@ -169,7 +187,7 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
         "protocol_lines": lines_of(protocol),
         "anchors": published(config.bench, judging.reward["pairwise"]) if public and config.by_protocol else [],
         "overlap": overlap,
-        "notes": notes_of(config, bench, public),
+        "notes": notes_of(config, bench, public, judging.unreadable),
         "config": config.model_dump(mode="json"),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -178,4 +196,4 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
     write_outcomes(out / PAIRS, outcomes)
     write_examples(out, outcomes, rows, judging.words)
     write_json(out / SUMMARY, summary)
-    return summary
+    return summary, most_frequent(judging.answers)

@@ -10,6 +10,8 @@ from typing import Any
 from eval.editrewardbench.outcomes import Outcome, breakdown, cell, grouped
 from eval.editrewardbench.overlap import Training
 from eval.wording import percent, percent_span
+from rrm.records import Failure
+from rrm.stage import account, account_line
 
 HEADLINE = "overall"
 
@@ -19,14 +21,26 @@ def headline_of(dimensions: Sequence[str]) -> str:
     return HEADLINE if HEADLINE in dimensions else sorted(dimensions)[0]
 
 
-def result_of(outcomes: Sequence[Outcome], failed: Mapping[str, int]) -> dict[str, Any]:
-    """Everything that is counted on the pairs; `failed` counts judgements without a score or a choice, by kind."""
+def account_of(answers: Sequence[Failure | None]) -> dict[str, Any]:
+    """How many judgements or votes there are, how many of them with a score or a choice, and how many failed, by kind."""
+    kinds = Counter(str(failure.kind) for failure in answers if failure is not None)
+    return account(len(answers), len(answers) - kinds.total(), kinds)
+
+
+def most_frequent(answers: Sequence[Failure | None]) -> str:
+    """The failure that was met most often, in its own words."""
+    met = Counter(f"{f.kind}: {f.detail}" if f.detail else f.kind for f in answers if f is not None)
+    return met.most_common(1)[0][0] if met else "nothing failed"
+
+
+def result_of(outcomes: Sequence[Outcome], answers: Sequence[Failure | None]) -> dict[str, Any]:
+    """Everything that is counted on the pairs and on the judgements or votes that they go back to."""
     dimensions = {name: breakdown(found) for name, found in grouped(outcomes, lambda o: o.dimension).items()}
     compared = [o.consistent for o in outcomes if o.consistent is not None]
     return {
         **cell(outcomes),
         "labels": dict(Counter(o.label for o in outcomes)),
-        "failures": dict(failed),
+        "account": account_of(answers),
         "unreadable_pairs": dict(Counter(o.failure or "empty" for o in outcomes if o.side is None)),
         "same_in_both_orders": fmean(compared) if compared else None,
         "headline": headline_of(list(dimensions)),
@@ -121,9 +135,6 @@ def described(summary: Mapping[str, Any]) -> str:
         headline_line(summary["headline"]),
         table(summary),
     ]
-    if result["failures"]:
-        failures = ", ".join(f"{count} {kind}" for kind, count in sorted(result["failures"].items()))
-        lines.append(f"judgements without a score or a choice: {failures}")
     if result["same_in_both_orders"] is not None:
         lines.append(f"both orders came to the same in {percent(result['same_in_both_orders'])}% of the readable pairs")
     passes = summary["passes"]
@@ -141,6 +152,12 @@ def described(summary: Mapping[str, Any]) -> str:
     if summary["overlap"] is not None:
         lines += overlap_lines(summary["overlap"])
     return "\n".join([*lines, *(f"note: {note}" for note in summary["notes"])])
+
+
+def last_line(summary: Mapping[str, Any]) -> str:
+    """What became of the judgements or votes that the result goes back to."""
+    what = "votes" if summary["reward"]["pairwise"] else "judgements"
+    return f"{what}: {account_line(summary['result']['account'])}"
 
 
 def overlap_lines(overlap: Mapping[str, Any]) -> list[str]:

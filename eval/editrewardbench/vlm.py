@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.endpoint import EndpointJudge
-from eval.judges import Edit, Principles, Task
+from eval.judges import Done, Edit, Principles
 from rrm.parsing import read_holistic, thought_of
 from rrm.prompts import HOLISTIC_SYSTEM, judge_text
-from rrm.records import Failure, Judgement
+from rrm.records import Failure, Judgement, TaskToDecompose
 
 
 class VlmJudge(EndpointJudge):
@@ -16,13 +16,14 @@ class VlmJudge(EndpointJudge):
 
     needs_principles = False
 
-    def prompt(self, instruction: str, principles: Principles) -> str:
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """The system prompt and the text behind the images."""
-        return f"{HOLISTIC_SYSTEM}\n{judge_text('holistic', instruction, ())}"
+        return f"{HOLISTIC_SYSTEM}\n{judge_text('holistic', instruction, (), requirement)}"
 
     async def judge(self, edit: Edit) -> Judgement:
         """The judgement of one edit."""
-        answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), judge_text("holistic", edit.instruction, ()))
+        text = judge_text("holistic", edit.instruction, (), edit.requirement)
+        answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), text)
         if isinstance(answer, Failure):
             return Judgement(failure=answer)
         if not answer.strip():
@@ -32,6 +33,7 @@ class VlmJudge(EndpointJudge):
             return Judgement(thought=thought_of(answer), failure=read)
         return Judgement(thought=thought_of(answer), read=read)
 
-    def decompose_many(self, tasks: Sequence[Task]) -> list[Principles | Failure]:
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
         """No principles: it is asked without any."""
-        return [() for _ in tasks]
+        for place, _ in enumerate(tasks):
+            done(place, ())
