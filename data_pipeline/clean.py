@@ -11,14 +11,16 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
-from data_pipeline.intake import Intake, short_hash
+from data_pipeline.intake import Intake
 from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook
+from data_pipeline.workbook import Workbook, short_hash
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure, Quarantined
-from rrm.rows.columns import BadRow, ImageRef, read_pair, read_task
+from rrm.rows import columns
+from rrm.rows.fields import BadRow, ImageRef
+from rrm.rows.pairs import edits_of
 from rrm.rows.sources import rows_of
 
 CHUNK = 256
@@ -36,10 +38,10 @@ class HeldOut:
 def source_of(values: Mapping[str, Any]) -> tuple[ImageRef, str]:
     """Source image and instruction of a row of a benchmark, whatever its schema."""
     try:
-        pair = read_pair(dict(values))
-        return pair.source, pair.instruction
+        edits_of(values)
+        return columns.source_of(values), columns.instruction_of(values)
     except BadRow:
-        task = read_task(dict(values))
+        task = columns.read_task(values)
         return task.image, task.instruction
 
 

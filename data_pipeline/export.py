@@ -92,6 +92,7 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
         "digest": config.digest(),
         "counts": counts,
         "passes": {name: book.result(name) for name in ("read", "clean", "choose", "filter", "make") if book.result(name)},
+        "pairs": book.result("pairs"),
         **tally.rows(),
         "failures": {"traces": dict(sorted(tally.failures.items())), "quarantined": quarantine_counts(kinds)},
         "teachers_gone": gone,

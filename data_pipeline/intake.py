@@ -15,14 +15,17 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
+from data_pipeline.human_pairs import add_vote, settle
 from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook
+from data_pipeline.workbook import Workbook, short_hash
 from rrm.errors import InputError
 from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task
-from rrm.rows.columns import BadRow, CandidateRow, ImageRef, PairRow, TaskRow, read_candidate, read_pair, read_task
+from rrm.rows.columns import CandidateRow, TaskRow, read_candidate, read_task
+from rrm.rows.fields import BadRow, ImageRef
 from rrm.rows.formats import InputRow
+from rrm.rows.pairs import PairRow, labels_of, read_pair
 from rrm.rows.sources import rows_of
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
@@ -30,11 +33,6 @@ CHUNK = 256
 """Rows whose images are read together."""
 LONGEST_SHOWN = 500
 """Characters of a field that the quarantine shows: it may hold an image in base64."""
-
-
-def short_hash(*parts: str) -> str:
-    """A name made from content."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 class Intake:
@@ -205,24 +203,29 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
 
 
 def take_pairs(config: DataConfig, book: Workbook, intake: Intake) -> int:
-    """Adds the human pairs, each with its task."""
+    """Adds the human pairs, each with its task and one verdict; returns how many rows were usable. The rows behind the last pair that
+    a limit allows are not read.
+
+    Raises InputError, before an image is read, where it is not certain what the labels mean.
+    """
     assert config.pairs is not None
     count = 0
-    rows = intake.rows(config.pairs, "pair", read_pair, lambda pair: [pair.source, pair.a, pair.b], book)
-    for _, value, (source, a, b) in rows:
-        words = (value.instruction, value.requirement or "")
-        task_id = short_hash(source, *words)
-        book.add_task(
-            Task(task_id=task_id, source=source, instruction=value.instruction, requirement=value.requirement), "pair"
-        )
-        pair_id = short_hash(source, *filter(None, words), a, b, value.label)
-        book.run(
-            "INSERT OR IGNORE INTO pairs (pair_id, task_id, edited_a, edited_b, label) VALUES (?, ?, ?, ?, ?)",
-            (pair_id, task_id, a, b, value.label),
-        )
+    labels = labels_of(config.pairs, config.reading, config.labels)
+
+    def read(values: dict[str, Any]) -> PairRow:
+        return read_pair(values, labels)
+
+    rows = intake.rows(config.pairs, "pair", read, lambda pair: [pair.source, pair.a, pair.b], book)
+    for row, value, (source, a, b) in rows:
+        if a == b:
+            failure = Failure(kind="bad_row", detail="both edits are the same image")
+            book.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
+            continue
+        add_vote(book, value, source, a, b, row.place)
         count += 1
-        if config.limit and count >= config.limit:
+        if config.limit and book.count("pairs") >= config.limit:
             break
+    book.finish("pairs", settle(book, labels))
     return count
 
 

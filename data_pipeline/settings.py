@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from data_pipeline.editors import Editor
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
-from rrm.records import Category
+from rrm.records import Category, Label
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
 
@@ -60,6 +60,9 @@ class DataConfig(Config):
     ledger: str | None = Field(None, description="SQLite file of every answer; None: <out>.ledger.sqlite")
     encoding: Encoding | None = Field(
         None, description="of those text files of tasks, candidates, pairs and benchmarks that are not UTF-8, such as gb18030"
+    )
+    labels: dict[str | int | float | bool, Label | None] | None = Field(
+        None, description="what labels of pairs mean that are not certain, such as {1: a, 2: b, 0: same, 9: null}"
     )
     limit: int | None = Field(None, ge=1, description="only so many tasks, and so many pairs")
     max_pixels: int = Field(MAX_PIXELS, ge=784, description="larger images are scaled down, by qwen-vl-utils' rules")

@@ -5,6 +5,7 @@ Rows keep the order of the input files (`n`). Nothing here was paid for: what te
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import sys
@@ -28,6 +29,7 @@ CREATE INDEX sources ON tasks (source, instruction);
 CREATE TABLE quadruples (n INTEGER PRIMARY KEY, quadruple_id TEXT UNIQUE, task_id TEXT, edited TEXT, editor TEXT, outcome TEXT);
 CREATE INDEX edits ON quadruples (task_id);
 CREATE TABLE pairs (n INTEGER PRIMARY KEY, pair_id TEXT UNIQUE, task_id TEXT, edited_a TEXT, edited_b TEXT, label TEXT);
+CREATE TABLE votes (n INTEGER PRIMARY KEY, pair TEXT, label TEXT, rater TEXT, place TEXT);
 CREATE TABLE quarantine (n INTEGER PRIMARY KEY, stage TEXT, key TEXT, failure TEXT, evidence TEXT);
 CREATE TABLE passes (name TEXT PRIMARY KEY, result TEXT) WITHOUT ROWID;
 CREATE TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -37,6 +39,11 @@ VERSION = zlib.crc32(SCHEMA.encode()) & 0x7FFFFFFF
 """A workbook with other tables is of another version, and begun anew."""
 SLAB = 1000
 """Rows that are read, and outcomes that are written, at once."""
+
+
+def short_hash(*parts: str) -> str:
+    """A name made from content."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 class Workbook:

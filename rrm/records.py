@@ -31,6 +31,7 @@ FailureKind = Literal[
     "cut_off",
     "duplicate",
     "not_asked",
+    "contradiction",
 ]
 
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rrm.rows.columns import BadRow, CandidateRow, PairRow, TaskRow, read_candidate, read_pair, read_task
+from rrm.rows.columns import CandidateRow, TaskRow, read_candidate, read_task
+from rrm.rows.fields import BadRow
+from rrm.rows.pairs import PairRow, read_pair
 from rrm.rows.sources import rows_of
 
 
@@ -210,19 +212,6 @@ def test_any_preference_set_is_read(names, label):
     first, second = names.split()
     values = {"source_image": "s.png", "edit": "make it red", first: "1.png", second: "2.png", label: "right"}
     assert read_pair(values) == PairRow("s.png", "make it red", None, "1.png", "2.png", "b", "generic")
-
-
-def test_labels_mean_what_they_say():
-    meanings = {
-        "a": ["a", "A", "left", " Left ", 0, "0", 0.0, "leftvote"],
-        "b": ["b", "B", "right", 1, "1", 1.0, "rightvote"],
-        "same": ["same", "tie", "tievote", "bothbad_vote"],
-    }
-    for meaning, labels in meanings.items():
-        assert {read_pair({**OURS, "label": label}).label for label in labels} == {meaning}
-    for label in ("C", 2, 0.5, True, -1):
-        assert reason(read_pair, {**OURS, "label": label}).startswith(f"'label' is {label!r}, which is none of a, left,")
-    assert reason(read_pair, {**OURS, "label": None}).startswith("no label: all of label, vote_type, vote, ")
 
 
 def test_an_unusable_pair_says_what_is_missing():

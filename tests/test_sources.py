@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from rrm.errors import InputError
-from rrm.rows.columns import BadRow, PairRow, TaskRow, read_pair, read_task
+from rrm.rows.columns import TaskRow, read_task
+from rrm.rows.fields import BadRow
 from rrm.rows.formats import LIMIT, PLAIN, Reading
+from rrm.rows.pairs import PairRow, read_pair
 from rrm.rows.sources import HubSource, fingerprint_files, hub_source, rows_of
 
 BROKEN = b"no image: whoever decodes this raises"

@@ -1,6 +1,6 @@
 """Any preference set, JSONL or Parquet: source, instruction, two edits and a label, by whichever names it calls them.
 
-The names are those that the data pipeline reads (`rrm.rows.columns.read_pair`); this project's own are source, instruction,
+The names are those that the data pipeline reads (`rrm.rows.pairs.read_pair`); this project's own are source, instruction,
 edited_a, edited_b, label (a, b or same), and optionally requirement, id, task_type and dimension.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 from eval.benches.reading import Layout, Place, bench_row, name_of
 from eval.benches.records import BenchRow
 from rrm.errors import InputError
-from rrm.rows.columns import BadRow, read_pair
+from rrm.rows.fields import BadRow
+from rrm.rows.pairs import read_pair
 
 LAYOUT = Layout()
 

@@ -13,7 +13,8 @@ from typing import Any
 from eval.benches.reading import Layout, Place, bench_row, need, text_of
 from eval.benches.records import BenchRow
 from rrm.errors import InputError
-from rrm.rows.columns import BadRow, ranked
+from rrm.rows.fields import BadRow
+from rrm.rows.pairs import ranked
 
 COLUMNS = (
     "id",

@@ -18,7 +18,7 @@ from eval.index import PairIndex
 from eval.scoring import Rows
 from rrm.errors import InputError
 from rrm.images import ImageStore, open_image, read_image
-from rrm.rows.columns import BadRow, ImageRef
+from rrm.rows.fields import BadRow, ImageRef
 from rrm.rows.sources import rows_of
 
 TABLES = ("sft.parquet", "preferences.parquet", "same.parquet")
