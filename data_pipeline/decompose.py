@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -19,6 +20,15 @@ from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_principles
 from rrm.records import Failure, Principle, Record, Task
 from rrm.rows.text import read_text
+
+Language = Literal["en", "zh"]
+ASKED_IN: dict[Language, str] = {
+    "en": "Write the questions in English.",
+    "zh": "Write the questions in Chinese, as 是否…？ or …吗？, and the categories in English, as they are named above.",
+}
+QUOTED = re.compile(r"“[^”]*”|「[^」]*」|《[^》]*》|\"[^\"]*\"|‘[^’]*’")
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+OTHER_WORD = re.compile(r"[^\W\d_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 class Exemplar(Record):
@@ -55,13 +65,22 @@ def read_exemplars(path: str) -> tuple[Exemplar, ...]:
     return tuple(found)
 
 
-def system_prompt(exemplars: Sequence[Exemplar], shown: int, wanted: str, task: Task, seed: int) -> str:
-    """The decomposer's system prompt: how many questions are wanted, and `shown` exemplars drawn for this task."""
-    system = f"{prompts.DECOMPOSE_SYSTEM}\n{wanted}"
-    if not exemplars or not shown:
+def language_of(text: str) -> Language:
+    """Chinese where the text has more Chinese characters than words of other scripts, quotations apart; else English."""
+    own = QUOTED.sub(" ", text)
+    return "zh" if len(HAN.findall(own)) > len(OTHER_WORD.findall(own)) else "en"
+
+
+def system_prompt(exemplars: Sequence[Exemplar], wanted: str, task: Task, config: DataConfig) -> str:
+    """The decomposer's system prompt: how many questions are wanted, in which language, and exemplars in it, drawn for this task."""
+    language = language_of(task.instruction) if config.language == "auto" else config.language
+    said = "" if language == language_of(task.instruction) == "en" else f"\n{ASKED_IN[language]}"
+    system = f"{prompts.DECOMPOSE_SYSTEM}\n{wanted}{said}"
+    fitting = [e for e in exemplars if language_of(e.principles[0].question) == language] or exemplars
+    if not fitting or not config.exemplars_per_query:
         return system
-    rng = np.random.default_rng([seed, int(task.task_id, 16)])
-    chosen = [exemplars[int(i)] for i in rng.permutation(len(exemplars))[:shown]]
+    rng = np.random.default_rng([config.seed, int(task.task_id, 16)])
+    chosen = [fitting[int(i)] for i in rng.permutation(len(fitting))[: config.exemplars_per_query]]
     return f"{system}\n\nExamples:\n" + "\n\n".join(map(example_text, chosen))
 
 
@@ -81,7 +100,7 @@ def wanted_text(config: DataConfig) -> str:
 def decompose_call(task: Task, config: DataConfig) -> Call:
     """The request for a task's principles."""
     exemplars = read_exemplars(str(config.exemplars_path)) if config.exemplars else ()
-    system = system_prompt(exemplars, config.exemplars_per_query, wanted_text(config), task, config.seed)
+    system = system_prompt(exemplars, wanted_text(config), task, config)
     text = prompts.decompose_text("full", task.instruction, task.requirement)
     return one_call(config.decomposer, "decompose", system, text, (task.source,), config.seed)
 

@@ -80,6 +80,7 @@ class DataConfig(Config):
     variant: Variant = "T+V"
     exemplars: str | None = Field(PACKAGE, description="a JSONL file of them, or None")
     exemplars_per_query: int = Field(4, ge=0)
+    language: Literal["auto", "en", "zh"] = Field("auto", description="of the principles; auto: as the instruction's script")
     principles: dict[Category, Range] = Field({"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)})
     principles_total: Range = (8, 12)
     asks: int = Field(3, ge=1, description="times that a decomposition or a verification is asked for until it is valid")

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from data_pipeline.__main__ import main
-from data_pipeline.decompose import read_exemplars, system_prompt
+from data_pipeline.decompose import language_of, read_exemplars, system_prompt
 from data_pipeline.hard import CRITERIA
 from data_pipeline.ledger import Ledger
 from data_pipeline.rows import read_table
@@ -284,23 +284,45 @@ def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tm
     assert "done already" in capsys.readouterr().out
 
 
-def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(tmp_path):
+def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(config, tmp_path):
     path = tmp_path / "exemplars.jsonl"
     rows = [{"instruction": f"do {i}", "principles": [{"question": f"Was {i} done?", "category": "follow"}]} for i in range(9)]
     path.write_text("\n".join(map(json.dumps, rows)))
     exemplars = read_exemplars(str(path))
-    shown = [system_prompt(exemplars, 4, "Write 5.", Task(task_id=k * 16, source="s", instruction="x"), 0) for k in "abcd"]
+    tasks = [Task(task_id=k * 16, source="s", instruction="x") for k in "abcd"]
+    shown = [system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=4)) for task in tasks]
     assert all(text.startswith(DECOMPOSE_SYSTEM) and text.count('Instruction: "do') == 4 for text in shown)
     assert len(set(shown)) > 1
+    fewer = [system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=0)) for task in tasks]
+    assert set(fewer) == {f"{DECOMPOSE_SYSTEM}\nWrite 5."}
     other = tmp_path / "other.jsonl"
     other.write_text('{"instruction": "x"}')
     with pytest.raises(InputError, match="line 1"):
         read_exemplars(str(other))
 
 
+@pytest.mark.parametrize(
+    ("instruction", "language"),
+    [
+        ("把杯子改成红色", "zh"), ("把女生的手势改成OK", "zh"), ("Add 新年快乐", "zh"), ("make the cup red", "en"), ("", "en"),
+        ("Change the sign to “国庆特惠全场五折”", "en"), ('标题改成"National Day Sale Now On"', "zh"), ("カップを赤くする", "en"),
+    ],
+)  # fmt: skip
+def test_a_chinese_instruction_is_decomposed_in_chinese_after_chinese_examples(config, instruction, language):
+    pool = read_exemplars(str(changed(config, exemplars="package").exemplars_path))
+    settings = changed(config, exemplars_per_query=4)
+    task = Task(task_id="a" * 16, source="s", instruction=instruction or "x")
+    assert language_of(instruction) == language
+    chinese = "in Chinese" in system_prompt(pool, "Write 5.", task, settings)
+    assert chinese == (language == "zh")
+    forced = [system_prompt(pool, "Write 5.", task, changed(settings, language=one)) for one in ("en", "zh")]
+    assert ["in English" in forced[0], "in Chinese" in forced[1]] == [language == "zh", True]
+    assert [language_of(text.rpartition("Examples:")[2]) for text in forced] == ["en", "zh"]
+
+
 def test_the_pool_that_comes_with_the_package_can_be_shown(config):
     pool = changed(config, exemplars="package").exemplars_path
-    assert len(read_exemplars(str(pool))) == 60
+    assert len(read_exemplars(str(pool))) == 80
 
 
 def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, capsys):

@@ -1,4 +1,7 @@
-"""The pool of expert-written decompositions that the pipeline ships: its size, its spread, and the form of its questions."""
+"""The pool of expert-written decompositions that the pipeline ships: its size, its spread, and the form of its questions.
+
+Sixty are English, as in the paper; twenty more are Chinese, for Chinese instructions.
+"""
 
 import json
 import re
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.decompose import language_of
+from rrm.parsing import principle_faults
 from rrm.records import Principle
 
 POOL = Path(__file__).parents[1] / "data_pipeline" / "exemplars.jsonl"
@@ -26,11 +31,17 @@ TASK_TYPES = {
 AT_LEAST = {"multi-step": 8, "spatial": 8, "implicit": 6, "negated": 6}
 PER_CATEGORY = {"follow": (3, 4), "keep": (3, 4), "quality": (2, 3)}
 YES_NO_FORM = re.compile(r"(Is|Are|Does|Do|Has|Have|Was|Were|Did|Can) \S.*[^\s?]\?")
+LANGUAGES = {"en": 60, "zh": 20}
 
 
 @pytest.fixture(scope="module")
-def pool():
+def both():
     return [json.loads(line) for line in POOL.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pool(both):
+    return both[: LANGUAGES["en"]]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +53,19 @@ def normal(text):
     return " ".join(text.lower().split())
 
 
-def test_there_are_sixty_exemplars_with_the_same_four_fields(pool):
-    assert len(pool) == 60
-    assert {tuple(row) for row in pool} == {("tags", "scene", "instruction", "principles")}
+def test_there_are_sixty_english_and_twenty_chinese_exemplars_with_the_same_four_fields(both):
+    assert Counter(language_of(row["instruction"]) for row in both) == LANGUAGES
+    assert all(language_of(q["question"]) == language_of(row["instruction"]) for row in both for q in row["principles"])
+    assert {tuple(row) for row in both} == {("tags", "scene", "instruction", "principles")}
+
+
+def test_the_chinese_ones_are_valid_cover_every_task_type_and_repeat_no_question(both):
+    chinese = both[LANGUAGES["en"] :]
+    asked = [[Principle.model_validate(p) for p in row["principles"]] for row in chinese]
+    assert [principle_faults(principles, PER_CATEGORY, (8, 11)) for principles in asked] == [[]] * len(chinese)
+    assert {tag for row in chinese for tag in row["tags"]} == TASK_TYPES | set(AT_LEAST)
+    assert len({p.question for principles in asked for p in principles}) == sum(map(len, asked))
+    assert len({row["instruction"] for row in chinese}) == len(chinese)
 
 
 def test_every_scene_is_one_line_of_text(pool):
