@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import openai
 from PIL import Image
 
 from eval.judges import Done, Edit, Principles
-from rrm.endpoints import image_part
+from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit
 from rrm.parsing import read_principles, read_trace, thought_of
 from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
-from rrm.records import Failure, Judgement, TaskToDecompose
+from rrm.records import Choice, Failure, Judgement, TaskToDecompose
 
-REFUSED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-SANDBOX = "sandbox"
 T = TypeVar("T")
+SANDBOX = "sandbox"
+RETRIES = 4
+"""Of what passes."""
+IN_FLIGHT = 32
+"""Requests at once."""
 
 
 class EndpointJudge:
@@ -29,7 +30,7 @@ class EndpointJudge:
 
     `url` is the server's base URL (ending in /v1), or "sandbox" for the sandbox's own teacher, which is started and stopped
     with the judge. The key is read from the environment variable named `key_variable`; a local server needs none. A `seed` is
-    sent along where there is one, and is part of the fingerprint.
+    sent along where there is one and the server's `dialect` has one, and is part of the fingerprint.
     """
 
     def __init__(
@@ -42,22 +43,27 @@ class EndpointJudge:
         max_tokens: int,
         timeout: float,
         seed: int | None = None,
+        dialect: Dialect | None = None,
     ):
         self.url, self.model, self.key_variable, self.seed = url, model, key_variable, seed
         self.temperature, self.max_tokens, self.timeout = temperature, max_tokens, timeout
+        self.dialect = dialect or Dialect()
         self.fingerprint = f"endpoint|{url}|{model}|{temperature}|{max_tokens}" + ("" if seed is None else f"|seed {seed}")
-        self.open = ExitStack()
+        self.fingerprint += self.dialect.fingerprint
+        self.rule = StopRule(f"The server at {url}")
 
     def __enter__(self) -> Self:
         url = self.url
-        if url == SANDBOX:
-            from rrm.sandbox.teacher import running_teacher
+        with ExitStack() as opened:
+            if url == SANDBOX:
+                from rrm.sandbox.teacher import running_teacher
 
-            url = self.open.enter_context(running_teacher())
-        self.runner = self.open.enter_context(asyncio.Runner())
-        key = os.environ.get(self.key_variable) or "none"
-        self.client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=self.timeout, max_retries=4)
-        self.open.callback(lambda: self.runner.run(self.client.close()))
+                url = opened.enter_context(running_teacher())
+            self.runner = opened.enter_context(asyncio.Runner())
+            self.client = ChatClient(url, key_variable=self.key_variable, timeout=self.timeout)
+            opened.callback(lambda: self.runner.run(self.client.close()))
+            self.open = opened.pop_all()
+        self.places = asyncio.Semaphore(IN_FLIGHT)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -67,32 +73,20 @@ class EndpointJudge:
         """The system prompt and the text behind the images."""
         return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles, requirement)}"
 
-    async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> str | Failure:
-        """The model's words, or why there are none; it is shown the images within the pixel budget.
-
-        Raises InputError where the server will never answer.
-        """
-        parts = [*(image_part(fit(image)) for image in images), {"type": "text", "text": text}]
-        messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": parts}]
+    async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> Choice | Failure:
+        """The model's answer, or why there is none; it is shown the images within the pixel budget. Never raises."""
         try:
-            reply = await self.client.chat.completions.create(
-                model=self.model,
-                messages=messages,
-                temperature=self.temperature,
-                max_tokens=self.max_tokens,
-                seed=openai.omit if self.seed is None else self.seed,
-            )
-        except REFUSED as error:
-            raise InputError(f"The server at {self.url} refuses model '{self.model}': {error.message}") from error
-        except openai.APITimeoutError as error:
-            return Failure(kind="timed_out", detail=str(error))
-        except openai.BadRequestError as error:
-            return Failure(kind="bad_row", detail=error.message[:200])
-        except openai.APIError as error:
-            return Failure(kind="server_gone", detail=str(error)[:200])
-        if not reply.choices:
-            return Failure(kind="empty", detail="no choices")
-        return reply.choices[0].message.content or ""
+            parts = [*(image_part(fit(image)) for image in images), {"type": "text", "text": text}]
+        except (InputError, OSError, ValueError) as error:
+            return Failure(kind="image_unreadable", detail=str(error)[:300])
+        request = ChatRequest(
+            self.model, [{"role": "system", "content": system}, {"role": "user", "content": parts}], self.max_tokens,
+            temperature=self.temperature, seed=self.seed if self.dialect.send_seed else None, extra=self.dialect.extra,
+            max_tokens_field=self.dialect.max_tokens_field,
+        )  # fmt: skip
+        async with self.places:
+            got = await patiently(self.client, request, RETRIES, self.rule)
+        return got.told if isinstance(got, Fault) else got.choices[0]
 
     async def judge(self, edit: Edit) -> Judgement:
         """The judgement of one edit."""
@@ -119,17 +113,26 @@ class EndpointJudge:
         return self.runner.run(together())
 
     def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
-        """Gives `done` one judgement per edit; InputError where the server answered none of them."""
+        """Gives `done` one judgement per edit; InputError where the server refuses everything, or answered none of them."""
         judgements = self.gather((self.judge(edit) for edit in edits), done)
-        if edits and all(j.failure is not None and j.failure.kind == "server_gone" for j in judgements):
-            raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
+        self.check([judgement.failure for judgement in judgements])
 
     def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
-        """Gives `done` the model's own principles for each task."""
+        """Gives `done` the model's own principles for each task; InputError as from `judge_many`."""
 
         async def one(task: TaskToDecompose) -> Principles | Failure:
             text = decompose_text("full", task.instruction, task.requirement)
             answer = await self.answer(DECOMPOSE_SYSTEM, (task.source,), text)
             return answer if isinstance(answer, Failure) else read_principles(answer)
 
-        self.gather((one(task) for task in tasks), done)
+        made = self.gather((one(task) for task in tasks), done)
+        self.check([found if isinstance(found, Failure) else None for found in made])
+
+    def check(self, failures: Sequence[Failure | None]) -> None:
+        """Raises InputError where the server refuses everything, or nobody was there for any of these."""
+        self.rule.check()
+        last = failures[-1] if failures else None
+        if last is not None and all(failure is not None and failure.kind == "server_gone" for failure in failures):
+            raise InputError(
+                f"The server at {self.url} does not answer ({last.detail}); start it, and the same command carries on."
+            )

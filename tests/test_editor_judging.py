@@ -294,7 +294,7 @@ def test_an_answer_that_the_server_calls_cut_off_or_refused_is_that(tmp_path, ed
 
 
 def test_a_server_without_the_model_stops_the_run(tmp_path, edited):
-    with served(FastAPI()) as url, pytest.raises(InputError, match="refuses model 'vlm'"):
+    with served(FastAPI()) as url, pytest.raises(InputError, match=r"Not Found\); correct the model's name"):
         judged(edited, url, tmp_path / "rows.jsonl")
 
 

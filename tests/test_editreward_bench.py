@@ -395,13 +395,13 @@ def test_the_sandbox_teacher_judges_over_http(tmp_path):
         EndpointJudge("sandbox", "no-such-model", **settings) as judge,
         pytest.raises(InputError, match="no-such-model"),
     ):
-        answers(judge.judge_many, edits)
+        answers(judge.judge_many, edits * 2)
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("eval.endpoint.RETRIES", 0)
     settings = {"key_variable": "NO_SUCH_KEY", "temperature": 0.0, "max_tokens": 64, "timeout": 5.0}
     edit = Edit("e", SOURCE, SOURCE, "q", (Principle(question="?", category="follow"),))
-    with EndpointJudge("http://127.0.0.1:9/v1", "m", **settings) as judge:
-        judge.client = judge.client.with_options(max_retries=0)
-        with pytest.raises(InputError, match="does not answer"):
-            answers(judge.judge_many, [edit])
+    judge = EndpointJudge("http://127.0.0.1:9/v1", "m", **settings)
+    with judge, pytest.raises(InputError, match="does not answer"):
+        answers(judge.judge_many, [edit])

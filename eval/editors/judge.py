@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import openai
 from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
@@ -18,17 +15,15 @@ from tqdm import tqdm
 from data_pipeline.flow import in_order
 from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import SYSTEM, read_scores
-from eval.endpoint import REFUSED
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from eval.rows import PASSING
-from rrm.config import Config
-from rrm.endpoints import image_part
+from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit, inside, open_image, pixel_digest
-from rrm.records import Failure, Record
+from rrm.records import Choice, Failure, Record
 
 
-class JudgeSettings(Config):
+class JudgeSettings(Dialect):
     """The judge and how it is asked."""
 
     url: str
@@ -81,6 +76,7 @@ class AnswerRows:
 def answer_key(settings: JudgeSettings, question: Question, digests: Iterable[str]) -> str:
     """The key of an answer: all that it depends on, and nothing else; the same model at another address gives the same answer."""
     parts = [settings.model, settings.temperature, settings.max_tokens, SYSTEM, question.text, *digests]
+    parts += [settings.fingerprint] if settings.extra else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
@@ -106,34 +102,20 @@ def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image |
 class Judge:
     """Asks the server for scores, unless an answer to the same question about the same pixels is kept."""
 
-    def __init__(self, settings: JudgeSettings, rows: AnswerRows, client: openai.AsyncOpenAI):
+    def __init__(self, settings: JudgeSettings, rows: AnswerRows, client: ChatClient):
         self.settings, self.rows, self.client = settings, rows, client
+        self.rule = StopRule(f"The server at {settings.url}")
 
-    async def words(self, question: Question, images: list[Image.Image]) -> str | Failure:
-        """The model's words, or why there are none. Raises InputError where the server will never answer."""
+    async def said(self, question: Question, images: list[Image.Image]) -> Choice | Failure:
+        """The model's answer, or why there is none."""
         parts = [*(image_part(image) for image in images), {"type": "text", "text": question.text}]
-        messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": parts}]
         settings = self.settings
-        try:
-            reply = await self.client.chat.completions.create(
-                model=settings.model, messages=messages, temperature=settings.temperature, max_tokens=settings.max_tokens
-            )
-        except REFUSED as error:
-            raise InputError(f"The server at {settings.url} refuses model '{settings.model}': {error.message}") from error
-        except openai.APITimeoutError:
-            return Failure(kind="timed_out", detail=f"no answer within {settings.timeout:g} s")
-        except openai.BadRequestError as error:
-            return Failure(kind="bad_row", detail=error.message[:200])
-        except openai.APIError as error:
-            return Failure(kind="server_gone", detail=str(error)[:200])
-        if not reply.choices:
-            return Failure(kind="empty", detail="no choices")
-        choice = reply.choices[0]
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            return Failure(kind="refused", detail=(choice.message.refusal or "the server's filter")[:200])
-        if choice.finish_reason == "length":
-            return Failure(kind="cut_off", detail=f"longer than {settings.max_tokens} tokens")
-        return choice.message.content or ""
+        request = ChatRequest(
+            settings.model, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": parts}], settings.max_tokens,
+            temperature=settings.temperature, extra=settings.extra, max_tokens_field=settings.max_tokens_field,
+        )  # fmt: skip
+        got = await patiently(self.client, request, settings.retries, self.rule)
+        return got.told if isinstance(got, Fault) else got.choices[0]
 
     async def answer(self, item: EditItem, question: Question, edited: Image.Image) -> AnswerRow:
         """The scores that answer one question, or why there are none."""
@@ -142,8 +124,8 @@ class Judge:
         known = self.rows.get(key)
         if known is not None:
             return known
-        words = await self.words(question, images)
-        read = words if isinstance(words, Failure) else read_scores(words, question)
+        said = await self.said(question, images)
+        read = said if isinstance(said, Failure) else read_scores(said, question)
         row = AnswerRow(key=key, item_id=item.item_id, question=question.name)
         if isinstance(read, Failure):
             row = row.model_copy(update={"failure": read})
@@ -177,14 +159,9 @@ async def judge_all(
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """One result per item in their order, and digests of what was judged: `content` of the items, `prompts` of the words.
 
-    Raises InputError where the server is gone for more edits in a row than are in flight.
+    Raises InputError where the server refuses everything, or is gone for more edits in a row than are in flight.
     """
-    client = openai.AsyncOpenAI(
-        base_url=settings.url,
-        api_key=os.environ.get(settings.key_variable) or "none",
-        timeout=settings.timeout,
-        max_retries=settings.retries,
-    )
+    client = ChatClient(settings.url, key_variable=settings.key_variable, timeout=settings.timeout)
     judge = Judge(settings, rows, client)
     content, prompts = hashlib.sha256(), hashlib.sha256()
 
@@ -200,10 +177,12 @@ async def judge_all(
                 content.update(json.dumps([item.item_id, item.instruction, item.source_digest]).encode())
                 prompts.update(prompts_digest(bench, item).encode())
                 results.append(result)
+                judge.rule.check()
                 gone = gone + 1 if result.failure is not None and result.failure.kind == "server_gone" else 0
-                if gone > settings.in_flight:
+                if gone > settings.in_flight and result.failure is not None:
                     raise InputError(
-                        f"The server at {settings.url} does not answer; start it, and the same command carries on."
+                        f"The server at {settings.url} does not answer ({result.failure.detail}); "
+                        "start it, and the same command carries on."
                     )
     finally:
         await client.close()

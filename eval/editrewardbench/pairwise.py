@@ -17,8 +17,7 @@ from eval.index import PairIndex, index_of
 from eval.judges import Done
 from eval.rows import Kept, row_key
 from eval.scoring import Rows, ask_all, bar_of
-from rrm.errors import InputError
-from rrm.parsing import Answer
+from rrm.parsing import Answer, written
 from rrm.parsing.marks import last_marks, mark, together
 from rrm.parsing.said import folded, said, unreadable
 from rrm.prompts import DATA, task_text
@@ -137,15 +136,14 @@ class PairJudge(EndpointJudge):
             instruction=order.pair.instruction,
             requirement=order.pair.requirement,
             place=None if isinstance(place, Failure) else place,
-            thought="" if isinstance(answer, Failure) else CHOICE.sub("", answer).strip(),
+            thought="" if isinstance(answer, Failure) else CHOICE.sub("", written(answer)).strip(),
             failure=place if isinstance(place, Failure) else None,
         )
 
     def vote_many(self, asked: Sequence[Showing], done: Done[Vote]) -> None:
-        """Gives `done` one vote per order, all asked at once; InputError where the server answered none of them."""
+        """Gives `done` one vote per order, all asked at once; InputError where the server refuses everything, or answered none of them."""
         votes = self.gather((self.vote(*one) for one in asked), done)
-        if votes and all(v.failure is not None and v.failure.kind == "server_gone" for v in votes):
-            raise InputError(f"The server at {self.url} does not answer; start it, and the same command carries on.")
+        self.check([vote.failure for vote in votes])
 
 
 def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Kept[Vote], batch: int) -> list[PairVote]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import Field
@@ -21,7 +21,7 @@ from eval.editrewardbench.pairwise import PairJudge
 from eval.editrewardbench.vlm import VlmJudge
 from eval.endpoint import EndpointJudge
 from eval.judges import EditJudge, RewardJudge
-from rrm.config import Config
+from rrm.chat import Dialect
 from rrm.errors import InputError
 
 Endpoint = TypeVar("Endpoint", bound=EndpointJudge)
@@ -33,7 +33,7 @@ FORMS = (
 )
 
 
-class VlmOptions(Config):
+class VlmOptions(Dialect):
     """What may stand behind the question mark of a vlm: or vlm-pair: spec."""
 
     model: str
@@ -100,6 +100,7 @@ def endpoint_of(cls: type[Endpoint], spec: str, seed: int | None) -> Endpoint:
         max_tokens=options.max_tokens,
         timeout=options.timeout,
         seed=seed,
+        dialect=options,
     )
 
 
@@ -126,16 +127,17 @@ def check_spec(spec: str, passes: int) -> None:
         raise InputError(f"{passes} passes of '{spec}' would be the same one: it draws nothing; set a temperature or one pass.")
 
 
-def sampling_of(spec: str, seed: int) -> dict[str, str | int | float]:
+def sampling_of(spec: str, seed: int) -> dict[str, Any]:
     """How the judge is asked, as far as its spec says: every option of a VLM, those that are named of an RRM, none of a baseline.
 
     `seed` is the command's; one that an RRM's spec names is added to it.
     """
     kind = kind_of(spec)
     if kind in ("vlm", "vlm-pair"):
-        return {**vlm_of(spec)[1].model_dump(), "seed": seed}
-    options = {} if kind == "baseline" else options_of(spec)
-    return {**options, "seed": seed + int(number_or(options.get("seed"), 0))}
+        options = vlm_of(spec)[1]
+        return {**options.model_dump(exclude=set(Dialect.model_fields)), **options.unusual(), "seed": seed}
+    named = {} if kind == "baseline" else options_of(spec)
+    return {**named, "seed": seed + int(number_or(named.get("seed"), 0))}
 
 
 def number_or(text: str | None, otherwise: float) -> float:

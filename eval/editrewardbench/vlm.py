@@ -26,8 +26,6 @@ class VlmJudge(EndpointJudge):
         answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), text)
         if isinstance(answer, Failure):
             return Judgement(failure=answer)
-        if not answer.strip():
-            return Judgement(failure=Failure(kind="empty", detail="the answer is empty"))
         read = read_holistic(answer)
         if isinstance(read, Failure):
             return Judgement(thought=thought_of(answer), failure=read)

@@ -17,10 +17,12 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from rrm.chat.faults import Fault, fault_of, holds_error, of_the_moment, parsed, words_of
+from rrm.chat.faults import Fault, fault_of, holds_error, of_the_moment, one_line, parsed, words_of
 from rrm.chat.protocol import ChatRequest, Completion, NoCompletion, read_completion
+from rrm.chat.stop import StopRule
 from rrm.chat.waits import asked_wait, backoff
 from rrm.errors import InputError
+from rrm.records import Failure
 from rrm.secrets import key_of, know_url
 
 PER_POOL = 16
@@ -202,14 +204,20 @@ def joined(parts: list[Completion]) -> Completion:
     )
 
 
-async def patiently(client: ChatClient, request: ChatRequest, retries: int) -> Completion | Fault:
-    """The outcome after at most so many further attempts, each after the wait that the server asks for, or twice the one before."""
+async def patiently(client: ChatClient, request: ChatRequest, retries: int, rule: StopRule) -> Completion | Fault:
+    """The outcome after at most so many further attempts, each after the wait that the server asks for, or twice the one before.
+
+    The rule takes note of it. Where the run was stopped meanwhile, nothing is asked any more, and the fault says why.
+    """
     for tried in range(retries + 1):
+        if rule.reason is not None:
+            return Fault(Failure(kind="rejected", detail=one_line(rule.reason)), "everything")
         got = await client.attempt(request)
         if not isinstance(got, Fault) or got.scope != "moment" or tried == retries:
             break
         wait = backoff(tried, FIRST_WAIT, LONGEST_WAIT) if got.wait is None else min(got.wait, LONGEST_WAIT)
         await asyncio.sleep(wait)
+    rule.note(got)
     return got
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrm.records import Failure, FailureKind
-from rrm.secrets import mask
+from rrm.screen import shown
 
 LONGEST_DETAIL = 300
 """Characters of a server's words that are kept."""
@@ -50,6 +50,14 @@ class Fault:
     reached: bool = True
     """Whether a server was there at all."""
 
+    @property
+    def told(self) -> Failure:
+        """The failure with what can be done about it."""
+        if not self.cure:
+            return self.failure
+        said = self.failure.detail[: LONGEST_DETAIL - len(self.cure) - 2].rstrip(".")
+        return self.failure.model_copy(update={"detail": f"{said}; {self.cure}"})
+
 
 def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> Fault:
     """A fault after which the same request may be answered."""
@@ -57,8 +65,8 @@ def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> 
 
 
 def one_line(text: str) -> str:
-    """The text on one line without keys, at most `LONGEST_DETAIL` characters of it."""
-    return mask(" ".join(text.split()))[:LONGEST_DETAIL]
+    """The text on one line, without keys and control characters, at most `LONGEST_DETAIL` characters of it."""
+    return shown(" ".join(text.split()))[:LONGEST_DETAIL]
 
 
 def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, wait: float | None = None) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Literal
 
@@ -49,3 +50,21 @@ class Dialect(Config):
             raise ValueError("holds what JSON cannot") from error
         know_fields(extra)
         return extra
+
+    def unusual(self) -> dict[str, Any]:
+        """The options of a dialect that differ from the usual ones: all that a record of how a model was asked must name."""
+        return {
+            name: getattr(self, name)
+            for name, field in Dialect.model_fields.items()
+            if getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """What is added to a fingerprint for fields that may change the answers; a hash, for some hold secrets. Empty without any."""
+        return f"|extra {content_hash(self.extra)}" if self.extra else ""
+
+
+def content_hash(value: Any) -> str:
+    """A hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ from typing import Any
 from PIL.Image import Image
 
 from rrm.images import data_url, png_bytes
+from rrm.parsing import sound
 from rrm.records import Choice, Token
 
 MOST_COUNTED = 10**9
@@ -72,11 +73,6 @@ class Completion:
 def image_part(image: Image) -> dict[str, Any]:
     """An image, as it is, as a part of a chat message."""
     return {"type": "image_url", "image_url": {"url": data_url(png_bytes(image))}}
-
-
-def sound(text: str) -> str:
-    """The text with half a surrogate pair, which no file and no record can hold, as a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_completion(value: Any, request: ChatRequest) -> Completion:

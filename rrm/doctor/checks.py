@@ -11,8 +11,8 @@ from typing import Any, Literal
 import httpx
 from PIL import Image
 
+from rrm.chat import image_part
 from rrm.doctor.memory import GIB, Estimate, Plan, Shape, estimate, parameters, suggestions, trained_parameters
-from rrm.endpoints import image_part
 from rrm.errors import InputError
 from rrm.verifier.gcpo import GCPOStage
 from rrm.verifier.sft import SFTStage

@@ -80,10 +80,10 @@ class RewardModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Closes the model. Raises InputError where its backend stopped asking and nothing else has said so."""
         self.close()
-        if kind is None and self.backend.stopped is not None:
+        if exception[0] is None and self.backend.stopped is not None:
             raise InputError(self.backend.stopped)
 
     def close(self) -> None:

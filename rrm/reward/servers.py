@@ -6,8 +6,6 @@ A question ends as a reply or as a named failure before its deadline, once: an a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -94,7 +92,7 @@ class ServerBackend:
     ):  # fmt: skip
         self.model, self.style, self.patience = model, style, patience or Patience()
         self.dialect = dialect or Dialect(send_seed=False)
-        self.fingerprint = fingerprint + fingerprint_of(self.dialect)
+        self.fingerprint = fingerprint + self.dialect.fingerprint
         self.max_tokens = max_tokens or (BRIEF_TOKENS if is_brief(style) else FULL_TOKENS)
         self.servers = [Server(url, key_variable, self.patience.attempt) for url in urls]
         for server in self.servers:
@@ -223,8 +221,8 @@ class ServerBackend:
             return Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
         if all(s in refusing or s.refuses for s in self.servers):
             self.rule.note(last)
-            return last.failure.model_copy(update={"kind": "rejected"})
-        return last.failure if last.scope == "moment" else last.failure.model_copy(update={"kind": "server_gone"})
+            return last.told.model_copy(update={"kind": "rejected"})
+        return last.told if last.scope == "moment" else last.told.model_copy(update={"kind": "server_gone"})
 
     def sender(self, server: Server, end: float) -> Send:
         """What makes one request to this server, whose faults name it."""
@@ -268,13 +266,6 @@ class ServerBackend:
             seed=q.seed if self.dialect.send_seed else None, top_logprobs=alternatives, extra=extra,
             max_tokens_field=self.dialect.max_tokens_field,
         )  # fmt: skip
-
-
-def fingerprint_of(dialect: Dialect) -> str:
-    """What is added to a fingerprint for fields that may change the answers; a hash, for some hold secrets."""
-    if not dialect.extra:
-        return ""
-    return f"|extra {hashlib.sha256(json.dumps(dialect.extra, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def filled(messages: Sequence[Message], images: Sequence[Image]) -> list[dict[str, Any]]:
