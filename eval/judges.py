@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Principles = tuple[Principle, ...]
 Done = Callable[[int, T], object]
-"""Called with the place of what was asked about and what came of it, as soon as that is there, in the caller's thread."""
+"""Called with the place of what was asked about and what came of it, as soon as that is there, while the caller waits."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,10 @@ class RewardJudge:
 
     def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
         """The model's own principles."""
-        for place, found in enumerate(self.model.decompose_many(tasks)):
-            done(place, found)
+        self.model.decompose_many(tasks, done=done)
 
     def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
         """The model's judgements."""
         asked = [EditToJudge(e.source, e.edited, e.instruction, e.principles, e.requirement) for e in edits]
         with self.ready() as model:
-            for place, judgement in enumerate(model.judge_many(asked)):
-                done(place, judgement)
+            model.judge_many(asked, done=done)

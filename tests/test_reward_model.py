@@ -49,7 +49,10 @@ class Fake:
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         self.asked += questions
-        return [self.answer(question) for question in questions]
+        replies = [self.answer(question) for question in questions]
+        for place in reversed(range(len(replies))):
+            progress(place, replies[place])
+        return replies
 
     async def close(self) -> None:
         self.closed += 1
@@ -292,7 +295,7 @@ def test_the_local_backend_gives_the_judges_greedy_answers(local, asked):
 def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token_is_the_likeliest(local, asked):
     with RewardModel(local, Asking(mode="expectation")) as model:
         questions = [model._question(e, e.principles, (e.source, e.edited)) for e in asked]
-        replies = local.answer(questions, lambda: None)
+        replies = local.answer(questions, lambda *_: None)
         judgements = model.judge_many(asked)
     for reply in replies:
         assert not isinstance(reply, Failure)
@@ -378,3 +381,17 @@ def test_a_run_that_was_stopped_is_told_at_the_end_unless_something_else_ends_it
         pass
     with pytest.raises(KeyError), RewardModel(backend):
         raise KeyError
+
+
+def test_every_judgement_is_told_of_when_it_is_there_and_they_come_back_in_order():
+    thin = Image.new("RGB", (4, 4000))
+    told, principles = {}, {}
+    with RewardModel(Fake(well)) as model:
+        edits = [edit(1), edit(2, source=thin), edit(3)]
+        judgements = model.judge_many(edits, done=told.__setitem__)
+        tasks = [TaskToDecompose(GREY, "edit 4"), TaskToDecompose(thin, "edit 4"), TaskToDecompose(GREY, "edit 4")]
+        made = model.decompose_many(tasks, done=principles.__setitem__)
+    assert list(told) == [1, 2, 0]  # what cannot be asked, then as the backend ends
+    assert [told[place] for place in range(3)] == judgements
+    assert [principles[place] for place in range(3)] == made
+    assert (made[0], made[2]) == (ONE, ONE)

@@ -214,10 +214,8 @@ def test_with_one_server_dying_one_writing_garbage_and_one_slow_every_edit_is_ju
     slow = Fake(good, seconds=0.15)
     with running(garbage, dying, slow) as urls, connected(urls, in_flight=8, deadline=30.0) as model:
         ended: list[float] = []
-        ask = model.backend.ask
-        model.backend.ask = lambda questions, progress: ask(questions, lambda: ended.append(time.monotonic()))  # type: ignore
         begin = time.monotonic()
-        judgements = model.judge_many(edits(120))
+        judgements = model.judge_many(edits(120), done=lambda *_: ended.append(time.monotonic()))
         assert time.monotonic() - begin < 30
     assert kinds(judgements) == [None] * 120
     assert [j.score for j in judgements] == [pytest.approx(i * 0.08) for i in range(120)]

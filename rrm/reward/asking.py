@@ -14,8 +14,6 @@ from rrm.verifier.messages import Message
 
 LIKELIEST = 20
 """Alternatives wanted at a token's place: as many as OpenAI's protocol gives."""
-Progress = Callable[[], object]
-"""Called once for every question that has ended."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Question:
 
 
 Reply = tuple[Choice, ...] | Failure
+Progress = Callable[[int, Reply], object]
+"""Called once for every question, with its place and its reply, as soon as it has ended; in whatever thread that is known."""
 
 
 class Backend(Protocol):

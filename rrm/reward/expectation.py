@@ -12,10 +12,12 @@ from statistics import fmean, stdev
 
 from rrm.parsing.marks import score_span
 from rrm.parsing.said import folded
-from rrm.records import Failure, Judgement, Token, Verdicts
+from rrm.records import Choice, Failure, Judgement, Token, Verdicts
 
 DIGITS = 9
 """Decimals that a mean or an expectation is known to."""
+SCALE = 10.0
+"""Of every score; an expected rating of 0…1 is put on it."""
 RATINGS = ("0", "1", "2", "3", "4", "5")
 NUMBER = re.compile(r"\s*(\d{1,2})(?:\.(\d?)\d*)?(?!\d)")
 """How a token that begins a score reads: the whole part, and the first decimal where it holds one."""
@@ -144,3 +146,21 @@ def pooled(judgements: Sequence[Judgement]) -> Judgement:
     spread = stdev(score for _, score in readable) if len(readable) > 1 else None
     agreed = agreement([j.read for j, _ in readable if j.read is not None])
     return nearest.model_copy(update={"expected": mean, "samples": tuple(scores), "spread": spread, "agreement": agreed})
+
+
+def rated(answer: Choice) -> Judgement:
+    """The judgement of an answer to the question for a number from 0 to 5: ten times its expected share."""
+    found = expected_rating(answer.tokens[0].probabilities) if answer.tokens else None
+    if found is None or isinstance(found, Failure):
+        return Judgement(failure=found or Failure(kind="empty", detail="the answer came without probabilities"))
+    return Judgement(expected=found[0] * SCALE, mass=found[1])
+
+
+def weighed(answer: Choice, trace: Judgement) -> Judgement:
+    """The trace with the expectation of its final score; as it is where it could not be read."""
+    if trace.failure is not None:
+        return trace
+    found = expected_score(answer.tokens)
+    if isinstance(found, Failure):
+        return trace.model_copy(update={"failure": found})
+    return trace.model_copy(update={"expected": found[0], "mass": found[1]})

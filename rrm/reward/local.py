@@ -50,7 +50,7 @@ class LocalBackend:
                 part = places[start : start + step]
                 for place, reply in zip(part, self.batch([questions[place] for place in part]), strict=True):
                     replies[place] = reply
-                    progress()
+                    progress(place, reply)
         return [replies[place] for place in range(len(questions))]
 
     @torch.inference_mode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -22,23 +22,26 @@ from rrm.errors import InputError
 from rrm.images import fit, pixel_digest
 from rrm.parsing import read_principles
 from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
-from rrm.records import Choice, EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
+from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
 from rrm.reward.asking import Backend, Progress, Question, Reply
-from rrm.reward.expectation import RATINGS, expected_rating, expected_score, pooled
+from rrm.reward.expectation import RATINGS, pooled, rated, weighed
 from rrm.verifier.judge import judgement_of
 from rrm.verifier.messages import decompose_messages, judge_messages, rate_messages
 
 T = TypeVar("T")
 Principles = tuple[Principle, ...]
+Done = Callable[[int, T], object]
 TaskKey = tuple[str, str, str | None]
 """Digest of the source's pixels, instruction, requirement."""
-SCALE = 10.0
-"""Of every score; an expected rating of 0…1 is put on it."""
 LONGEST_GOODBYE = 5.0
 """Seconds that closing waits for what is under way, and for connections."""
 CLOSED = "The reward model is closed; open it again with open_reward."
 FORKED = "The reward model was opened in the process that this one was forked from; open it here with open_reward."
 NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
+
+
+def ignore(place: int, found: object) -> None:
+    """For callers who wait for all of them."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +153,28 @@ class RewardModel:
         """Whether an edit is judged by principles at all."""
         return self.asking.mode != "logits" and not is_holistic(self.backend.style)
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], progress: str | None = None) -> list[Principles | Failure]:
-        """The model's own principles of each task, or why it made none; each task is asked about once."""
-        return self.run(self._decompose(tasks, progress))
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
+    ) -> list[Principles | Failure]:
+        """The model's own principles of each task, or why it made none; each task is asked about once.
 
-    def judge_many(self, edits: Sequence[EditToJudge], progress: str | None = None) -> list[Judgement]:
-        """A judgement of each edit, in order. The model decomposes the instruction of an edit that comes without principles."""
-        return self.run(self._judge(edits, progress))
+        `done` is called with the place of every task and what came of it as soon as that is there, in a thread of the model's.
+        """
+        return self.run(self._decompose(tasks, progress, done))
+
+    def judge_many(
+        self, edits: Sequence[EditToJudge], progress: str | None = None, done: Done[Judgement] = ignore
+    ) -> list[Judgement]:
+        """A judgement of each edit, in order. The model decomposes the instruction of an edit that comes without principles.
+
+        `done` is called with the place of every edit and its judgement as soon as that is there, in a thread of the model's.
+        """
+        return self.run(self._judge(edits, progress, done))
 
     async def judge_many_async(self, edits: Sequence[EditToJudge]) -> list[Judgement]:
         """As `judge_many`, for callers in an event loop of their own."""
         try:
-            return await asyncio.wrap_future(self.begun(self._judge(edits, None)))
+            return await asyncio.wrap_future(self.begun(self._judge(edits)))
         except asyncio.CancelledError as error:
             if self.closing:
                 raise InputError(CLOSED) from error
@@ -178,48 +191,73 @@ class RewardModel:
         """The judgement of one edit."""
         return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles), requirement)])[0]
 
-    async def _decompose(self, tasks: Sequence[TaskToDecompose], progress: str | None = None) -> list[Principles | Failure]:
-        keys: list[TaskKey] = [(pixel_digest(t.source), t.instruction, t.requirement) for t in tasks]
-        asked = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self.known}
-        questions, failed = [], {}
-        for key, task in asked.items():
-            fitted = fitting(task.source)
-            if isinstance(fitted, Failure):
-                failed[key] = fitted
-                continue
-            messages = decompose_messages(self.backend.style, task.instruction, task.requirement)
-            questions.append((key, Question(messages, fitted, self.backend.max_tokens)))
-        replies = await self._ask([question for _, question in questions], progress)
-        found: dict[TaskKey, Principles | Failure] = {**failed}
-        for (key, _), reply in zip(questions, replies, strict=True):
-            found[key] = reply if isinstance(reply, Failure) else read_principles(reply[0])
-        # a failure of the moment must not be remembered
-        self.known |= {key: value for key, value in found.items() if not isinstance(value, Failure)}
-        return [self.known[key] if key in self.known else found[key] for key in keys]
+    async def _decompose(
+        self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
+    ) -> list[Principles | Failure]:
+        places: dict[TaskKey, list[int]] = {}
+        for place, task in enumerate(tasks):
+            places.setdefault((pixel_digest(task.source), task.instruction, task.requirement), []).append(place)
+        found: dict[int, Principles | Failure] = {}
+        asked: list[TaskKey] = []
+        questions: list[Question] = []
 
-    async def _judge(self, edits: Sequence[EditToJudge], progress: str | None) -> list[Judgement]:
+        def settle(key: TaskKey, made: Principles | Failure) -> None:
+            if not isinstance(made, Failure):  # one of the moment must not be remembered
+                self.known[key] = made
+            for place in places[key]:
+                found[place] = made
+                done(place, made)
+
+        for key, (place, *_) in places.items():
+            images = () if key in self.known else fitting(tasks[place].source)
+            if key in self.known:
+                settle(key, self.known[key])
+            elif isinstance(images, Failure):
+                settle(key, images)
+            else:
+                messages = decompose_messages(self.backend.style, tasks[place].instruction, tasks[place].requirement)
+                asked.append(key)
+                questions.append(Question(messages, images, self.backend.max_tokens))
+
+        def answered(place: int, reply: Reply) -> None:
+            settle(asked[place], reply if isinstance(reply, Failure) else read_principles(reply[0]))
+
+        await self._ask(questions, progress, answered)
+        return [found[place] for place in range(len(tasks))]
+
+    async def _judge(
+        self, edits: Sequence[EditToJudge], progress: str | None = None, done: Done[Judgement] = ignore
+    ) -> list[Judgement]:
         lacking = [e for e in edits if not e.principles] if self.needs_principles else []
         made = iter(await self._decompose([e.task for e in lacking]))
-        judged: list[Judgement | None] = []
+        judged: dict[int, Judgement] = {}
+        asked: list[tuple[int, Principles]] = []
         questions: list[Question] = []
-        used: list[Principles] = []
-        for edit in edits:
+
+        def settle(place: int, judgement: Judgement) -> None:
+            judged[place] = judgement
+            done(place, judgement)
+
+        for place, edit in enumerate(edits):
             principles: Principles | Failure = edit.principles if self.needs_principles else ()
             if self.needs_principles and not edit.principles:
                 principles = next(made)
             images = fitting(edit.source, edit.edited)
             if isinstance(principles, Failure) or isinstance(images, Failure):
                 failure = principles if isinstance(principles, Failure) else images
-                judged.append(Judgement(failure=failure if isinstance(failure, Failure) else None))
+                settle(place, Judgement(failure=failure if isinstance(failure, Failure) else None))
             elif self.needs_principles and not principles:
-                judged.append(Judgement(failure=NOTHING_TO_ASK))
+                settle(place, Judgement(failure=NOTHING_TO_ASK))
             else:
-                judged.append(None)
-                used.append(principles)
+                asked.append((place, principles))
                 questions.append(self._question(edit, principles, images))
-        replies = await self._ask(questions, progress)
-        answered = iter([self._judgement(r, p) for r, p in zip(replies, used, strict=True)])
-        return [next(answered) if one is None else one for one in judged]
+
+        def answered(question: int, reply: Reply) -> None:
+            place, principles = asked[question]
+            settle(place, self._judgement(reply, principles))
+
+        await self._ask(questions, progress, answered)
+        return [judged[place] for place in range(len(edits))]
 
     def _question(self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...]) -> Question:
         a = self.asking
@@ -232,12 +270,15 @@ class RewardModel:
             alternatives=a.mode == "expectation",
         )  # fmt: skip
 
-    async def _ask(self, questions: Sequence[Question], progress: str | None) -> list[Reply]:
-        if not questions:
-            return []
+    async def _ask(self, questions: Sequence[Question], progress: str | None, answered: Progress) -> None:
         with tqdm(total=len(questions), desc=progress, disable=progress is None) as bar:
-            advance: Progress = bar.update
-            return await self.backend.ask(questions, advance)
+
+            def advance(place: int, reply: Reply) -> None:
+                bar.update()
+                answered(place, reply)
+
+            if questions:
+                await self.backend.ask(questions, advance)
 
     def _judgement(self, reply: Reply, principles: Principles) -> Judgement:
         if isinstance(reply, Failure):
@@ -256,21 +297,3 @@ def fitting(*images: Image) -> tuple[Image, ...] | Failure:
         return tuple(fit(image) for image in images)
     except InputError as error:
         return Failure(kind="image_unreadable", detail=str(error)[:300])
-
-
-def rated(answer: Choice) -> Judgement:
-    """The judgement of an answer to the question for a number from 0 to 5: ten times its expected share."""
-    found = expected_rating(answer.tokens[0].probabilities) if answer.tokens else None
-    if found is None or isinstance(found, Failure):
-        return Judgement(failure=found or Failure(kind="empty", detail="the answer came without probabilities"))
-    return Judgement(expected=found[0] * SCALE, mass=found[1])
-
-
-def weighed(answer: Choice, trace: Judgement) -> Judgement:
-    """The trace with the expectation of its final score; as it is where it could not be read."""
-    if trace.failure is not None:
-        return trace
-    found = expected_score(answer.tokens)
-    if isinstance(found, Failure):
-        return trace.model_copy(update={"failure": found})
-    return trace.model_copy(update={"expected": found[0], "mass": found[1]})

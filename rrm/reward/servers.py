@@ -159,13 +159,13 @@ class ServerBackend:
         self.rule.check()
         places = asyncio.Semaphore(self.patience.in_flight * len(self.servers))  # of this call, so of this event loop
 
-        async def one(question: Question) -> Reply:
+        async def one(place: int, question: Question) -> Reply:
             async with places:
                 reply = await self.reply(question)
-            progress()
+            progress(place, reply)
             return reply
 
-        replies = await asyncio.gather(*(one(question) for question in questions))
+        replies = await asyncio.gather(*(one(place, question) for place, question in enumerate(questions)))
         if all(isinstance(reply, Failure) for reply in replies):
             self.rule.check()
         return list(replies)
