@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,46 @@ def test_every_script_is_posix_sh_and_says_what_it_is(path):
             [shellcheck, "-S", "warning", "-x", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout
+
+
+def resolve(tmp_path: Path, constraints: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the check of the extras says in a copy of the project with these constraints."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / ".venv").mkdir()
+    shutil.copy(ROOT / "launch/resolve.py", tmp_path / "launch")
+    (tmp_path / "setup.cfg").write_text(
+        "[options]\ninstall_requires =\n    a>=1\n[options.extras_require]\nserve =\n    b>=2\n    c; sys_platform == 'win32'\n"
+    )
+    (tmp_path / "constraints.txt").write_text(constraints)
+    settings = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0", **environment}
+    command = [sys.executable, str(tmp_path / "launch/resolve.py")]
+    return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+
+
+def wheel(folder: Path, name: str, version: str, needs: str = "") -> None:
+    """A package's file that holds nothing but what it needs."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as package:
+        package.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        package.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        package.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.parametrize(("pinned", "code"), [("a==1.0", 0), ("a==2.0", 1)])
+def test_versions_that_cannot_be_installed_together_are_named_and_fail_the_check(tmp_path, pinned, code):
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    wheel(packages, "a", "1.0")
+    wheel(packages, "a", "2.0")
+    wheel(packages, "b", "2.1", "Requires-Dist: a<2\n")
+    found = resolve(tmp_path, f"{pinned}\n", UV_FIND_LINKS=str(packages), UV_NO_INDEX="1")
+    assert found.returncode == code, found.stdout
+    assert ("every extra can be installed" in found.stdout) == (code == 0)
+    assert ("the extras cannot be installed" in found.stdout and "b" in found.stdout and "a<2" in found.stdout) == (code == 1)
+
+
+def test_an_index_that_cannot_be_reached_is_said_and_fails_nothing(tmp_path):
+    found = resolve(tmp_path, "a==1.0\n", PIP_INDEX_URL="http://127.0.0.1:9/simple")
+    assert found.returncode == 0
+    assert "was not checked: the package index cannot be used" in found.stdout
+    assert not (tmp_path / ".venv/resolved").exists()
