@@ -9,9 +9,15 @@ from typing import Any, Protocol, TypeVar
 from data_pipeline.teachers import Answer, Call
 from rrm.errors import InputError
 from rrm.prompts import again_text
-from rrm.records import Choice, Failure
+from rrm.records import Choice, Failure, Task
 
 Read = TypeVar("Read")
+
+
+def about(task: Task) -> dict[str, Any]:
+    """What evidence tells of a task."""
+    required = {"requirement": task.requirement} if task.requirement else {}
+    return {"instruction": task.instruction, **required, "source": task.source}
 
 
 class Asks(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from data_pipeline.asking import Asking, Asks
+from data_pipeline.asking import Asking, Asks, about
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, one_call
 from rrm import prompts
@@ -86,7 +86,7 @@ def system_prompt(exemplars: Sequence[Exemplar], wanted: str, task: Task, config
 
 def example_text(exemplar: Exemplar) -> str:
     """An exemplar as the teacher is shown it."""
-    scene = f"(The source image: {exemplar.scene})\n" if exemplar.scene else ""
+    scene = f"(The source image: {prompts.one_line(exemplar.scene)})\n" if exemplar.scene else ""
     return f"{scene}{prompts.decompose_text('full', exemplar.instruction)}\n{prompts.write_principles(exemplar.principles)}"
 
 
@@ -115,6 +115,6 @@ async def decompose(task: Task, teachers: Asks, config: DataConfig) -> Decompose
     found = await asking.until_valid(decompose_call(task, config), read_principles, faults, config.asks)
     keys = tuple(asking.keys)
     if isinstance(found, Failure):
-        evidence = {"instruction": task.instruction, "source": task.source, "answers": asking.unusable}
+        evidence = {**about(task), "answers": asking.unusable}
         return Decomposed(task_id=task.task_id, failure=found, evidence=evidence, keys=keys)
     return Decomposed(task_id=task.task_id, principles=found, keys=keys)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from data_pipeline.asking import Asking, Asks
+from data_pipeline.asking import Asking, Asks, about
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import one_call
 from rrm import prompts
@@ -58,6 +58,6 @@ async def filter_task(task: Task, teachers: Asks, config: DataConfig) -> Filtere
     found = await asking.until_valid(call, read_criteria, lambda criteria: [], config.asks)
     keys = tuple(asking.keys)
     if isinstance(found, Failure):
-        evidence = {"instruction": task.instruction, "source": task.source, "answers": asking.unusable}
+        evidence = {**about(task), "answers": asking.unusable}
         return Filtered(task_id=task.task_id, failure=found, evidence=evidence, keys=keys)
     return Filtered(task_id=task.task_id, criteria=found, keys=keys)

@@ -176,27 +176,27 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
     def refs(value: CandidateRow) -> list[ImageRef]:
         return [value.image, *([value.source] if value.source is not None else [])]
 
-    def task_of(value: CandidateRow, source: Sequence[str] = ()) -> str | None:
-        if value.source is None:
-            found = book.run("SELECT task_id FROM names WHERE name = ? AND instruction = ?", (value.task, value.instruction))
-        else:
-            query = "SELECT task_id FROM tasks WHERE source = ? AND instruction = ? AND origin = 'task' ORDER BY n LIMIT 1"
-            found = book.run(query, (*source, value.instruction))
-        row = found.fetchone()
-        return None if row is None else str(row[0])
+    def tasks_of(value: CandidateRow, source: Sequence[str] = ()) -> list[str]:
+        """Several where tasks differ in the requirement alone, and the row names none: an editor is shown no requirement."""
+        there = "names JOIN tasks t USING (task_id) WHERE name = ? AND names.instruction = ?"
+        if value.source is not None:
+            there = "tasks t WHERE t.source = ? AND t.instruction = ?"
+        asked = (value.task, *source, value.instruction, value.requirement, value.requirement)
+        query = f"SELECT task_id FROM {there} AND origin = 'task' AND (? IS NULL OR t.requirement = ?) ORDER BY t.n"
+        return [row[0] for row in book.run(query, asked[value.source is not None :])]
 
     def unknown(value: CandidateRow) -> str:
         return "" if config.limit else f"no task has the image '{value.task or 'that is its source'}' and this instruction"
 
     def stranger(value: CandidateRow) -> str | None:
-        return unknown(value) if value.source is None and task_of(value) is None else None
+        return unknown(value) if value.source is None and not tasks_of(value) else None
 
     rows = intake.rows(config.candidates, "candidate", read_candidate, refs, book, stranger)
     for row, value, (edited, *source) in rows:
-        task = task_of(value, source)
-        if task is not None:
+        tasks = tasks_of(value, source)
+        for task in tasks:
             count += book.add_quadruple(short_hash(task, edited), task, edited, value.editor)
-        elif reason := unknown(value):
+        if not tasks and (reason := unknown(value)):
             failure = Failure(kind="bad_row", detail=reason)
             book.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
     return count

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from data_pipeline.asking import Asking, Asks
+from data_pipeline.asking import Asking, Asks, about
 from data_pipeline.select import first_readable, select
 from data_pipeline.settings import DataConfig
 from data_pipeline.think import think_calls, traces_of
@@ -37,19 +37,19 @@ async def judge(quadruple: Quadruple, teachers: Asks, config: DataConfig) -> Jud
     asking.keys += [call.key for call, answer in zip(calls, answers, strict=True) if not isinstance(answer, Failure)]
     traces = traces_of(quadruple, calls, answers)
     known: dict[str, Any] = {"quadruple_id": quadruple.quadruple_id, "traces": tuple(traces)}
-    about = {"instruction": quadruple.task.instruction, "source": quadruple.task.source, "edited": quadruple.edited}
+    shown = {**about(quadruple.task), "edited": quadruple.edited}
     first = first_readable(traces)
     if first is None:
         failure = next((trace.failure for trace in traces if trace.failure), Failure(kind="empty", detail="no traces"))
         said = [{"model": t.teacher, "answer": t.text, "wrong": t.failure.detail} for t in traces if t.failure]
-        evidence = {**about, "answers": said}
+        evidence = {**shown, "answers": said}
         return Judged(**known, failure=failure, failed_at="think", evidence=evidence, keys=tuple(asking.keys))
     if not config.verifies:
         return Judged(**known, selected=first.index, keys=tuple(asking.keys))
     gold = await verify(quadruple, traces, asking, config)
     keys = tuple(asking.keys)
     if isinstance(gold, Failure):
-        evidence = {**about, "answers": asking.unusable}
+        evidence = {**shown, "answers": asking.unusable}
         return Judged(**known, failure=gold, failed_at="verify", evidence=evidence, keys=keys)
     winner = select(traces, gold)
     assert winner is not None  # there is a readable trace

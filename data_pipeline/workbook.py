@@ -24,7 +24,7 @@ CREATE TABLE tasks (
     n INTEGER PRIMARY KEY, task_id TEXT UNIQUE, source TEXT, instruction TEXT, requirement TEXT, origin TEXT,
     split TEXT, left_out TEXT, chosen TEXT, hard TEXT, principles TEXT
 );
-CREATE TABLE names (name TEXT, instruction TEXT, task_id TEXT, PRIMARY KEY (name, instruction)) WITHOUT ROWID;
+CREATE TABLE names (name TEXT, instruction TEXT, task_id TEXT, PRIMARY KEY (name, instruction, task_id)) WITHOUT ROWID;
 CREATE INDEX sources ON tasks (source, instruction);
 CREATE TABLE quadruples (n INTEGER PRIMARY KEY, quadruple_id TEXT UNIQUE, task_id TEXT, edited TEXT, editor TEXT, outcome TEXT);
 CREATE INDEX edits ON quadruples (task_id);

@@ -1,6 +1,7 @@
 """The `rrm` command.
 
-rrm score --source a.png --edited b.png --instruction "make the mug red" [--principles file.json] [--json]
+rrm score --source a.png --edited b.png --instruction "make the mug red"
+          [--requirement "keep the handle"] [--principles file.json] [--json]
 rrm serve --model runs/demo/gcpo/model [--port 8000 --replicas 4 --tensor-parallel 2]
 rrm doctor --config configs/qwen2_5_vl_7b/gcpo.yaml [--gpus 6 --gpu-memory 80] [--json]
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from rrm.errors import InputError
 from rrm.images import open_image
-from rrm.parsing import read_principles
+from rrm.parsing import question_faults, read_principles
 from rrm.records import Failure, Judgement, Principle
 from rrm.rows.text import read_text
 from rrm.stage import command
@@ -28,21 +29,24 @@ NO_MODEL = (
 def read_principles_file(path: Path) -> tuple[Principle, ...]:
     """Principles from a JSON list of {"question", "category"}, or from a text file with one question a line (category "follow").
 
-    Raises InputError where it holds none.
+    Raises InputError where it holds none, or one that the data pipeline would refuse of a teacher.
     """
     if not path.is_file():
         raise InputError(f"There is no principles file at {path}; give a JSON list of question and category.")
     text = read_text(path)
     if path.suffix == ".txt":
-        principles = tuple(Principle(question=line.strip(), category="follow") for line in text.splitlines() if line.strip())
-        if not principles:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found: tuple[Principle, ...] | Failure = tuple(Principle(question=line, category="follow") for line in lines)
+        if not found:
             raise InputError(f"{path} is empty; write one question a line.")
-        return principles
-    found = read_principles(text)
+    else:
+        found = read_principles(text)
     if isinstance(found, Failure):
         raise InputError(
             f'{path} holds no principles ({found.detail}); write [{{"question": "…", "category": "follow" | "keep" | "quality"}}].'
         )
+    if faults := question_faults(found):
+        raise InputError(f"{path}: {faults[0]}")
     return found
 
 

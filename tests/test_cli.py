@@ -69,6 +69,8 @@ def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_n
         ("p.json", "[]", "holds no principles"),
         ("p.json", '[{"question": "q", "category": "odd"}]', "the category of question 1 is none of"),
         ("p.txt", " \n", "is empty"),
+        ("p.txt", "What colour is it?\n", "Question 1 is not a yes/no question"),
+        ("p.txt", "Is it red now?\nIs it red now?\n", "Question 2 asks the same as question 1"),
     ],
 )
 def test_a_principles_file_without_principles_is_refused(tmp_path, name, text, message):
@@ -80,6 +82,8 @@ def test_a_principles_file_without_principles_is_refused(tmp_path, name, text, m
 def test_principles_come_from_json_or_from_lines(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([p.model_dump() for p in PRINCIPLES]))
     (tmp_path / "p.txt").write_text("Is it blue?\n\nIs it round?\n")
+    (tmp_path / "zh.txt").write_text("杯子变成红色了吗？\n桌子是否没有变？\n", encoding="utf-8")
+    assert len(read_principles_file(tmp_path / "zh.txt")) == 2
     assert read_principles_file(tmp_path / "p.json") == PRINCIPLES
     assert [p.question for p in read_principles_file(tmp_path / "p.txt")] == ["Is it blue?", "Is it round?"]
 

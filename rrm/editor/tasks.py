@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rrm.editor.groups import group_id
 from rrm.errors import InputError
 from rrm.images import open_image
+from rrm.parsing import question_faults
 from rrm.records import Principle
 from rrm.sandbox.edits import decompose, parse_instruction
 
@@ -67,9 +68,12 @@ def read_principles_file(path: Path) -> dict[Key, tuple[Principle, ...]]:
     found = {}
     for where, row in read_rows(path, "prompt", "image"):
         try:
-            found[key_of(row)] = tuple(Principle(**principle) for principle in row["principles"])
+            principles = tuple(Principle(**principle) for principle in row["principles"])
         except (KeyError, TypeError, ValidationError) as error:
             raise InputError(f'{where}: "principles" must be a list of {{"question", "category"}}.') from error
+        if faults := question_faults(principles):
+            raise InputError(f"{where}: {faults[0]}")
+        found[key_of(row)] = principles
     return found
 
 

@@ -45,6 +45,7 @@ class CandidateRow:
     image: ImageRef
     editor: str
     seed: int | None
+    requirement: str | None = None
 
 
 def instruction_of(values: Mapping[str, Any]) -> str:
@@ -88,6 +89,7 @@ def read_candidate(values: Mapping[str, Any]) -> CandidateRow:
         image=as_image(*edited),
         editor=as_text(*needed(values, "editor", EDITOR)),
         seed=seed_of(values),
+        requirement=optional_text(values, REQUIREMENT),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from pydantic import Field
 
-from rrm.prompts import Style, is_holistic
+from rrm.prompts import Style, is_brief, is_holistic
 from rrm.records import Principle, Record
 from rrm.verifier.messages import judge_messages
 
@@ -55,7 +55,8 @@ Made with edit-rrm, after arXiv 2604.27505, by {{ made }}.
 ## How it is asked
 
 Prompt style `{{ style }}`: it was trained with exactly this form, and knows no other. The source comes first.
-
+{% if not brief %}The instruction is a JSON string (so is a requirement, on the next line as `Requirement: "…"`){% if principles %}; every question is one line{% endif %}.
+{% endif %}
 ```python
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -128,7 +129,7 @@ def model_card(style: Style, origin: Origin, root: str | None, versions: dict[st
     rows = ", ".join(f"{count} {kind}" for kind, count in sorted(origin.rows.items()))
     card = ModelCard.from_template(
         data, template_str=TEMPLATE, style=style, origin=origin, made=STAGES.get(origin.stage, origin.stage), base=base,
-        principles=not is_holistic(style), messages=as_code(judge_messages(style, INSTRUCTION, PRINCIPLES)),
+        principles=not is_holistic(style), brief=is_brief(style), messages=as_code(judge_messages(style, INSTRUCTION, PRINCIPLES)),
         max_new_tokens=128 if style.startswith("brief") else 2048, data=f"{rows} (fingerprint {origin.data_fingerprint})",
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )  # fmt: skip
