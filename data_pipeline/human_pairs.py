@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import groupby
 from typing import Any
 
@@ -10,7 +9,11 @@ from data_pipeline.workbook import Workbook, short_hash
 from rrm.records import Failure, Label, Quarantined, Task
 from rrm.rows.labels import Labels
 from rrm.rows.pairs import PairRow
-from rrm.rows.votes import LABELS, SWAPPED, Vote, agreement, settled
+from rrm.rows.votes import SWAPPED, Ballot, Vote
+
+PAIR = """
+SELECT p.edited_a, p.edited_b, t.source, t.instruction, t.requirement FROM pairs p JOIN tasks t USING (task_id) WHERE p.pair_id = ?
+"""
 
 
 def add_vote(book: Workbook, row: PairRow, source: str, a: str, b: str, place: str) -> None:
@@ -34,24 +37,11 @@ def settle(book: Workbook, labels: Labels) -> dict[str, Any]:
 
     Returns what the card says of it: votes by value and by what they are read as, pairs by label, and how far raters agree.
     """
-    tally: Counter[str] = Counter()
-    votes, pairs, raters = Counter[str](), Counter[str](), set[str]()
-    compared = []
+    ballot = Ballot()
     cast = book.run("SELECT pair, label, rater, place FROM votes ORDER BY pair, n").fetchall()
     for key, rows in groupby(cast, key=lambda row: row[0]):
-        given = [Vote(label, rater, place) for _, label, rater, place in rows]
-        verdict = settled(given)
-        votes.update(vote.label for vote in given)
-        raters |= {vote.rater for vote in given if vote.rater is not None}
-        tally["voted_several_times"] += len(given) > 1
-        tally["contradicted"] += verdict.contradicted
-        tally["votes_set_apart"] += len(verdict.apart)
-        if sum(verdict.named.values()) > 1:
-            compared.append(verdict.named)
-        query = (
-            "SELECT p.edited_a, p.edited_b, t.source, t.instruction, t.requirement FROM pairs p JOIN tasks t USING (task_id)"
-        )
-        a, b, source, instruction, requirement = book.run(f"{query} WHERE p.pair_id = ?", (key,)).fetchone()
+        verdict = ballot.settle([Vote(label, rater, place) for _, label, rater, place in rows])
+        a, b, source, instruction, requirement = book.run(PAIR, (key,)).fetchone()
         for vote, reason in verdict.apart:
             evidence = {"source": source, "instruction": instruction, "says": vote.label, "rater": vote.rater}
             failure = Failure(kind="contradiction", detail=reason)
@@ -59,17 +49,7 @@ def settle(book: Workbook, labels: Labels) -> dict[str, Any]:
         if verdict.label is None:
             book.run("DELETE FROM pairs WHERE pair_id = ?", (key,))
             continue
-        pairs[verdict.label] += 1
-        words = filter(None, (instruction, requirement))
-        name = short_hash(source, *words, a, b, verdict.label)
+        name = short_hash(source, *filter(None, (instruction, requirement)), a, b, verdict.label)
         book.run("UPDATE pairs SET pair_id = ?, label = ? WHERE pair_id = ?", (name, verdict.label, key))
     book.run("DELETE FROM votes")
-    return {
-        "labels": labels.rows(),
-        "votes": {label: votes[label] for label in LABELS},
-        "pairs": {label: pairs[label] for label in LABELS},
-        **{name: tally[name] for name in ("voted_several_times", "contradicted", "votes_set_apart")},
-        "raters": len(raters),
-        "alpha": agreement(compared),
-        "pairs_compared": len(compared),
-    }
+    return {"labels": labels.rows(), **ballot.rows()}

@@ -113,10 +113,12 @@ class DataConfig(Config):
         return self
 
     def what(self) -> dict[str, Any]:
-        """Every key that the set depends on; how fast it is made, and where, is not among them."""
+        """Every key that the set depends on; how fast it is made, and where, is not among them, nor is what is not set."""
         limits = {"concurrency", "requests_per_minute", "tokens_per_minute", "key_variable", "max_tokens_field", "base_url"}
         roles: dict[str, Any] = dict.fromkeys(("decomposer", "verifier", "hard_filter"), limits)
-        return self.model_dump(mode="json", exclude={**dict.fromkeys(SPEED, True), **roles, "thinkers": {"__all__": limits}})
+        unset = [name for name in ("encoding", "labels") if getattr(self, name) is None]
+        exclude = {**dict.fromkeys((*SPEED, *unset), True), **roles, "thinkers": {"__all__": limits}}
+        return self.model_dump(mode="json", exclude=exclude)
 
     def digest(self) -> str:
         """A hash of what the set depends on."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from eval.benches import BenchRow, Label, read_bench
+from eval.benches import OWN, BenchRow, Label, labels_at, read_bench
 from eval.jsonl import read_jsonl
 from rrm.errors import InputError
+from rrm.records import Label as RowLabel
 from rrm.records import Principle
+from rrm.rows.formats import PLAIN, Reading
+from rrm.rows.labels import Given
+from rrm.rows.votes import SWAPPED, Ballot, Vote
 from rrm.sandbox.edits import Step, decompose, human_utility, parse_instruction, true_verdicts
 from rrm.sandbox.reading import read_scene
 
@@ -37,6 +43,7 @@ class PairIndex:
     candidates: int
     item_id: str
     requirement: str | None = None
+    rater: str | None = None
 
     @property
     def task(self) -> TaskKey:
@@ -89,6 +96,7 @@ def index_of(row: BenchRow) -> PairIndex:
         candidates=row.candidates,
         item_id=row.item_id,
         requirement=row.requirement,
+        rater=row.rater,
     )
 
 
@@ -100,12 +108,78 @@ def sandbox_steps(instruction: str) -> list[Step]:
     return steps
 
 
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark that was read once. `rows` reads the rows of its pairs again, with images; `votes` says of a preference set of one's own
+    how its labels were read and what several votes on one pair came to."""
+
+    pairs: list[PairIndex]
+    truths: dict[str, Truth]
+    rows: Callable[[], Iterator[BenchRow]]
+    votes: dict[str, Any] | None
+
+
+def open_bench(
+    kind: str,
+    where: str,
+    limit: int | None = None,
+    resize: bool = False,
+    reading: Reading = PLAIN,
+    given: Given | None = None,
+    with_truth: bool = False,
+) -> Bench:
+    """The benchmark as `read_bench` reads it; in a preference set of one's own, every pair once, with one verdict.
+
+    Raises InputError for what cannot be read, and where it is not certain what labels mean and `given` does not say it.
+    """
+    labels = labels_at(kind, where, reading, given)
+
+    def every() -> Iterator[BenchRow]:
+        return read_bench(kind, where, limit, resize, reading, labels)
+
+    pairs, truths = indexed(every(), with_truth)
+    if kind != OWN:
+        return Bench(pairs, truths, every, None)
+    kept, votes = one_verdict(pairs)
+    if not kept:
+        raise InputError(f"{where} holds no pair of two different images that votes do not contradict.")
+    numbers = {pair.number for pair in kept}
+    return Bench(kept, truths, lambda: (row for row in every() if row.number in numbers), {"labels": labels.rows(), **votes})
+
+
+def one_verdict(pairs: Iterable[PairIndex]) -> tuple[list[PairIndex], dict[str, Any]]:
+    """Every pair once, in the order of their first rows, labelled by the votes on it (its sides may be swapped), and what is told of the
+    votes. Pairs of one image twice are left out, and so are those without a vote that counts."""
+    ballot, same_image = Ballot(), 0
+    cast: dict[tuple[Any, ...], list[PairIndex]] = {}
+    for pair in pairs:
+        same_image += pair.edited[0] == pair.edited[1]
+        if pair.edited[0] != pair.edited[1]:
+            cast.setdefault((pair.task, pair.dimension, *sorted(pair.edited)), []).append(pair)
+    kept = []
+    for members in cast.values():
+        first = members[0]
+        votes = []
+        for pair in members:
+            label: RowLabel = "a" if pair.label == "a" else "b" if pair.label == "b" else "same"
+            votes.append(Vote(label if pair.edited == first.edited else SWAPPED[label], pair.rater, pair.item_id))
+        verdict = ballot.settle(votes)
+        if verdict.label is not None:
+            kept.append(replace(first, label="tie" if verdict.label == "same" else verdict.label))
+    return kept, {"same_image": same_image, **ballot.rows()}
+
+
 def read_index(
     kind: str, bench: str, limit: int | None, with_truth: bool, resize: bool = False
 ) -> tuple[list[PairIndex], dict[str, Truth]]:
     """All pairs as `read_bench` reads them, and the truth per edit id where it is asked for (read from sandbox pixels)."""
+    return indexed(read_bench(kind, bench, limit, resize), with_truth)
+
+
+def indexed(rows: Iterable[BenchRow], with_truth: bool) -> tuple[list[PairIndex], dict[str, Truth]]:
+    """The rows without images, and the truth per edit id where it is asked for."""
     pairs, truths = [], {}
-    for row in read_bench(kind, bench, limit, resize):
+    for row in rows:
         pair = index_of(row)
         pairs.append(pair)
         if not with_truth:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from eval.benches import BenchRow, Kind, read_bench
+from eval.benches import BenchRow, Kind
 from eval.endpoint import SANDBOX, EndpointJudge
 from eval.examples import write_examples
-from eval.index import PairIndex, TaskKey, principles_file, read_index, sandbox_principles
+from eval.index import PairIndex, TaskKey, open_bench, principles_file, sandbox_principles
 from eval.judges import ChanceJudge, EditJudge, NoiselessTeacher, RewardJudge
 from eval.protocols import summarise_bench
 from eval.rows import JudgedRow, Kept
@@ -26,7 +26,9 @@ from eval.scoring import Decomposition, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
-from rrm.records import UNREADABLE, Failure, Judgement, Principle
+from rrm.records import UNREADABLE, Failure, Judgement, Label, Principle
+from rrm.rows.formats import Reading
+from rrm.rows.text import Encoding
 from rrm.stage import DONE, STARTED, account, account_line, run_stage, write_json
 
 NOISELESS = "noiseless"
@@ -56,6 +58,10 @@ class EvalConfig(Config):
     """Pairs of models, the supposedly better one first, whose difference is reported with an interval."""
     limit: int | None = Field(default=None, gt=0)
     """Rows of every dimension (whole groups of every K for tiger); all of them unless set."""
+    encoding: Encoding | None = None
+    """Of text files that are not UTF-8, such as gb18030."""
+    labels: dict[str | int | float | bool, Label | None] | None = None
+    """What labels of a preference set (`kind: jsonl`) mean that are not certain: value → a, b, same, or null to leave its rows out."""
     batch: int = Field(default=32, gt=0)
     """Edits judged at once; requests in flight for a teacher."""
     seed: int = 0
@@ -69,9 +75,10 @@ class EvalConfig(Config):
     """Seconds."""
 
     @model_serializer(mode="wrap")
-    def without_default_kind(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Every value, but no kind where it is the default: evaluations done before there were kinds still count as done."""
-        return {key: value for key, value in whole(self).items() if (key, value) != ("kind", "editscore")}
+    def without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every value, but no kind, encoding and labels by default: evaluations done before there were these still count as done."""
+        later = (("kind", "editscore"), ("encoding", None), ("labels", None))
+        return {key: value for key, value in whole(self).items() if (key, value) not in later}
 
     @model_validator(mode="after")
     def fits_together(self) -> EvalConfig:
@@ -156,10 +163,10 @@ def account_of(judgements: Iterable[Judgement]) -> dict[str, Any]:
 def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     """Judges, sums up and compares; returns what stands in stage.json. `opened` makes a judge from a value of `models`."""
 
-    def rows() -> Iterator[BenchRow]:
-        return read_bench(config.kind, config.bench, config.limit)
-
-    pairs, truths = read_index(config.kind, config.bench, config.limit, config.truth is not None)
+    bench = open_bench(
+        config.kind, config.bench, config.limit, False, Reading(config.encoding), config.labels, config.truth is not None
+    )
+    pairs, truths, rows = bench.pairs, bench.truths, bench.rows
     kept = Path(config.judgements) if config.judgements else out
     summaries, judgements = {}, {}
     for name, spec in config.models.items():

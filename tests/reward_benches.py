@@ -10,6 +10,8 @@ from PIL import Image
 SIZE = (12, 8)
 SHADES = {"A": 90, "B": 60, "C": 70, "D": 20}
 """The red channel of an edit, by its letter; a tenth of it is its score."""
+ALIKE = {"as_far_as_C": (20, 50, 0), "as_red_as_A": (90, 1, 0)}
+"""Other images that are as far from D as C, and as red as A."""
 
 
 def image_of(shade, size=SIZE):
@@ -109,6 +111,8 @@ def compass_bench(folder, **change):
 def own_pairs(folder, *rows):
     for letter, shade in SHADES.items():
         image_of(shade).save(folder / f"{letter}.png")
+    for letter, colour in ALIKE.items():
+        Image.new("RGB", SIZE, colour).save(folder / f"{letter}.png")
     path = folder / "pairs.jsonl"
     kept = {"source": "D.png", "instruction": "make it red", "edited_a": "A.png", "edited_b": "B.png"}
     path.write_text("".join(json.dumps({**kept, **row}) + "\n" for row in rows))

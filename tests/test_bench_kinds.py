@@ -21,10 +21,10 @@ from rrm.reward import servers
 
 OWN = (
     {"label": "a", "id": "first", "task_type": "extract"},  # A against B, as all that name no other edits
-    {"label": "b"},
-    {"label": "a", "edited_a": "C.png", "edited_b": "C.png"},
-    {"label": "same", "edited_b": "A.png"},
-    {"label": "same"},
+    {"label": "b", "instruction": "redder"},
+    {"label": "a", "edited_a": "C.png", "edited_b": "as_far_as_C.png"},
+    {"label": "same", "edited_a": "C.png", "edited_b": "as_far_as_C.png", "instruction": "redder"},
+    {"label": "same", "instruction": "reddest"},
 )
 
 
@@ -72,7 +72,7 @@ def run(command, tmp_path):
         ),
         # 80 against 40 has won in IA and lost in VC, 40 against 42 is a tie in VQ
         pytest.param("compass", 3, 1, 1, (1, 1), (1, 3), {"IA": 1, "VC": 0, "VQ": 0, "macro": 1 / 3}, id="compass"),
-        # A>B, as said; A>B, where people say B; C twice, where people say the first; A twice, the same; A>B, where people say the same
+        # A>B, as said; A>B, where people say B; two that are as far, where people say the first and the same; A>B, where they say the same
         pytest.param("jsonl", 5, 2, 2.5, (1, 1), (1, 3), {"strict": 1 / 3, "half_tie": 1.5 / 3, "same": 1 / 2}, id="jsonl"),
     ],
 )  # fmt: skip
@@ -119,7 +119,7 @@ SERVED = (
     {"instruction": "edit 2", "label": "b"},  # wrong
     {"instruction": "edit 3", "label": "a"},  # B's traces cannot be read
     {"instruction": "edit 4", "label": "a"},  # both edits are refused
-    {"instruction": "edit 5", "label": "same", "edited_b": "A.png"},  # right
+    {"instruction": "edit 5", "label": "same", "edited_b": "as_red_as_A.png"},  # right
     {"instruction": "edit 6", "label": "b"},  # the principles cannot be read
 )
 
@@ -149,10 +149,10 @@ def test_an_rrm_behind_a_server_is_run_and_what_it_cannot_say_stays_a_failure_an
     where, fake = own_pairs(tmp_path, *SERVED), Fake(two_traces)
     with running(fake) as (url,):
         summary = run("jsonl", where, f"server:{url}?k=2&temperature=0.7&in_flight=4")
-        # a decomposition per task, then two edits of each of edit 0 to 4, and one, twice the same, of edit 5
-        assert len(fake.asked) == 7 + 5 * 2 + 1
+        # a decomposition per task, then two edits of each of edit 0 to 5
+        assert len(fake.asked) == 7 + 6 * 2
         again = run("jsonl", where, f"server:{url}?k=2&temperature=0.7&in_flight=4")
-        assert len(fake.asked) == 18
+        assert len(fake.asked) == 19
     assert outcomes(tmp_path / "out") == [
         ([9, 6], None),
         ([7, 6], None),

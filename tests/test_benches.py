@@ -79,11 +79,11 @@ def test_edits_come_as_they_are_or_at_the_size_of_their_source_where_that_is_ask
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ranking": "A>C"}, r"row 0: 'ranking' is 'A>C'"),
-        ({"ranking": "best"}, r"row 0: 'ranking'"),
-        ({"num_candidates": 5}, r"row 0: 'num_candidates' is 5; it must be 2, 3 or 4"),
-        ({"instruction": " "}, r"row 0: 'instruction' must hold text"),
-        ({"candidate_2": {"bytes": b"no image", "path": None}}, r"row 0: the image cannot be read"),
+        ({"ranking": "A>C"}, r"row 1: 'ranking' is 'A>C'"),
+        ({"ranking": "best"}, r"row 1: 'ranking'"),
+        ({"num_candidates": 5}, r"row 1: 'num_candidates' is 5; it must be 2, 3 or 4"),
+        ({"instruction": " "}, r"row 1: 'instruction' must hold text"),
+        ({"candidate_2": {"bytes": b"no image", "path": None}}, r"row 1: the image cannot be read"),
     ],
 )
 def test_a_row_of_tigers_that_cannot_be_used_is_named(tmp_path, change, message):
@@ -106,7 +106,7 @@ def test_genais_votes_are_read_from_its_editing_part_alone(tmp_path):
 
 def test_an_unknown_vote_is_named(tmp_path):
     path = write_parquet(tmp_path / "test_v1.parquet", [genai_row("leftvote", 9, 3), genai_row("left", 9, 3)])
-    with pytest.raises(InputError, match="row 1: 'vote_type' is 'left'; it must be one of leftvote, rightvote"):
+    with pytest.raises(InputError, match="row 2: 'vote_type' is 'left'; it must be one of leftvote, rightvote"):
         list(read_bench("genai", str(path)))
 
 
@@ -125,11 +125,11 @@ def test_compass_is_a_list_in_json_judged_by_dimension(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dimension": "overall"}, "item 2: 'dimension' is 'overall'; it must be one of IA, VC, VQ"),
-        ({"label": "win"}, "item 2: 'label' is 'win'; it must be one of preference, tie"),
-        ({"loser": "images/none.png"}, "item 2: There is no image at"),
-        ({"loser": "../outside.png"}, "item 2: .* leads out of"),
-        ({"loser": "/etc/outside.png"}, "item 2: .* leads out of"),
+        ({"dimension": "overall"}, "item 3: 'dimension' is 'overall'; it must be one of IA, VC, VQ"),
+        ({"label": "win"}, "item 3: 'label' is 'win'; it must be one of preference, tie"),
+        ({"loser": "images/none.png"}, "item 3: There is no image at"),
+        ({"loser": "../outside.png"}, "item 3: .* leads out of"),
+        ({"loser": "/etc/outside.png"}, "item 3: .* leads out of"),
     ],
 )
 def test_an_item_of_compass_that_cannot_be_used_is_named(tmp_path, change, message):
@@ -148,7 +148,8 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{}", "must hold a list"), ("[1]", "item 0 is a int"), ("[", "not valid JSON"), ("[]", "no rows")]
+    ("content", "message"),
+    [("{}", "no rows"), ("[1]", "item 1: not a JSON object"), ("[", "is no JSON list"), ("[]", "no rows")],
 )
 def test_json_that_is_no_list_of_objects_is_refused(tmp_path, content, message):
     (tmp_path / "bench.json").write_text(content)
@@ -302,7 +303,7 @@ def test_a_path_at_which_nothing_lies_is_refused_at_once_and_never_sought_on_the
 ):
     (tmp_path / "here" / "runs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(InputError, match=r"nothing lies there; give a folder, a \.parquet, .* or a hub id") as error:
+    with pytest.raises(InputError, match=r"nothing lies there; give a folder, a \.jsonl, .* or a hub id") as error:
         list(read_bench(kind, where))
     assert str(error.value).startswith(f"{where} is no benchmark")
     assert no_hub == []
@@ -325,9 +326,9 @@ def test_what_may_be_a_hub_id_is_sought_there_and_a_revision_tells_it_from_a_fol
 
 
 def test_a_file_of_another_kind_is_no_benchmark(tmp_path, no_hub):
-    (tmp_path / "bench.csv").write_text("a,b")
-    with pytest.raises(InputError, match=r"bench\.csv is no benchmark: give a folder"):
-        list(read_bench("jsonl", str(tmp_path / "bench.csv")))
+    (tmp_path / "bench.xlsx").write_text("a,b")
+    with pytest.raises(InputError, match=r"bench\.xlsx is no benchmark: give a folder"):
+        list(read_bench("jsonl", str(tmp_path / "bench.xlsx")))
 
 
 def test_a_kind_that_is_none_is_refused(tmp_path):
@@ -338,7 +339,7 @@ def test_a_kind_that_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["tiger", "genai", "compass"])
 def test_a_schema_of_another_benchmark_is_told_which_columns_it_lacks(tmp_path, kind):
     path = write_parquet(tmp_path / "train.parquet", [editscore_row("A", "B")])
-    with pytest.raises(InputError, match=r"row 0 lacks .*; the columns of"):
+    with pytest.raises(InputError, match=r"row 1 lacks .*; the columns of"):
         list(read_bench(kind, str(path)))
 
 

@@ -239,12 +239,12 @@ def test_what_is_no_benchmark_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match="holds no rows"):
         list(read_bench("editscore", str(tmp_path / "empty.jsonl")))
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="neither Parquet nor JSONL"):
+    with pytest.raises(InputError, match=r"holds no \.parquet, \.jsonl, \.csv or \.tsv files"):
         list(read_bench("editscore", str(tmp_path / "nothing")))
     with pytest.raises(InputError, match="is no benchmark"):
         list(read_bench("editscore", str(tmp_path / "absent.csv")))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(InputError, match="not a readable Parquet"):
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
         list(read_bench("editscore", str(tmp_path / "broken.parquet")))
 
 

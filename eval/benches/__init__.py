@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from eval.benches import compass, editscore, genai, pairs_jsonl, tiger
 from eval.benches.reading import Layout, Place, Raw, raw_rows
 from eval.benches.records import BenchRow, Label, Order, at_source_size, shown
 from rrm.errors import InputError
+from rrm.rows.formats import PLAIN, Reading
+from rrm.rows.labels import BY_WORDS, Given, Labels, counted, decided
+from rrm.rows.pairs import LABEL_COLUMNS, said_in
 
-__all__ = ["KINDS", "BenchRow", "Kind", "Label", "Order", "check_kind", "read_bench", "shown"]
+__all__ = ["KINDS", "OWN", "BenchRow", "Kind", "Label", "Order", "check_kind", "labels_at", "read_bench", "shown"]
 
 Kind = Literal["editscore", "tiger", "genai", "compass", "jsonl"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Read = Callable[[int, Mapping[str, Any], str, Place], BenchRow]
+OWN: Kind = "jsonl"
+"""Any preference set."""
+Read = Callable[[int, Mapping[str, Any], str, Place], BenchRow | None]
 READERS: Mapping[str, tuple[Layout, Read]] = {
     "editscore": (editscore.LAYOUT, editscore.row_of),
     "tiger": (tiger.LAYOUT, tiger.row_of),
@@ -51,8 +58,30 @@ def limited(kind: str, rows: Iterable[tuple[int, Raw]], limit: int) -> Iterator[
             yield number, (where, raw, place)
 
 
-def read_bench(kind: str, where: str, limit: int | None = None, resize: bool = False) -> Iterator[BenchRow]:
-    """The rows of the benchmark of this kind at `where` (folder, file, or hub id with optional @revision), in its order.
+def labels_at(kind: str, where: str, reading: Reading = PLAIN, given: Given | None = None) -> Labels:
+    """What the labels of a preference set of one's own mean, from all of its rows; every other kind has labels that its schema fixes.
+
+    Raises InputError where that is not certain, and `given` does not say it.
+    """
+    check_kind(kind)
+    if kind != OWN:
+        if given:
+            raise InputError(f"The labels of '{kind}' mean what its schema says; give 'labels' for '{OWN}' alone.")
+        return BY_WORDS
+    rows = raw_rows(where, READERS[kind][0], replace(reading, columns=LABEL_COLUMNS))
+    return decided(where, counted(where, said_in(raw for _, raw, _ in rows)), given)
+
+
+def read_bench(
+    kind: str,
+    where: str,
+    limit: int | None = None,
+    resize: bool = False,
+    reading: Reading = PLAIN,
+    labels: Labels = BY_WORDS,
+) -> Iterator[BenchRow]:
+    """The rows of the benchmark of this kind at `where` (folder, file, or hub id with optional @revision), in its order; `labels` is what
+    `labels_at` says of it.
 
     `limit` keeps the first so many rows of every dimension of editscore, whole groups of every K of tiger, and rows of all others.
     With `resize` the edits come at their source's size; without, as they are, which is how a reward is asked while it trains an editor.
@@ -60,11 +89,14 @@ def read_bench(kind: str, where: str, limit: int | None = None, resize: bool = F
     """
     check_kind(kind)
     layout, row_of = READERS[kind]
-    rows: Iterator[tuple[int, Raw]] = enumerate(raw_rows(where, layout))
+    if kind == OWN:
+        row_of = partial(pairs_jsonl.row_of, labels=labels)
+    rows: Iterator[tuple[int, Raw]] = enumerate(raw_rows(where, layout, reading))
     found = False
     for number, (place_name, raw, place) in rows if limit is None else limited(kind, rows, limit):
-        found = True
         row = row_of(number, raw, place_name, place)
-        yield at_source_size(row) if resize else row
+        if row is not None:
+            found = True
+            yield at_source_size(row) if resize else row
     if not found:
         raise InputError(f"{where} holds no rows.")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
 from PIL import Image
 
 from eval.benches.records import BenchRow, Label
-from eval.jsonl import read_jsonl
 from rrm.errors import InputError
 from rrm.images import inside, open_image, pixel_digest, read_image
+from rrm.rows import formats
+from rrm.rows.fields import BadRow, as_image, missing
+from rrm.rows.formats import PLAIN, Reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-ENDINGS = (".parquet", ".jsonl", ".json")
+TEXTS = (".jsonl", ".csv", ".tsv")
+UNITS = {".json": "item", ".parquet": "row"}
+"""What a file's rows are called; else lines."""
 LOCAL = ("./", "../", "/", "~")
 """What a path begins with, and no hub id."""
 
@@ -54,7 +56,7 @@ class Place:
         if self.root is None:
             raise InputError(f"'{name}' names a file that is not in the data set; download it whole, and name its folder.")
         found = [inside(self.root, base.absolute() / name) for base in self.bases]
-        return next((path for path in found if path.is_file()), found[0])
+        return next((path for path in found if os.path.isfile(path)), found[0])
 
 
 Raw = tuple[str, Mapping[str, Any], Place]
@@ -70,17 +72,14 @@ def place_below(folder: Path, file: Path) -> Place:
 
 
 def decode(value: Any, where: str, place: Place) -> Image.Image:
-    """The RGB image in a cell, upright: encoded bytes, a path, or the hub's {"bytes", "path"}."""
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes) and value:
-        return read_image(value, f"{where}: the image")
-    if isinstance(value, str) and value:
-        try:
-            return open_image(place.find(value))
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    raise InputError(f"{where} holds no image but {type(value).__name__}; give a path or an encoded image.")
+    """The RGB image in a cell, upright: encoded bytes, base64, a path, or the hub's {"bytes", "path"}."""
+    if missing(value):
+        raise InputError(f"{where} holds no image; give a path or an encoded image.")
+    try:
+        image = as_image("the image", value)
+        return open_image(place.find(image)) if isinstance(image, str) else read_image(image, "the image")
+    except (BadRow, InputError) as error:
+        raise InputError(f"{where}: {str(error).rstrip('.')}.") from error
 
 
 def need(raw: Mapping[str, Any], columns: Iterable[str], where: str, schema: str) -> None:
@@ -128,6 +127,7 @@ def bench_row(
     group: str | None = None,
     candidates: int = 2,
     requirement: str | None = None,
+    rater: str | None = None,
 ) -> BenchRow:
     """The typed row of three cells, source and two edits, all decoded."""
     source, a, b = (decode(value, where, place) for value in images)
@@ -146,59 +146,31 @@ def bench_row(
         candidates=candidates,
         item_id=item_id,
         requirement=requirement,
+        rater=rater,
     )
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a Parquet file, a few in memory at a time."""
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
-            for value in batch.to_pylist():
-                yield f"{path}, row {number}", value
-                number += 1
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-
-
-def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a JSON file that holds a list of objects."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(values, list):
-        raise InputError(f"{path} must hold a list of rows, not a {type(values).__name__}.")
-    for number, value in enumerate(values):
-        if not isinstance(value, dict):
-            raise InputError(f"{path}, item {number} is a {type(value).__name__}; every item must be an object.")
-        yield f"{path}, item {number}", value
-
-
-def file_rows(path: Path, folder: Path) -> Iterator[Raw]:
+def file_rows(path: Path, folder: Path, reading: Reading) -> Iterator[Raw]:
     """Rows of one file, by its ending; image paths may also be relative to `folder`."""
     place = place_below(folder, path)
-    if path.suffix == ".parquet":
-        rows = parquet_rows(path)
-    elif path.suffix == ".json":
-        rows = json_rows(path)
-    else:
-        rows = ((f"{path}, line {line}", value) for line, value in read_jsonl(path))
-    for where, value in rows:
-        yield where, value, place
+    for row in formats.file_rows(path, reading):
+        where = f"{path}, {UNITS.get(path.suffix.lower(), 'line')} {row.number}"
+        if row.values is None:
+            raise InputError(f"{where}: {row.fault}; correct it or take it out.")
+        yield where, row.values, place
 
 
 def folder_files(path: Path, layout: Layout) -> list[Path]:
-    """The Parquet files of the benchmark below a folder, else its JSONL files, else, in its parts, its JSON files."""
+    """The Parquet files of the benchmark below a folder, else its JSONL, CSV or TSV files, else, in its parts, its JSON files."""
     parts = [path / part for part in layout.parts if (path / part).is_dir()] or [path]
     parquets = sorted(file for part in parts for file in part.rglob("*.parquet"))
-    files = parquets or sorted(file for part in parts for file in part.glob("*.jsonl"))
+    files = parquets or sorted(file for part in parts for ending in TEXTS for file in part.glob(f"*{ending}"))
     if not files and layout.snapshot:
         files = sorted(file for part in parts for file in part.rglob("*.json"))
     return [file for file in files if file.name.startswith(layout.stem)] or files
 
 
-def folder_rows(path: Path, layout: Layout) -> Iterator[Raw]:
+def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Raw]:
     """Rows of the files of the benchmark below a folder, or of what `Dataset.save_to_disk` wrote there."""
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         from datasets import load_from_disk
@@ -207,18 +179,18 @@ def folder_rows(path: Path, layout: Layout) -> Iterator[Raw]:
         return
     files = folder_files(path, layout)
     if not files:
-        raise InputError(f"{path} holds neither Parquet nor JSONL files; name the benchmark's folder or file.")
+        raise InputError(f"{path} holds no .parquet, .jsonl, .csv or .tsv files; name the benchmark's folder or file.")
     for file in files:
-        yield from file_rows(file, path)
+        yield from file_rows(file, path, reading)
 
 
 def dataset_rows(name: str, dataset: Any) -> Iterator[Raw]:
     """Rows of a `datasets.Dataset`, whose images stay encoded: they are decoded here in one way only."""
-    for number, one in enumerate(dataset.with_format("arrow")):
+    for number, one in enumerate(dataset.with_format("arrow"), 1):
         yield f"{name}, row {number}", one.to_pylist()[0], Place()
 
 
-def hub_rows(name: str, layout: Layout) -> Iterator[Raw]:
+def hub_rows(name: str, layout: Layout, reading: Reading) -> Iterator[Raw]:
     """Rows of `owner/name` or `owner/name@revision` on the hub."""
     hub_id, _, revision = name.partition("@")
     try:
@@ -232,7 +204,7 @@ def hub_rows(name: str, layout: Layout) -> Iterator[Raw]:
             dataset = load_dataset(hub_id, name=layout.config, revision=revision or None, split=layout.split)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} cannot be loaded from the hub ({' '.join(str(error).split())[:200]}).") from error
-    yield from folder_rows(folder, layout) if layout.snapshot else dataset_rows(name, dataset)
+    yield from folder_rows(folder, layout, reading) if layout.snapshot else dataset_rows(name, dataset)
 
 
 def is_local(bench: str) -> bool:
@@ -241,21 +213,21 @@ def is_local(bench: str) -> bool:
     A hub id whose owner is the name of a folder here is told from a path by its revision.
     """
     path = Path(bench)
-    if bench.startswith(LOCAL) or path.suffix in ENDINGS:
+    if bench.startswith(LOCAL) or path.suffix.lower() in formats.FILES:
         return True
     return "@" not in bench and len(path.parts) > 1 and Path(path.parts[0]).is_dir()
 
 
-def raw_rows(bench: str, layout: Layout | None = None) -> Iterator[Raw]:
+def raw_rows(bench: str, layout: Layout | None = None, reading: Reading = PLAIN) -> Iterator[Raw]:
     """Rows as stored, wherever `bench` lies; `layout` says which part of a public repository is meant."""
     path, layout = Path(bench), layout or Layout()
     if path.is_dir():
-        return folder_rows(path, layout)
-    if path.is_file() and path.suffix in ENDINGS:
-        return file_rows(path, path.parent)
+        return folder_rows(path, layout, reading)
+    if path.is_file() and path.suffix.lower() in formats.FILES:
+        return file_rows(path, path.parent, reading)
     if not path.exists() and HUB_ID.fullmatch(bench) and not is_local(bench):
-        return hub_rows(bench, layout)
+        return hub_rows(bench, layout, reading)
     why = "" if path.exists() else "nothing lies there; "
     raise InputError(
-        f"{bench} is no benchmark: {why}give a folder, a .parquet, .jsonl or .json file, or a hub id (owner/name@revision)."
+        f"{bench} is no benchmark: {why}give a folder, a {', '.join(formats.FILES)} file, or a hub id (owner/name@revision)."
     )

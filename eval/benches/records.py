@@ -36,6 +36,7 @@ class BenchRow:
     candidates: int
     item_id: str
     requirement: str | None = None
+    rater: str | None = None
 
 
 def at_source_size(row: BenchRow) -> BenchRow:

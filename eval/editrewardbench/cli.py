@@ -16,6 +16,7 @@ from pathlib import Path
 
 from eval.benches import KINDS
 from eval.editrewardbench.specs import FORMS
+from rrm.rows.labels import label_option
 from rrm.stage import command, write_json
 
 
@@ -58,6 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument("--data", required=True, metavar="WHERE", help="folder, file, or hub id (owner/name@revision)")
     running.add_argument("--reward", required=True, metavar="SPEC", help=FORMS)
     running.add_argument("--out", required=True, metavar="DIR", help="where results go; the same command carries on there")
+    running.add_argument("--encoding", help="of text files that are not UTF-8, such as gb18030")
+    running.add_argument(
+        "--labels",
+        type=label_option,
+        metavar="1=a,2=b",
+        help="what labels of a preference set mean that are not certain: value=a, b, same, or value= to leave its rows out",
+    )
     running.add_argument(
         "--passes", type=int, default=1, metavar="K", help="sampled judgements per edit, whose mean counts (Avg@K)"
     )

@@ -11,14 +11,13 @@ The folder named by --out holds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from eval.benches import BenchRow, read_bench
 from eval.editrewardbench.compare import SUMMARY
 from eval.editrewardbench.examples import write_examples
 from eval.editrewardbench.judging import Judging, judge_pairs
@@ -29,12 +28,15 @@ from eval.editrewardbench.protocol_lines import PUBLIC, RESIZES, TITLES, headlin
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.specs import check_spec, is_pairwise
 from eval.editrewardbench.summary import last_line, most_frequent, overlap_of, passes_of, result_of
-from eval.index import PairIndex, read_index
+from eval.index import PairIndex, open_bench
 from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.scoring import Rows
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
+from rrm.records import Label
+from rrm.rows.formats import Reading
+from rrm.rows.text import Encoding
 from rrm.stage import write_json, write_text
 
 
@@ -56,6 +58,10 @@ class BenchConfig(Config):
     seed: int = 0
     retry: bool = False
     """Whether what failed before is asked again, for whatever reason it failed."""
+    encoding: Encoding | None = None
+    """Of text files that are not UTF-8, such as gb18030."""
+    labels: dict[str | int | float | bool, Label | None] | None = None
+    """What labels of a preference set mean that are not certain: value → a, b, same, or None to leave its rows out."""
     resize: bool | None = None
     """Whether edits are brought to their source's size before they are judged; as the benchmark's protocol has it unless set."""
 
@@ -115,8 +121,23 @@ def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool, unreadabl
         notes.append(f"{unreadable} kept answers could not be read; they were asked for again.")
     if not config.by_protocol:
         notes.append(f"Not as the benchmark's protocol has it: {bench['size_note']} Published numbers do not compare.")
+    notes += votes_notes(bench["votes"] or {})
     if bench["sources"] < FEW:
         notes.append(f"Fewer than {FEW} source images: the intervals are too narrow to be relied on.")
+    return notes
+
+
+def votes_notes(votes: Mapping[str, Any]) -> list[str]:
+    """What is told of several votes on one pair, and of pairs that are none."""
+    notes = []
+    if votes.get("voted_several_times"):
+        agreed = "" if votes["alpha"] is None else f" Raters agree by Krippendorff's alpha {votes['alpha']:.2f}."
+        notes.append(
+            f"{votes['voted_several_times']} pairs have several votes: each counts once, as most votes say, a tie as a tie; "
+            f"{votes['contradicted']} of them have votes for either side.{agreed}"
+        )
+    if votes.get("same_image"):
+        notes.append(f"{votes['same_image']} rows are left out: both of their edits are the same image.")
     return notes
 
 
@@ -161,16 +182,14 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
 def run_locked(config: BenchConfig, command: str) -> tuple[dict[str, Any], str]:
     """`run_bench` in a folder that no other run can get at; the summary, and the most frequent failure in words."""
 
-    def rows() -> Iterator[BenchRow]:
-        return read_bench(config.bench, config.data, config.limit, config.resized)
-
     out = Path(config.out)
-    everything, _ = read_index(config.bench, config.data, config.limit, False, config.resized)
+    opened = open_bench(config.bench, config.data, config.limit, config.resized, Reading(config.encoding), config.labels)
+    everything, rows = opened.pairs, opened.rows
     judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch, config.retry)
     pairs, thresholds, validation = thresholds_of(config, judging, everything)
     margin = thresholds.margin
     outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows)
-    bench = bench_of(config, everything)
+    bench = bench_of(config, everything) | {"votes": opened.votes}
     public = not config.limit and is_public(config.bench, config.data, everything)
     own, scores = judging.scored(pairs)
     protocol = summarise_bench(config.bench, own, scores, margin, thresholds.bad_below, thresholds.four_margin)

@@ -14,6 +14,8 @@ from rrm.records import Failure
 from rrm.stage import account, account_line
 
 HEADLINE = "overall"
+LISTED = 12
+"""Values of labels that are printed."""
 
 
 def headline_of(dimensions: Sequence[str]) -> str:
@@ -149,6 +151,7 @@ def described(summary: Mapping[str, Any]) -> str:
     if summary["anchors"]:
         lines.append(f"published by the same rule ({summary['headline']['rule']}), to stand beside the first number:")
         lines += [f"  {anchor['line']}" for anchor in summary["anchors"]]
+    lines += label_lines(bench["votes"])
     if summary["overlap"] is not None:
         lines += overlap_lines(summary["overlap"])
     return "\n".join([*lines, *(f"note: {note}" for note in summary["notes"])])
@@ -158,6 +161,15 @@ def last_line(summary: Mapping[str, Any]) -> str:
     """What became of the judgements or votes that the result goes back to."""
     what = "votes" if summary["reward"]["pairwise"] else "judgements"
     return f"{what}: {account_line(summary['result']['account'])}"
+
+
+def label_lines(votes: Mapping[str, Any] | None) -> list[str]:
+    """As what the labels of a preference set were read."""
+    if votes is None:
+        return []
+    read = (f"{row['value']!r} ({row['rows']}) as {row['read_as'] or 'left out'}" for row in votes["labels"][:LISTED])
+    pairs = ", ".join(f"{count} {label}" for label, count in votes["pairs"].items())
+    return [f"labels read: {', '.join(read)}; pairs: {pairs}"]
 
 
 def overlap_lines(overlap: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ set (1 is the first edit here and the second there): they stop the run until `la
 
 from __future__ import annotations
 
+import argparse
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -69,6 +70,17 @@ INDEX: Mapping[str, Label] = {"1": "a", "2": "b", "1.5": "same"}
 INDEX_COLUMN = "preference"
 
 
+def label_option(text: str) -> dict[str, Label | None]:
+    """What `--labels 1=a,2=b,0=same,9=` says, as Given; argparse shows its error."""
+    told: dict[str, Label | None] = {}
+    for part in text.split(","):
+        value, equals, label = part.rpartition("=")
+        if not equals or label.strip() not in ("a", "b", "same", ""):
+            raise argparse.ArgumentTypeError(f"'{part}' is not value=a, value=b, value=same, or value= to leave its rows out")
+        told[value.strip()] = label.strip() or None  # type: ignore[assignment]
+    return told
+
+
 @dataclass(frozen=True)
 class Said:
     """What a row says of its two edits: in which column, with which value, and what that means where its schema fixes it."""
@@ -104,6 +116,11 @@ class Labels:
 
     meanings: Mapping[tuple[str, str], Label | None] = field(default_factory=dict)
     found: Mapping[Said, int] = field(default_factory=dict)
+
+    def leaves_out(self, said: Said) -> bool:
+        """Whether the user says that rows with this value are left out."""
+        key = (said.column, said.word)
+        return said.meaning is None and key in self.meanings and self.meanings[key] is None
 
     def of(self, said: Said) -> Label:
         """The label; BadRow where there is none."""
@@ -168,9 +185,10 @@ def uncertain(where: str, column: str, values: Mapping[Said, int]) -> InputError
     shown = ", ".join(f"{one.value!r} in {count} row{'s' * (count != 1)}" for one, count in listed[:LISTED])
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     example = ", ".join(f"'{one.value}': {label}" for (one, _), label in zip(listed, ("a", "b", "same"), strict=False))
+    option = ",".join(f"{one.value}={label}" for (one, _), label in zip(listed, ("a", "b", "same"), strict=False))
     return InputError(
         f"{where}: it is not certain which edit the labels in '{column}' prefer: {shown}{more}; say what each value means "
-        f"(a: the first edit is better, b: the second, same: neither, null: leave its rows out), as in labels: {{{example}}}."
+        f"(a: the first edit is better, b: the second, same: neither, null: leave its rows out), as in labels: {{{example}}} of a config or --labels {option} of a command."
     )
 
 

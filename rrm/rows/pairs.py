@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ TWO_EDITS = (
 LABEL = ("label", "vote_type", "vote", "preference", "winner")
 SCORES = ("left_overall_score", "right_overall_score")
 RANKING = ("ranking", "comparison_type")
+LABEL_COLUMNS = frozenset((*LABEL, *SCORES, *RANKING))
 RATER = ("rater", "rater_id", "annotator", "annotator_id", "worker_id")
 COMPASS_LABELS: Mapping[str, Label] = {"preference": "a", "tie": "same"}
 EDITSCORE = "EditScore EditReward-Bench"
@@ -163,9 +164,12 @@ def labels_of(where: str, reading: Reading, given: Given | None) -> Labels:
     Raises InputError where that is not certain and `given` does not say it.
     """
 
-    def found() -> Iterator[Said]:
-        for row in rows_of(where, replace(reading, columns={*LABEL, *SCORES, *RANKING})):
-            with suppress(BadRow):  # the row is left out for this reason when it is read
-                yield said_of(row.values or {})
+    rows = rows_of(where, replace(reading, columns=LABEL_COLUMNS))
+    return decided(where, counted(where, said_in(row.values or {} for row in rows)), given)
 
-    return decided(where, counted(where, found()), given)
+
+def said_in(rows: Iterable[Mapping[str, Any]]) -> Iterator[Said]:
+    """What the rows say; those that say nothing are passed over, and left out when they are read."""
+    for values in rows:
+        with suppress(BadRow):
+            yield said_of(values)

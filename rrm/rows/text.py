@@ -6,6 +6,7 @@ Nothing is ever replaced: a file that is not in its encoding is refused, with th
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +120,8 @@ def undecodable(path: Path, encoding: str) -> InputError:
 
 def likely_encodings(sample: bytes) -> list[str]:
     """Those of USUAL that the bytes fit best; at most three."""
-    found = list(from_bytes(sample, cp_isolation=list(USUAL)))
+    words = b" ".join(re.findall(rb"[\x80-\xff][\x40-\xff]*", sample))  # between much ASCII, any encoding seems to fit
+    found = list(from_bytes(words, cp_isolation=list(USUAL))) or list(from_bytes(sample, cp_isolation=list(USUAL)))
     best = min(((match.chaos, -match.coherence) for match in found), default=None)
     fitting = [match.encoding for match in found if (match.chaos, -match.coherence) == best]
     return sorted(fitting, key=USUAL.index)[:3]

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import krippendorff
 import numpy as np
@@ -66,6 +67,44 @@ def settled(votes: Sequence[Vote]) -> Verdict:
         reason = f"other votes on this pair say the opposite ({told}): it counts as {label}"
         apart += [(vote, reason) for vote in votes if vote.rater not in torn and vote.label not in (label, "same")]
     return Verdict(label, counts[label] / counts.total(), named, tuple(apart))
+
+
+class Ballot:
+    """The votes on all pairs of a set, counted pair by pair."""
+
+    def __init__(self) -> None:
+        self.votes, self.pairs = Counter[Label](), Counter[Label]()
+        self.raters: set[str] = set()
+        self.compared: list[Mapping[Label, int]] = []
+        self.several = self.contradicted = self.apart = 0
+
+    def settle(self, votes: Sequence[Vote]) -> Verdict:
+        """The verdict on one more pair."""
+        verdict = settled(votes)
+        self.votes.update(vote.label for vote in votes)
+        self.raters |= {vote.rater for vote in votes if vote.rater is not None}
+        self.several += len(votes) > 1
+        self.contradicted += verdict.contradicted
+        self.apart += len(verdict.apart)
+        if verdict.label is not None:
+            self.pairs[verdict.label] += 1
+        if sum(verdict.named.values()) > 1:
+            self.compared.append(verdict.named)
+        return verdict
+
+    def rows(self) -> dict[str, Any]:
+        """What is told of them: votes and pairs by label, how many pairs were voted on several times or contradicted, and how far named
+        raters agree (Krippendorff's alpha over `pairs_compared`)."""
+        return {
+            "votes": {label: self.votes[label] for label in LABELS},
+            "pairs": {label: self.pairs[label] for label in LABELS},
+            "voted_several_times": self.several,
+            "contradicted": self.contradicted,
+            "votes_set_apart": self.apart,
+            "raters": len(self.raters),
+            "alpha": agreement(self.compared),
+            "pairs_compared": len(self.compared),
+        }
 
 
 def agreement(counts: Sequence[Mapping[Label, int]]) -> float | None:
