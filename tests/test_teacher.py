@@ -13,7 +13,7 @@ from rrm.images import png_bytes
 from rrm.parsing import read_gold, read_holistic, read_principles, read_trace
 from rrm.records import Principle, Verdicts
 from rrm.sandbox.edits import CLEAN, OTHERS, SAME_BACKGROUND, Step, apply_step, decompose
-from rrm.sandbox.teacher import running_teacher
+from rrm.sandbox.teacher import ROLES, bare, running_teacher
 from rrm.sandbox.world import Scene, Thing, draw
 
 SCENE = Scene("gray", (Thing("red", "circle"), None, Thing("blue", "square"), None))
@@ -183,3 +183,14 @@ def test_a_body_that_is_not_json_is_a_400(client):
         urllib.request.urlopen(request)
     assert raised.value.code == 400
     assert json.load(raised.value)["error"]["type"] == "invalid_request_error"
+
+
+def test_what_a_teacher_draws_depends_on_what_it_is_asked_and_not_on_delimiters():
+    said = "all fine\n[1]"
+    text = prompts.again_text(prompts.verify_text('make "it" red', PRINCIPLES, [said], "keep it"), "no", ["no list"])
+    questions = prompts.numbered(PRINCIPLES)
+    assert bare(text) == (
+        f'Instruction: make "it" red\nRequirement: keep it\nQuestions:\n{questions}\nReference judgements:\nReference 1:\n{said}'
+        f"{prompts.ANSWERED_BEFORE}no\n\nThat answer cannot be used:\n- no list\nAnswer again, in full."
+    )
+    assert not any(prompts.DATA in bare(system) for system in ROLES.values())

@@ -49,6 +49,8 @@ ROLES: dict[Role, str] = {
     "gold": prompts.GOLD_SYSTEM,
 }
 QUESTION = re.compile(r"^\d+\. \[(follow|keep|quality)\] (.+)$", re.MULTILINE)
+QUOTED = re.compile(r"^((?:Instruction|Requirement): )(\".*\")$", re.MULTILINE)
+TAGS = re.compile(r"^<(?:reference|answer)>\n|\n</(?:reference|answer)>$", re.MULTILINE)
 CHARACTERS_PER_TOKEN = 4
 START_SECONDS = 60.0
 
@@ -105,6 +107,13 @@ def parts_of(message: dict[str, Any]) -> tuple[str, list[str]]:
     return "\n".join(texts), urls
 
 
+def bare(text: str) -> str:
+    """What a text says, without its delimiters: what a teacher draws depends on what it is asked, and not on how that is set apart."""
+    said = re.sub(rf"{re.escape(prompts.DATA)}\s", "", text)
+    said = QUOTED.sub(lambda found: found[1] + json.loads(found[2]), said)
+    return TAGS.sub("", said)
+
+
 def look(messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]) -> tuple[Sight[Seen], bytes]:
     """What the system prompt and the last user message show, and a hash of it. Raises Refused for a request of another kind."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -128,7 +137,7 @@ def look(messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]) -
     if not questions and role not in ("filter", "decompose", "holistic"):
         raise Refused("There are no numbered questions to judge.", param="messages")
     principles = tuple(Principle(question=question, category=cast(Category, category)) for category, question in questions)
-    key = hashlib.sha256("\0".join([system, text]).encode() + b"".join(digest for digest, _ in seen)).digest()
+    key = hashlib.sha256("\0".join(map(bare, [system, text])).encode() + b"".join(digest for digest, _ in seen)).digest()
     return Sight(role, instruction, principles, tuple(reading for _, reading in seen)), key
 
 
