@@ -15,10 +15,13 @@ from eval.editors import gedit, imgedit
 from eval.editors.__main__ import main
 from eval.editors.aggregate import paired, summarise
 from eval.editors.items import ItemResult
-from eval.editors.judge import AnswerRows, JudgeSettings, answer_key, judge_all
+from eval.editors.judge import AnswerRow, JudgeSettings, answer_key, judge_all
 from eval.editors.prompts import RUBRICS, SYSTEM, consistency_question, quality_question, read_scores, rubric_question
+from eval.rows import Kept
 from rrm.errors import InputError
+from rrm.lock import locked
 from rrm.records import Choice, Failure
+from rrm.stage import command
 
 PAIR, TRIPLE = consistency_question("make it red"), rubric_question("add", "add a hat")
 
@@ -199,7 +202,7 @@ def edited(tmp_path):
 def judged(edited, url, path, retry=False, **settings):
     bench, outputs = edited
     chosen = JudgeSettings(url=url, model="vlm", retries=0, in_flight=2, **settings)
-    rows = AnswerRows(path, retry)
+    rows = Kept(path, AnswerRow, retry)
     return asyncio.run(judge_all(gedit.BENCH, gedit.read_gedit(str(bench), "en"), outputs, chosen, rows))[0]
 
 
@@ -322,6 +325,63 @@ def test_the_commands_judge_report_and_compare(tmp_path, edited, judge_server, c
     call("judge", *common, "--temperature", "0.5", "--out", str(tmp_path / "three"))
     with pytest.raises(InputError, match="differ in judge"):
         call("report", str(tmp_path / "one"), str(tmp_path / "three"))
+
+
+@pytest.fixture
+def judging(edited, judge_server, tmp_path, monkeypatch, capsys):
+    """Runs `gedit judge` into a folder; gives exit code, stdout and stderr."""
+
+    def call(*more, outputs=edited[1]):
+        words = ["gedit", "judge", "--bench", str(edited[0]), "--outputs", str(outputs), "--url", judge_server[0]]
+        words += ["--model", "vlm", "--out", str(tmp_path / "out"), *more]
+        monkeypatch.setattr("sys.argv", ["eval.editors", *words])
+        try:
+            code = command(main) or 0
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_the_last_line_says_what_became_of_all_edits_and_nothing_judged_is_code_1(judging, tmp_path):
+    code, said, _ = judging()
+    assert code == 0
+    assert said.splitlines()[-1] == (
+        "edits: 6 rows in, 2 out, 4 failed: 1 image_unreadable, 1 missing, 1 refused, 1 unparseable"
+    )
+    (tmp_path / "empty").mkdir()
+    code, _, wrong = judging(outputs=tmp_path / "empty")
+    assert code == 1
+    assert "no edit got a score: 6 rows in, 0 out, 6 failed: 6 missing; subject-add/en/k1: no file at" in wrong
+
+
+def test_kept_answers_that_cannot_be_read_are_asked_again_and_the_file_ends_in_order(judging, judge_server, tmp_path):
+    judging()
+    path = tmp_path / "out/rows.jsonl"
+    whole = path.read_bytes()
+    first, *others = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join([*reversed(others), first.replace(b'"scores":[', b'"scores":[NaN,'), b"[]\n"]))
+    asked = len(judge_server[1])
+    code, _, wrong = judging()
+    assert (code, len(judge_server[1])) == (0, asked + 1)
+    assert f"2 lines of {path} cannot be read" in wrong
+    assert path.read_bytes() == whole
+
+
+def test_two_runs_on_one_folder_and_damaged_results_are_one_sentence(judging, tmp_path, monkeypatch, capsys):
+    with locked(tmp_path / "out"):
+        code, _, wrong = judging()
+    assert (code, "is in use by another run" in wrong) == (2, True)
+    judging()
+    for name, damage in (("results.jsonl", '{"item_id": 1}\n'), ("summary.json", "[]")):
+        sound = (tmp_path / "out" / name).read_text()
+        (tmp_path / "out" / name).write_text(damage)
+        monkeypatch.setattr("sys.argv", ["eval.editors", "gedit", "report", *[str(tmp_path / "out")] * 2])
+        with pytest.raises(InputError, match=r"damaged.*run the same `judge` again"):
+            main()
+        (tmp_path / "out" / name).write_text(sound)
 
 
 def test_imgedit_is_judged_by_the_rubric_of_each_type(tmp_path, monkeypatch, capsys):

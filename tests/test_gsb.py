@@ -26,7 +26,7 @@ def test_gsb_is_good_less_bad_over_all_votes():
     assert found["gsb"] == pytest.approx(2 / 5)
     # values 1 1 1 0 −1, mean 0.4: squares 3·0.36 + 0.16 + 1.96 = 3.2; se = √(5/4 · 3.2/25) = 0.4
     assert found["se"] == pytest.approx(0.4)
-    assert found["ci95"] == pytest.approx((0.4 - 1.959964 * 0.4, 0.4 + 1.959964 * 0.4), abs=1e-5)
+    assert found["ci95"] == pytest.approx((0.4 - 1.959964 * 0.4, 1.0), abs=1e-5)
 
 
 def test_votes_on_one_source_go_together():
@@ -106,3 +106,8 @@ def test_the_command_prints_gsb_in_points_and_writes_the_summary(tmp_path, capsy
     assert "GSB +40.0 ± 40.0" in printed
     assert "G 3, S 1, B 1" in printed
     assert math.isclose(json.loads((tmp_path / "out" / "summary.json").read_text())["gsb"], 0.4)
+
+
+def test_votes_that_all_say_the_same_have_no_interval_and_none_ends_past_what_gsb_can_be():
+    found = gsb([Vote(str(n), "G", None, str(n)) for n in range(5)])
+    assert (found["gsb"], found["se"], found["ci95"]) == (1.0, None, None)

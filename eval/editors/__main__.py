@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.editors import Editor
 from eval.editors import gedit, imgedit
 from eval.editors.gsb import gsb, read_votes
-from eval.editors.items import Bench, EditItem
-from eval.editors.judge import AnswerRows, JudgeSettings, judge_all
+from eval.editors.items import Bench, EditItem, ItemResult
+from eval.editors.judge import AnswerRow, JudgeSettings, judge_all
 from eval.editors.report import check_comparable, comparison, gsb_text, published, read_results, tables, write_report
 from eval.editors.sample import SETTINGS, sample
-from rrm.errors import InputError
-from rrm.stage import command, write_json
+from eval.rows import Kept
+from rrm.errors import InputError, NothingMade
+from rrm.lock import locked
+from rrm.stage import account_line, command, read_note, write_json
 
 BENCHES = {"gedit": gedit.BENCH, "imgedit": imgedit.BENCH}
 
@@ -42,10 +44,26 @@ def run_sample(arguments: argparse.Namespace) -> None:
     if "/" in name or name.startswith("."):
         raise InputError(f"An editor's name becomes a folder: '{name}' must hold no slash and no leading dot.")
     folder = Path(arguments.outputs) / name
-    done = asyncio.run(sample(items_of(arguments), editor, folder, arguments.seed))
-    print(f"{folder}: {done.n} edits, {done.kept} there already, {done.made} made, {done.failed} failed")
-    if done.failed:
-        print(f"why is in {folder}/failures.jsonl; the same command tries them again")
+    with locked(folder):
+        done = asyncio.run(sample(items_of(arguments), editor, folder, arguments.seed))
+    why = f"; why is in {folder}/failures.jsonl; the same command tries them again" if done.failed else ""
+    said = f"{folder}: {done.n} edits, {done.kept} there already, {done.made} made, {done.failed} failed{why}"
+    if done.failed == done.n:
+        raise NothingMade(said)
+    print(said)
+
+
+def made_by(outputs: Path) -> Any:
+    """The settings that `sample` notes in an editor's folder; None where there are none."""
+    try:
+        return read_note(outputs / SETTINGS) if (outputs / SETTINGS).is_file() else None
+    except ValueError as error:
+        raise InputError(f"{error}; delete it: it only notes how the edits were made.") from error
+
+
+def first_failure(results: Sequence[ItemResult]) -> str:
+    """The first failure in its own words."""
+    return next((f"{r.item_id}: {r.failure.detail or r.failure.kind}" for r in results if r.failure is not None), "no edits")
 
 
 def run_judge(arguments: argparse.Namespace) -> None:
@@ -56,18 +74,22 @@ def run_judge(arguments: argparse.Namespace) -> None:
         raise InputError(f"There is no folder {outputs}; give the editor's own folder, such as outputs/NAME.")
     names = ("url", "model", "key_variable", "temperature", "max_tokens", "timeout", "retries", "in_flight")
     settings = JudgeSettings.checked({name: getattr(arguments, name) for name in names}, "the command line")
-    rows = AnswerRows(out / "rows.jsonl", retry=arguments.retry_failed)
-    results, digests = asyncio.run(judge_all(bench, items_of(arguments), outputs, settings, rows))
-    made_by = outputs / SETTINGS
-    about = {
-        "bench": str(arguments.bench),
-        "language": getattr(arguments, "language", "en"),
-        "limit": arguments.limit,
-        "outputs": str(outputs),
-        "editor": json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else None,
-        "digests": digests,
-    }
-    print(tables(bench, write_report(out, bench, results, settings, about)))
+    with locked(out):
+        rows = Kept(out / "rows.jsonl", AnswerRow, retry=arguments.retry_failed)
+        results, digests = asyncio.run(judge_all(bench, items_of(arguments), outputs, settings, rows))
+        about = {
+            "bench": str(arguments.bench),
+            "language": getattr(arguments, "language", "en"),
+            "limit": arguments.limit,
+            "outputs": str(outputs),
+            "editor": made_by(outputs),
+            "digests": digests,
+        }
+        summary = write_report(out, bench, results, settings, about)
+    print(tables(bench, summary))
+    if summary["account"]["out"] == 0:
+        raise NothingMade(f"no edit got a score: {account_line(summary['account'])}; {first_failure(results)}.")
+    print(f"edits: {account_line(summary['account'])}")
 
 
 def run_report(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from eval.jsonl import read_jsonl
-from eval.metrics import clustered_interval, error_of_mean, mean
+from eval.metrics import clustered_interval, error_of_mean, interval_of, mean
 from rrm.errors import InputError
 
 Side = Literal["G", "S", "B"]
@@ -133,7 +133,8 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
     for vote in votes:
         sums[vote.item] += VALUE[vote.side]
     centre = mean(values)
-    interval = clustered_interval(values, clusters)
+    normal = clustered_interval(values, clusters)
+    interval = normal and interval_of(max(-1.0, normal[0]), min(1.0, normal[1]))
     signs = Counter(int(np.sign(total)) for total in sums.values())
     return {
         "votes": len(votes),

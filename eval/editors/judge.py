@@ -15,8 +15,7 @@ from tqdm import tqdm
 from data_pipeline.flow import in_order
 from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import SYSTEM, read_scores
-from eval.jsonl import append_lines, cut_torn_line, read_jsonl
-from eval.rows import PASSING
+from eval.rows import Kept
 from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit, inside, open_image, pixel_digest
@@ -50,29 +49,6 @@ class AnswerRow(Record):
     failure: Failure | None = None
 
 
-class AnswerRows:
-    """The answers in a rows.jsonl, by key; of several the last counts. With `retry`, those that failed are asked again."""
-
-    def __init__(self, path: Path, retry: bool = False):
-        self.path, self.retry = path, retry
-        cut_torn_line(path)
-        self.rows: dict[str, AnswerRow] = {}
-        if path.is_file():
-            self.rows = {row.key: row for row in (AnswerRow.model_validate(value) for _, value in read_jsonl(path))}
-
-    def get(self, key: str) -> AnswerRow | None:
-        """The answer with this key, unless there is none or it failed for a passing reason."""
-        row = self.rows.get(key)
-        if row is None or (row.failure is not None and (self.retry or row.failure.kind in PASSING)):
-            return None
-        return row
-
-    def add(self, row: AnswerRow) -> None:
-        """Appends the row to the file."""
-        append_lines(self.path, [row.model_dump_json()])
-        self.rows[row.key] = row
-
-
 def answer_key(settings: JudgeSettings, question: Question, digests: Iterable[str]) -> str:
     """The key of an answer: all that it depends on, and nothing else; the same model at another address gives the same answer."""
     parts = [settings.model, settings.temperature, settings.max_tokens, SYSTEM, question.text, *digests]
@@ -102,8 +78,10 @@ def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image |
 class Judge:
     """Asks the server for scores, unless an answer to the same question about the same pixels is kept."""
 
-    def __init__(self, settings: JudgeSettings, rows: AnswerRows, client: ChatClient):
+    def __init__(self, settings: JudgeSettings, rows: Kept[AnswerRow], client: ChatClient):
         self.settings, self.rows, self.client = settings, rows, client
+        self.keys: dict[str, list[str]] = {}
+        """Of the answers on every item, by its id."""
         self.rule = StopRule(f"The server at {settings.url}")
 
     async def said(self, question: Question, images: list[Image.Image]) -> Choice | Failure:
@@ -121,9 +99,9 @@ class Judge:
         """The scores that answer one question, or why there are none."""
         images = [edited] if question.shows == "edited" else [fit(item.source), edited]
         key = answer_key(self.settings, question, [pixel_digest(image) for image in images])
-        known = self.rows.get(key)
-        if known is not None:
-            return known
+        self.keys.setdefault(item.item_id, []).append(key)
+        if self.rows.settled(key):
+            return self.rows[key]
         said = await self.said(question, images)
         read = said if isinstance(said, Failure) else read_scores(said, question)
         row = AnswerRow(key=key, item_id=item.item_id, question=question.name)
@@ -155,7 +133,7 @@ class Judge:
 
 
 async def judge_all(
-    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: AnswerRows
+    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: Kept[AnswerRow]
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """One result per item in their order, and digests of what was judged: `content` of the items, `prompts` of the words.
 
@@ -186,4 +164,5 @@ async def judge_all(
                     )
     finally:
         await client.close()
+    rows.put_in_order(key for result in results for key in judge.keys.get(result.item_id, ()))
     return results, {"content": content.hexdigest()[:16], "prompts": prompts.hexdigest()[:16]}

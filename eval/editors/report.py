@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from eval.anchors import anchor_table, anchors_for
-from eval.editors.aggregate import Estimate, paired
+from eval.editors.aggregate import Estimate, counts, paired
 from eval.editors.items import Bench, ItemResult
 from eval.editors.judge import JudgeSettings
-from eval.jsonl import read_jsonl
+from eval.rows import read_records
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
-from rrm.stage import write_json, write_text
+from rrm.stage import account, read_note, write_json, write_text
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 VERSIONS = ("edit-rrm", "openai", "pillow", "numpy", "scipy")
 PROTOCOLS = {"gedit": ("full-en", ("SC", "PQ", "O")), "imgedit": ("basic", ("overall",))}
 """Benchmark → the protocol and dimensions of the published numbers that its report prints."""
+AGAIN = "run the same `judge` again: what was answered is kept"
 NOTE = "Scores depend on the judge and its prompts: published numbers are of another judge, and no target for these."
 
 
@@ -33,14 +33,23 @@ def read_results(out: Path) -> list[ItemResult]:
     """The results that `judge` left in the folder. Raises InputError where there are none."""
     if not (out / RESULTS).is_file():
         raise InputError(f"{out} holds no {RESULTS}; run `judge --out {out}` to its end first.")
-    return [ItemResult.model_validate(value) for _, value in read_jsonl(out / RESULTS)]
+    return read_records(out / RESULTS, ItemResult, AGAIN)
 
 
 def read_summary(out: Path) -> dict[str, Any]:
     """The summary that `judge` left in the folder. Raises InputError where there is none."""
     if not (out / SUMMARY).is_file():
         raise InputError(f"{out} holds no {SUMMARY}; run `judge --out {out}` to its end first.")
-    return dict(json.loads((out / SUMMARY).read_text(encoding="utf-8")))
+    try:
+        return read_note(out / SUMMARY, "benchmark", "digests", "judge")
+    except ValueError as error:
+        raise InputError(f"{error}; {AGAIN}.") from error
+
+
+def account_of(results: Sequence[ItemResult]) -> dict[str, Any]:
+    """How many edits there are, how many of them have scores, and why the others have none."""
+    found = counts(results)
+    return account(found["n"], found["judged"], found["failures"])
 
 
 def write_report(
@@ -52,6 +61,7 @@ def write_report(
         "benchmark": bench.name,
         **about,
         "judge": settings.model_dump(mode="json"),
+        "account": account_of(results),
         "versions": {package: version(package) for package in VERSIONS},
         **bench.summarise(results),
     }
@@ -63,7 +73,7 @@ def shown(found: Estimate) -> str:
     """A mean with its standard error and 95% interval."""
     if found["mean"] is None:
         return MISSING
-    if found["se"] is None:
+    if found["ci95"] is None:
         return f"{found['mean']:.2f}"
     low, high = found["ci95"]
     return f"{found['mean']:.2f} ± {found['se']:.2f} [{low:.2f}, {high:.2f}]"
@@ -99,7 +109,10 @@ def table(found: Mapping[str, Any], measures: Sequence[str]) -> str:
 
 def tables(bench: Bench, summary: Mapping[str, Any]) -> str:
     """Every set of the benchmark, with standard errors and 95% intervals clustered by source image."""
-    parts = ["mean ± standard error [95% interval], clustered by source image; means are over judged edits"]
+    parts = [
+        "mean ± standard error [95% interval] of more source images like these, the groups as given; means are over judged",
+        "edits; no interval where it cannot be estimated: one source image, one for a whole group, or no variation",
+    ]
     for name in ("full", "intersection"):
         if name in summary and summary[name]["n"]:
             parts += ["", f"{bench.name}, {name} set", table(summary[name], bench.measures)]
