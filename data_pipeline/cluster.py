@@ -18,9 +18,9 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data_pipeline.budget import Budget
+from data_pipeline.budget import Budget, price_of
 from data_pipeline.flow import in_order
-from data_pipeline.ledger import Ledger, Paid, Seen
+from data_pipeline.ledger import Bill, Ledger, Paid, Seen
 from data_pipeline.passes import PASSES, Pass
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Teachers
@@ -51,6 +51,10 @@ class Keeper:
     def add(self, key: str, stage: str, model: str, paid: Paid) -> None:
         """As the ledger's."""
         self.ledger.add(key, stage, model, paid)
+
+    def bills(self) -> list[Bill]:
+        """As the ledger's, of all calls."""
+        return self.ledger.bills()
 
     def image(self, ref: str) -> Seen | Failure | None:
         """As the ledger's."""
@@ -87,6 +91,11 @@ class RemoteLedger(Ledger):
     def add(self, key: str, stage: str, model: str, paid: Paid) -> None:
         """Notes a finished call; it is on disk when this returns."""
         ray.get(self.keeper.add.remote(key, stage, model, paid))
+
+    def bills(self, keys: Iterable[str] | None = None) -> list[Bill]:
+        """Calls and tokens by stage and model, of all calls."""
+        assert keys is None
+        return cast("list[Bill]", ray.get(self.keeper.bills.remote()))
 
     def image(self, ref: str) -> Seen | Failure | None:
         """What is known of the image under this reference."""
@@ -138,7 +147,7 @@ class RayEngine:
             address=os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR
         )
         self.config, self.own, self.store = config, ledger, store
-        self.left = None if budget.limit is None else budget.limit - budget.spent
+        self.limit = budget.limit
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         ledger.close()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -162,13 +171,14 @@ class RayEngine:
         blocks = -(-len(rows) // BATCH)
         workers = min(self.workers, blocks)
         data = ray.data.from_items([{"row": row.model_dump_json()} for row in rows], override_num_blocks=blocks)
+        left = None if self.limit is None else self.limit - price_of(self.ledger.bills(), self.config.pool)
         arguments = (
             which.name,
             self.config.model_dump_json(),
             str(self.store.root.resolve()),
             self.keeper,
             1 / workers,
-            self.left,
+            left,
         )
         made = data.map_batches(
             Worker,

@@ -15,8 +15,8 @@ from data_pipeline.decompose import Decomposed, decompose
 from data_pipeline.flow import in_order
 from data_pipeline.hard import Filtered, filter_task, rank
 from data_pipeline.judge import Judged, judge
+from data_pipeline.line import Line
 from data_pipeline.settings import DataConfig
-from data_pipeline.teachers import Line
 from data_pipeline.workbook import Workbook, principles_text
 from rrm.errors import InputError
 from rrm.records import Quadruple, Quarantined, Record, Task

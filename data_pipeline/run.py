@@ -110,7 +110,8 @@ def read_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
 
 
 async def go_through(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore, engine: Engine) -> None:
-    """Every pass, in order; those that are done are skipped."""
+    """Every pass, in order; those that are done are skipped, but for rows that servers failed to answer in an earlier run."""
+    book.forget_lost()
     choose(config, book)
     await filter_hard(config, book, engine)
     await make_candidates(config, book, ledger, store)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from data_pipeline.editors import Editor
+from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
 from rrm.records import Category, Label
@@ -24,9 +25,19 @@ PACKAGE = "package"
 SANDBOX = "sandbox"
 SPEED = ("out", "ledger", "concurrency", "timeout", "patience", "give_up_after", "key_variable", "teacher_url")
 """Keys that change nothing but the speed and the place."""
+LIMITS = {
+    "concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "key_variable",
+    "max_tokens_field",
+    "send_seed",
+    "base_url",
+}
+"""The same of a teacher."""
 
 
-class Teacher(Config):
+class Teacher(Dialect):
     """A model behind an OpenAI-compatible server, and how it is asked."""
 
     model: str
@@ -38,12 +49,8 @@ class Teacher(Config):
     price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money per million completion tokens")
     max_tokens: int = Field(4096, ge=1, description="of one answer")
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
-    )
     temperatures: tuple[float, ...] = Field((0.7,), min_length=1)
     samples: int = Field(2, ge=1, description="answers per temperature and prompt variant")
-    one_by_one: bool = Field(False, description="a request per sample, for servers that do not know 'n'")
     personas: tuple[str, ...] = Field(("",), min_length=1, description="prompt variants: each is added to the system prompt")
     version: str = Field("", description="part of what an answer depends on; change it to have a renewed model asked again")
 
@@ -102,7 +109,7 @@ class DataConfig(Config):
         if self.hard_tasks and self.hard_filter is None:
             raise ValueError("'hard_tasks' needs a 'hard_filter' teacher")
         for one, other in combinations(self.thinkers, 2):
-            alike = (one.model, one.version) == (other.model, other.version)
+            alike = (one.model, one.version, one.extra) == (other.model, other.version, other.extra)
             if alike and set(one.temperatures) & set(other.temperatures) and set(one.personas) & set(other.personas):
                 raise ValueError(f"'{one.model}' would think the same twice; give it more 'samples', or another 'version'")
         seen: dict[tuple[str, str], Teacher] = {}
@@ -114,11 +121,14 @@ class DataConfig(Config):
 
     def what(self) -> dict[str, Any]:
         """Every key that the set depends on; how fast it is made, and where, is not among them, nor is what is not set."""
-        limits = {"concurrency", "requests_per_minute", "tokens_per_minute", "key_variable", "max_tokens_field", "base_url"}
-        roles: dict[str, Any] = dict.fromkeys(("decomposer", "verifier", "hard_filter"), limits)
+        roles: dict[str, Any] = dict.fromkeys(("decomposer", "verifier", "hard_filter"), LIMITS)
         unset = [name for name in ("encoding", "labels") if getattr(self, name) is None]
-        exclude = {**dict.fromkeys((*SPEED, *unset), True), **roles, "thinkers": {"__all__": limits}}
-        return self.model_dump(mode="json", exclude=exclude)
+        exclude = {**dict.fromkeys((*SPEED, *unset), True), **roles, "thinkers": {"__all__": LIMITS}}
+        whole = self.model_dump(mode="json", exclude=exclude)
+        for teacher in (whole["decomposer"], whole["verifier"], whole["hard_filter"], *whole["thinkers"]):
+            if teacher and not teacher["extra"]:
+                del teacher["extra"]
+        return whole
 
     def digest(self) -> str:
         """A hash of what the set depends on."""
@@ -192,5 +202,5 @@ class DataConfig(Config):
 
 def line_of(teacher: Teacher) -> tuple[object, ...]:
     """What two teachers must share to be the same model on the same server."""
-    limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.max_tokens_field)
-    return (*limits, teacher.price_in, teacher.price_out, teacher.key_variable)
+    limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
+    return (*limits, teacher.max_tokens_field, teacher.send_seed, teacher.price_in, teacher.price_out, teacher.key_variable)

@@ -37,6 +37,16 @@ CREATE TABLE stored (digest TEXT PRIMARY KEY, size INT, changed INT) WITHOUT ROW
 """
 VERSION = zlib.crc32(SCHEMA.encode()) & 0x7FFFFFFF
 """A workbook with other tables is of another version, and begun anew."""
+LOST = f"json_extract(failure, '$.kind') IN {('server_gone', 'timed_out', 'rejected', 'not_asked')}"
+"""Failures that say nothing of the row."""
+OUTCOME = "UPDATE quadruples SET outcome = NULL WHERE quadruple_id = ?"
+RESET = {
+    "filter": "UPDATE tasks SET hard = NULL WHERE task_id = ?",
+    "decompose": "UPDATE tasks SET principles = NULL WHERE task_id = ?",
+    "think": OUTCOME,
+    "verify": OUTCOME,
+}
+"""What takes back the outcome of a row, by the stage at which it failed."""
 SLAB = 1000
 """Rows that are read, and outcomes that are written, at once."""
 
@@ -163,6 +173,18 @@ class Workbook:
             "SELECT n, stage, key, failure, evidence FROM quarantine WHERE n > ?"
         ):
             yield Quarantined(stage=stage, key=key, failure=Failure.model_validate_json(failure), evidence=json.loads(evidence))
+
+    def forget_lost(self) -> None:
+        """Takes back what became of rows that servers failed to answer, so that a run that carries on asks for them again."""
+        with self.whole():
+            for stage, reset in RESET.items():
+                if stage == "filter" and self.result("filter") is not None:  # which tasks are hard is settled
+                    continue
+                rows = [row[0] for row in self.run(f"SELECT key FROM quarantine WHERE stage = ? AND {LOST}", (stage,))]
+                self.base.executemany(reset, [(key,) for key in rows])
+                self.run(f"DELETE FROM quarantine WHERE stage = ? AND {LOST}", (stage,))
+                if rows:
+                    self.base.executemany("DELETE FROM passes WHERE name = ?", [("decompose",), ("judge",)])
 
     def use(self, keys: Iterable[str]) -> None:
         """Notes the ledger's keys that this set was made with."""

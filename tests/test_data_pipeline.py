@@ -142,15 +142,15 @@ def keys_in(ledger):
 def counting(monkeypatch, stop_after=None):
     """The keys of the calls that reach a server, in order."""
     asked = []
-    send = Teachers.body
+    send = Teachers.request
 
-    def body(self, call):
+    def request(self, call):
         if len(asked) == stop_after:
             raise Interrupted
         asked.append(call.key)
         return send(self, call)
 
-    monkeypatch.setattr(Teachers, "body", body)
+    monkeypatch.setattr(Teachers, "request", request)
     return asked
 
 
@@ -251,13 +251,13 @@ def test_an_empty_dataset_is_an_input_error(config, world, tmp_path, name):
 
 
 def test_a_missing_teacher_is_an_input_error_that_names_it(config, tmp_path):
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/v1; start it"):
+    with pytest.raises(InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1 .*; start it"):
         made(changed(config, teacher_url="http://127.0.0.1:9/v1"), tmp_path)
     assert not list((tmp_path / "data").glob("*.parquet"))
 
 
 def test_an_unknown_model_is_an_input_error_that_names_the_known_ones(config, tmp_path):
-    with pytest.raises(InputError, match="no model 'gpt-none'; it serves sandbox-careful"):
+    with pytest.raises(InputError, match=r"'gpt-none' at .* refuses .* it lists sandbox-careful"):
         made(changed(config, verifier=Teacher(model="gpt-none")), tmp_path)
 
 

@@ -163,14 +163,14 @@ def config_of(tasks, out, url, **values):
 def asked(monkeypatch):
     """The keys of the calls that reach a server, in order."""
     keys = []
-    body = Teachers.body
+    request_of = Teachers.request
 
     def watched(self, call):
-        request = body(self, call)
+        request = request_of(self, call)
         keys.append(call.key)
         return request
 
-    monkeypatch.setattr(Teachers, "body", watched)
+    monkeypatch.setattr(Teachers, "request", watched)
     return keys
 
 

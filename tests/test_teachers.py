@@ -7,11 +7,8 @@ import re
 import time
 from email.utils import formatdate
 
-import httpx
 import numpy as np
-import openai
 import pytest
-from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from data_pipeline.bench.rates import sample_tasks
@@ -23,16 +20,19 @@ from data_pipeline.rows import read_table
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Call, Teachers, calls_to
+from rrm.chat import ChatRequest, Completion
+from rrm.chat.faults import fault_of
+from rrm.chat.waits import asked_wait
 from rrm.errors import InputError
 from rrm.images import ImageStore
-from rrm.records import SFTRow, Trace
+from rrm.records import Choice, SFTRow, Trace
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.weather import running_weather
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("data_pipeline.teachers.LONGEST_WAIT", 0.1)
+    monkeypatch.setattr("data_pipeline.line.LONGEST_WAIT", 0.1)
 
 
 @pytest.fixture
@@ -210,9 +210,9 @@ def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(
     assert all(trace.failure.kind == "server_gone" for trace in traces if trace.read is None)
 
 
-def test_a_wrong_model_and_a_missing_server_are_found_before_anything_is_asked(store, ledger, tmp_path):
-    with running_weather(canned=True) as url, pytest.raises(InputError, match="has no model 'none'; it serves canned"):
-        outcomes_of(config_at(url, tmp_path, {"model": "none"}), store, ledger, [], check=True)
+def test_a_missing_server_is_found_before_anything_is_asked_and_a_list_of_models_is_a_hint(store, ledger, tmp_path):
+    with running_weather(canned=True) as url:
+        outcomes_of(config_at(url, tmp_path, {"model": "not-listed-but-there"}), store, ledger, [], check=True)
     with pytest.raises(InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1"):
         outcomes_of(config_at("http://127.0.0.1:9/v1", tmp_path), store, ledger, [], check=True)
 
@@ -294,92 +294,85 @@ def test_a_server_that_asks_for_more_patience_than_there_is_counts_as_gone(store
     with running_weather(canned=True, requests_per_second=0.02) as url:
         config = config_at(url, tmp_path, patience=2)
         begin = time.monotonic()
-        with pytest.raises(InputError, match=r"gone for good \(429, and again in \d+ s"):
+        with pytest.raises(InputError, match=r"gone for good \(again in \d+ s: status 429"):
             outcomes_of(config, store, ledger, sample_tasks(store, 30, 0))
     assert time.monotonic() - begin < 10
     assert sum(bill.calls for bill in ledger.bills()) == 1
 
 
+QUESTION = ChatRequest(model="canned", messages=[], max_tokens=1)
+DONE = Completion((Choice("an answer"),))
+
+
 class Scripted:
-    """A client whose every try meets what comes next: a completion, or an error's status and headers."""
+    """Attempts, each of which meets what comes next: a completion, or an error's status and headers."""
 
     def __init__(self, *script):
         self.script, self.at = list(script), []
 
-    async def post(self, *what, **more):
+    async def attempt(self, request, within=None):
         self.at.append(time.monotonic())
         step = self.script.pop(0)
-        if not isinstance(step, tuple):
+        if isinstance(step, Completion):
             return step
         status, headers = step
-        response = httpx.Response(status, headers=headers, request=httpx.Request("POST", "http://x/v1"))
-        raise (openai.RateLimitError if status == 429 else openai.APIStatusError)("no", response=response, body=None)
+        return fault_of(status, b"no", (), "KEY", asked_wait(headers, time.time()))
 
 
 def sent_to(tmp_path, *script, **values):
-    """What a line makes of the script, and the seconds between the tries."""
-    client = Scripted(*script)
+    """What a line makes of the script, the seconds between the tries, and the line."""
+    scripted = Scripted(*script)
 
     async def go():
         teachers = Teachers(config_at("http://x/v1", tmp_path, **values), None, None, Budget())
+        line = teachers.line("canned", None)
+        line.client.attempt = scripted.attempt
         try:
-            return await teachers.line("canned", None).send(client, {}, 1)
+            got = await line.ask(QUESTION, 1)
+            await asyncio.wait_for(line.turn(1), 10)
+            return got, line
         finally:
             await teachers.close()
 
-    outcome = asyncio.run(go())
-    return outcome, np.diff(client.at)
-
-
-DONE = ChatCompletion.model_construct(choices=["an answer"])
+    outcome, line = asyncio.run(go())
+    return outcome, np.diff(scripted.at), line
 
 
 @pytest.mark.parametrize(
     ("headers", "least"),
     [
         ({"retry-after-ms": "300"}, 0.3),
-        ({"Retry-After": "0.3"}, 0.3),
+        ({"retry-after": "0.3"}, 0.3),
         ({}, 0.05),  # half of LONGEST_WAIT
-        ({"Retry-After": "-5"}, 0.05),
-        ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.05),
+        ({"retry-after": "-5"}, 0.05),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.05),
     ],
 )
 def test_a_server_that_limits_is_left_alone_for_as_long_as_it_asks_or_else_for_a_while(tmp_path, headers, least):
-    (completion, _), (pause,) = sent_to(tmp_path, (429, headers), DONE)
+    (completion, _), (pause,), _ = sent_to(tmp_path, (429, headers), DONE)
     assert completion is DONE
     assert least <= pause < 5
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_names_a_time_too_far_off_counts_as_gone_and_nobody_waits_for_it(tmp_path, status):
-    late = formatdate(time.time() + 3600, usegmt=True)
-    client = Scripted((status, {"Retry-After": late}))
-
-    async def go():
-        teachers = Teachers(config_at("http://x/v1", tmp_path, patience=5), None, None, Budget())
-        line = teachers.line("canned", None)
-        try:
-            failure = await line.send(client, {}, 1)
-            await asyncio.wait_for(line.turn(1), 1)
-            return failure, line.gone
-        finally:
-            await teachers.close()
-
-    failure, gone = asyncio.run(go())
-    assert failure == gone
+    now = time.time()
+    headers = {"retry-after": formatdate(now + 3600, usegmt=True), "date": formatdate(now, usegmt=True)}
+    failure, _, line = sent_to(tmp_path, (status, headers), patience=5)
+    assert failure == line.gone
     assert failure.kind == "server_gone"
-    assert 3500 < float(re.fullmatch(rf"{status}, and again in (\d+) s: no", failure.detail)[1]) <= 3600
+    assert 3500 < float(re.fullmatch(rf"again in (\d+) s: status {status}: no", failure.detail)[1]) <= 3600
 
 
 def test_a_server_out_of_order_is_left_alone_for_as_long_as_it_asks(tmp_path):
-    (completion, _), (pause,) = sent_to(tmp_path, (503, {"Retry-After": "0.7"}), DONE)
+    (completion, _), (pause,), _ = sent_to(tmp_path, (503, {"retry-after": "0.7"}), DONE)
     assert completion is DONE
     assert pause >= 0.7
 
 
-@pytest.mark.parametrize(("status", "kind", "tries"), [(408, "server_gone", 5), (409, "server_gone", 5), (422, "refused", 1)])
+@pytest.mark.parametrize(("status", "kind", "tries"), [(408, "server_gone", 5), (409, "server_gone", 5), (422, "bad_row", 1)])
 def test_what_may_pass_is_sent_five_times_and_a_refusal_once(tmp_path, status, kind, tries):
-    failure, pauses = sent_to(tmp_path, *[(status, {})] * 5)
+    failure, pauses, _ = sent_to(tmp_path, *[(status, {})] * 5)
     assert (failure.kind, len(pauses) + 1) == (kind, tries)
 
 
@@ -391,7 +384,7 @@ def test_an_image_of_several_calls_is_read_once_and_sent_as_it_is_stored(store, 
     teachers = Teachers(config_at("http://x/v1", tmp_path), store, ledger, Budget())
     call = Call("think", "canned", "S", "T", (digest, digest), 0.0, 1, 0, 10)
     for _ in range(3):
-        *images, text = teachers.body(call)["messages"][1]["content"]
+        *images, text = teachers.request(call).messages[1]["content"]
         url = "data:image/png;base64," + base64.b64encode(stored).decode()
         assert images == [{"type": "image_url", "image_url": {"url": url}}] * 2
         assert text == {"type": "text", "text": "T"}

@@ -70,7 +70,7 @@ async def ours(config: DataConfig, store: ImageStore, ledger: Ledger, tasks: Seq
         await teachers.close()
 
 
-async def bare(url: str, messages: Iterable[tuple[Call, list[Any]]], in_flight: int) -> float:
+async def bare(url: str, messages: Iterable[tuple[Call, Sequence[Any]]], in_flight: int) -> float:
     """Calls per second of the openai client alone, asked the same, `in_flight` at a time."""
     queue = iter(messages)
     done = 0
@@ -122,7 +122,7 @@ def ceiling(count: int = 2000) -> dict[str, Any]:
                 tasks = sample_tasks(store, count, turn)
                 teachers = Teachers(config, store, ledger, Budget())
                 calls = [decompose_call(task, config) for task in tasks]
-                messages = [(call, teachers.body(call)["messages"]) for call in calls]
+                messages = [(call, teachers.request(call).messages) for call in calls]
                 rates["bare"].append(asyncio.run(bare(url, messages, IN_FLIGHT)))
                 rate, outcomes = asyncio.run(ours(config, store, ledger, tasks))
                 rates["ours"].append(rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rrm.records import Failure, FailureKind
@@ -49,6 +49,8 @@ class Fault:
     """The field of the request that the server objects to."""
     reached: bool = True
     """Whether a server was there at all."""
+    limited: bool = False
+    """Whether the server takes no more requests for now (429)."""
 
     @property
     def told(self) -> Failure:
@@ -90,7 +92,7 @@ def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, 
     if status == 402 or MONEY.search(known):
         return everything("top up the account")
     if status == 429:
-        return of_the_moment("server_gone", detail, wait)
+        return replace(of_the_moment("server_gone", detail, wait), limited=True)
     if FILTER.search(known) or status == 451:
         return Fault(Failure(kind="refused", detail=detail), "question")
     if status in (401, 403):
