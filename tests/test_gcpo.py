@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from rrm.errors import InputError
 from rrm.prompts import write_answer
 from rrm.stage import command
-from rrm.verifier import gcpo
+from rrm.verifier import gcpo, unreadable
 from rrm.verifier.checkpoint import load
 from rrm.verifier.gcpo import GCPOStage, GCPOTrainer, read_score, score_tokens
 from rrm.verifier.grpo import CLIENT, GRPOTrainer
@@ -402,6 +403,37 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(tmp_path, tr
         assert [rollouts_of(out, s) for s in sampled] == [rollouts_of(whole, s) for s in sampled]
     start = load_file(ending_checkpoint / "model.safetensors")
     assert any(not torch.equal(start[name], weights[0][name]) for name in start)
+
+
+class Mute(Replayed):
+    """Traces none of which can be read until the step in `can_be_read_at`."""
+
+    can_be_read_at = 0
+
+    def read(self, inputs, completions, completion_ids):
+        if self.state.global_step + 1 == self.can_be_read_at:
+            return super().read(inputs, completions, completion_ids)
+        return ["cut_off" if sum(ids) % 2 else "unparseable" for ids in completion_ids]
+
+
+def test_a_run_of_which_no_trace_can_be_read_ends_and_shows_three_and_a_resume_counts_on(
+    tmp_path, training_data, tiny_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(unreadable, "PATIENCE", 3)
+    keys = settings(training_data, tiny_checkpoint, tmp_path / "mute", steps=9, save_every=1)
+    told = (
+        r"step (\d): no trace of the last 3 updates .*cut_off.* raise 'max_tokens'\. Three of them, by their ends: (.*)\. All"
+    )
+    with pytest.raises(InputError, match=told) as ended:
+        train(Mute, keys)
+    step, shown = re.search(told, str(ended.value)).groups()
+    texts = [row["text"] for row in rollouts_of(tmp_path / "mute", 3)]
+    assert (step, shown) == ("3", "; ".join(map(repr, texts[:3])))
+    with pytest.raises(InputError, match="stopped at step 3"):  # from checkpoint-2, with two in its log
+        train(Mute, keys)
+    monkeypatch.setattr(Mute, "can_be_read_at", 3)
+    with pytest.raises(InputError, match="stopped at step 6"):
+        train(Mute, keys)
 
 
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -35,6 +35,7 @@ from rrm.parsing import read_answer
 from rrm.parsing.marks import score_span
 from rrm.records import UNREADABLE, Choice, Failure, FailureKind
 from rrm.stage import command
+from rrm.verifier import unreadable
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.gcpo_math import (
     clipped_objective,
@@ -169,6 +170,7 @@ class GCPOTrainer(Watched, GRPOTrainer):
         # trl asks for a reward function, which sees one process's rows; rewards are made in _calculate_rewards, from all of them
         super().__init__(reward_funcs=read_score, **kwargs)
         self.rollouts = rollouts
+        self.readable_until: int | None = None
         self.add_callback(RolloutFolder(rollouts))
         self.gradient_tokens, self.kl_tokens = tokens, kl_tokens
         tokenizer = self.processing_class.tokenizer
@@ -232,7 +234,18 @@ class GCPOTrainer(Watched, GRPOTrainer):
         }
         with written_at_once(self.rollouts / f"step-{step:06d}-{self.accelerator.process_index}.parquet") as partial:
             pq.write_table(pa.table(columns, ROLLOUTS), partial)
+        self._end_if_hopeless(step, reads, columns["text"])
         return ratios_P2G.reshape(-1, 1).to(self.accelerator.device)
+
+    def _end_if_hopeless(self, step: int, reads: Sequence[Read], texts: Sequence[str]) -> None:
+        """Ends the run where the traces of too many updates in a row, those before a resume included, could not be read."""
+        if self.readable_until is None:
+            self.readable_until = unreadable.last_readable(self.state.log_history)
+        reach = step + self.num_iterations - 1  # the last update that is made on these traces
+        if any(not isinstance(read, str) for read in reads):
+            self.readable_until = reach
+        elif reach - self.readable_until >= unreadable.PATIENCE:
+            self.end_with(unreadable.hopeless(step, reads, texts, self.rollouts))
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any) -> Any:
         """Rollouts in this process read every prompt once; a vLLM server's, and those of weights sharded by ZeRO-3, are trl's own."""
@@ -401,8 +414,8 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -
     model, processor = load(config.base, config.dtype)
     trainer = kind(
         model=model, args=settings, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
-        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep, rollouts=out / "rollouts", tokens=config.tokens,
-        kl_tokens=config.kl_tokens,
+        callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep, rollouts=out / "rollouts",
+        tokens=config.tokens, kl_tokens=config.kl_tokens,
     )  # fmt: skip
     check_processes(trainer)
     trainer.carry_on(out / "checkpoints", config.resume_from)
