@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rrm.errors import InputError
+from rrm.secrets import mask
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS}
 """What a file system without locks answers, or a parent folder in which the lock file cannot be made."""
@@ -60,7 +61,7 @@ def take(path: Path) -> int | None:
 
 def own_description() -> bytes:
     """Who holds a lock, for those whom it keeps out."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = mask(shlex.join(sys.orig_argv))[:300]
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}).encode()
 

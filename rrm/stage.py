@@ -45,8 +45,9 @@ def fingerprint_of(path: Path) -> str:
             return str(read_note(path / DONE, "fingerprint")["fingerprint"])
         except ValueError as error:
             raise InputError(f"{error}; run the stage that makes {path} again.") from None
-    if (path / STARTED).is_file():
-        raise InputError(f"{path} is unfinished; run the stage that makes it to its end first.")
+    for folder in (path, path.parent):  # a stage's folder, or a file or folder of its
+        if (folder / STARTED).is_file():
+            raise InputError(f"{folder} is unfinished; run the stage that makes it to its end first.")
     if path.exists():
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         whole = hashlib.sha256()

@@ -85,7 +85,7 @@ def test_an_interrupted_run_ends_bit_equal_to_one_that_was_not(world, tmp_path, 
 
     with pytest.raises(KeyboardInterrupt):
         run(world, tmp_path / "parts", config, Interrupted())
-    assert (tmp_path / "parts" / "checkpoint.pt").is_file()
+    assert (tmp_path / "parts/checkpoints/checkpoint-2").is_dir()
     assert not (tmp_path / "parts" / "model").exists()
     parts = run(world, tmp_path / "parts", config)
 
@@ -122,6 +122,51 @@ def test_an_epoch_without_any_reward_takes_no_step(world, tmp_path):
     rows = run(world, tmp_path, config_of(world, "nft"), nothing)
     assert all(row["optimiser_steps"] == 0 and row["reward_mean"] is None for row in rows)
     assert all(row["true_reward_mean"] is not None for row in rows)
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before_it_and_the_run_ends_the_same(world, tmp_path, capsys):
+    config = config_of(world, "nft", epochs=4)
+    whole = run(world, tmp_path, config_of(world, "nft", epochs=3))
+    torn = tmp_path / "checkpoints/checkpoint-3/state.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    again = run(world, tmp_path, config)
+    assert [{**row, "seconds": 0} for row in again[:3]] == [{**row, "seconds": 0} for row in whole]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "checkpoint-3",
+        "checkpoint-4",
+        "damaged-checkpoint-3",
+    ]
+    assert "checkpoint-3 is not whole (state.pt has" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_is_missing_and_trains_nothing(world, tmp_path, value):
+    rows = run(world, tmp_path, config_of(world, "nft"), lambda edits: [value, *np.linspace(0, 1, len(edits) - 1).tolist()])
+    assert all(row["missing_kinds"] == {"unparseable": 1} and row["trained_samples"] == 5 for row in rows)
+    assert all(0 <= row["reward_mean"] <= 1 for row in rows)
+
+
+def test_a_run_without_any_reward_ends_after_some_epochs_and_a_resume_counts_on(world, tmp_path):
+    config = config_of(world, "nft", epochs=9)
+    asked = []
+
+    def gone(edits):
+        asked.append(len(edits))
+        return [Failure(kind="server_gone", detail="connection refused") for _ in edits]
+
+    for calls in (5, 6):  # from the checkpoint after the fourth epoch, which has four in its rows
+        with pytest.raises(
+            InputError, match=r"last 5 epochs got a reward \(6 server_gone in the last one; connection refused\)"
+        ):
+            run(world, tmp_path, config, gone)
+        assert len(asked) == calls
+    assert len(run(world, tmp_path, config)) == 9
+
+
+def test_an_update_that_would_spoil_the_weights_ends_the_run(world, tmp_path):
+    config = config_of(world, "nft", epochs=9, lr=1e30)
+    with pytest.raises(InputError, match=r"Training stopped at epoch \d because the gradient norm was (nan|inf)"):
+        run(world, tmp_path, config)
 
 
 def test_flow_grpo_logs_a_ratio_of_one_before_its_first_step(world, tmp_path):

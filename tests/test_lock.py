@@ -19,9 +19,8 @@ HOLDS_IT = """
 import os, sys, time
 from rrm.lock import locked
 with locked(sys.argv[1]):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

@@ -63,11 +63,11 @@ def group_advantages(
 ) -> Advantages:
     """A = (R − mean of its group) / (std + 1e-4), std of the group or of all rewards of the epoch (both uncorrected).
 
-    A reward of None or NaN is missing: it has no part in any mean or std and its sample no advantage. A sample that is
+    A reward of None, or one that is not finite, is missing: it has no part in any mean or std and its sample no advantage. A sample that is
     then alone in its group cannot be compared, and is left out too. The epoch's std is taken before the filter.
     """
     table = np.array([np.nan if reward is None else reward for reward in rewards], np.float64)
-    present = ~np.isnan(table)
+    present = np.isfinite(table)
     epoch_std = float(table[present].std()) if present.any() else 0.0
     names = np.array(groups)
     values = np.full(len(table), np.nan)

@@ -9,8 +9,10 @@ carried on is bit for bit the run that was never interrupted.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from rrm.checkpoints import keep_newest, newest_whole, seal
+from rrm.disk import written_at_once
 from rrm.editor.algorithms import Algorithm, ParameterSets, Rollout, algorithm_of
 from rrm.editor.groups import Advantages, group_advantages
 from rrm.editor.nft import average_decay, blend
@@ -28,7 +32,11 @@ from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure
 
-CHECKPOINT, METRICS, MODEL = "checkpoint.pt", "metrics.jsonl", "model"
+CHECKPOINTS, STATE, METRICS, MODEL = "checkpoints", "state.pt", "metrics.jsonl", "model"
+KEPT = 2
+"""Checkpoints kept: the one before the newest is there in case that one is damaged."""
+PATIENCE = 5
+"""Epochs in a row without one reward after which a run ends."""
 
 
 class EditorRun:
@@ -42,18 +50,20 @@ class EditorRun:
         self.step = 0
         self.rows: list[dict[str, Any]] = []
 
-    def save(self, path: Path) -> None:
-        """Writes the whole state at once or not at all."""
+    def save(self, checkpoints: Path) -> None:
+        """Writes the whole state as the newest of the folder's checkpoints."""
         state: dict[str, Any] = {name: getattr(self.sets, name).state_dict() for name in ParameterSets.TRAINED}
         state |= {"optimizer": self.optimizer.state_dict(), "rng": self.rng.get_state()}
         state |= {"epoch": self.epoch, "step": self.step, "rows": json.dumps(self.rows)}
-        partial = path.with_name(path.name + ".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        folder = checkpoints / f"checkpoint-{self.epoch}"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, folder / STATE)
+        seal(folder)
+        keep_newest(checkpoints, KEPT)
 
-    def load(self, path: Path) -> None:
-        """Takes up the state saved at `path`."""
-        state = torch.load(path, weights_only=True)
+    def load(self, checkpoint: Path) -> None:
+        """Takes up the state of a checkpoint."""
+        state = torch.load(checkpoint / STATE, weights_only=True)
         for name in ParameterSets.TRAINED:
             getattr(self.sets, name).load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -62,18 +72,19 @@ class EditorRun:
 
 
 def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: RewardFn, base: TinyKontext) -> dict[str, Any]:
-    """Trains `base` on the tasks, from the last checkpoint in `out` if there is one; returns the last metrics row.
+    """Trains `base` on the tasks, from the newest whole checkpoint in `out` if there is one; returns the last metrics row.
 
-    Leaves `out/model` (the average weights) and `out/metrics.jsonl`. Raises InputError where there are too few tasks.
+    Leaves `out/model` (the average weights) and `out/metrics.jsonl`. Raises InputError where there are too few tasks, where no
+    reward was had for `PATIENCE` epochs, and where an update would spoil the weights.
     """
     if len(tasks) < config.groups:
         raise InputError(f"{config.tasks} has {len(tasks)} training tasks for {config.groups} groups; lower 'groups'.")
     algorithm, run = algorithm_of(config), EditorRun(config, base)
-    if (out / CHECKPOINT).is_file():
-        run.load(out / CHECKPOINT)
-    out.mkdir(parents=True, exist_ok=True)
-    # Rows written after the checkpoint belong to epochs that are about to be run again.
-    (out / METRICS).write_text("".join(json.dumps(row) + "\n" for row in run.rows))
+    if (checkpoint := newest_whole(out / CHECKPOINTS)) is not None:
+        run.load(checkpoint)
+    with written_at_once(out / METRICS) as partial:
+        # rows written after the checkpoint belong to epochs that are about to be run again
+        partial.write_text("".join(json.dumps(row) + "\n" for row in run.rows))
     bar = tqdm(total=config.epochs, initial=run.epoch, desc=f"editor {config.algorithm}", mininterval=2)
     while run.epoch < config.epochs:
         begin = time.monotonic()
@@ -84,7 +95,7 @@ def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: Rewa
         with (out / METRICS).open("a") as file:
             file.write(json.dumps(row) + "\n")
         if run.epoch % config.checkpoint_every == 0 or run.epoch == config.epochs:
-            run.save(out / CHECKPOINT)
+            run.save(out / CHECKPOINTS)
         bar.update()
         bar.set_postfix(reward=row["reward_mean"], true=row["true_reward_mean"], refresh=False)
     bar.close()
@@ -106,7 +117,7 @@ def one_epoch(
     edits = [
         EditToJudge(t.source, image, t.instruction, t.principles, t.requirement) for t, image in zip(asked, images, strict=True)
     ]
-    answers = reward(edits)
+    answers = [named_where_not_finite(answer) for answer in reward(edits)]
     truths = answers if isinstance(reward, TruthReward) else TruthReward()(edits)
 
     advantages = group_advantages(
@@ -118,10 +129,31 @@ def one_epoch(
         flat=config.filter_std,
     )
     metrics = reward_metrics(answers, truths, advantages)
+    check_rewarded(answers, [*run.rows, metrics])
     metrics |= optimise(config, algorithm, run, rollout, advantages)
     blend(run.sets.old, run.sets.current, algorithm.old_decay(run.step))
     blend(run.sets.average, run.sets.current, average_decay(run.step))
     return metrics
+
+
+def named_where_not_finite(reward: float | Failure) -> float | Failure:
+    """The reward; one that is NaN or infinite is missing."""
+    if isinstance(reward, Failure) or math.isfinite(reward):
+        return reward
+    return Failure(kind="unparseable", detail=f"a reward of {reward}")
+
+
+def check_rewarded(answers: Sequence[float | Failure], rows: Sequence[dict[str, Any]]) -> None:
+    """Raises InputError where the last `PATIENCE` rows of metrics, the one of these answers included, have no reward at all."""
+    if len(rows) < PATIENCE or any(row["reward_mean"] is not None for row in rows[-PATIENCE:]):
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in rows[-1]["missing_kinds"].items())
+    details = dict.fromkeys(answer.detail[:160] for answer in answers if isinstance(answer, Failure) and answer.detail)
+    raise InputError(
+        f"Training stopped: not one edit of the last {PATIENCE} epochs got a reward ({kinds} in the last one"
+        f"{''.join('; ' + detail for detail in list(details)[:3])}); see to the reward and run the same command again: it"
+        " carries on from the newest checkpoint."
+    )
 
 
 def optimise(
@@ -143,6 +175,10 @@ def optimise(
                 if name == "ratio" and part is parts[0]:
                     logs["ratio_off_at_first"].append(float((values - 1).abs().max()))
         norm = torch.nn.utils.clip_grad_norm_(run.sets.current.parameters(), config.max_grad_norm)
+        if not norm.isfinite():
+            raise InputError(
+                f"Training stopped at epoch {run.epoch} because the gradient norm was {float(norm)}; start again with a lower 'lr'."
+            )
         logs["grad_norm"].append(float(norm))
         run.optimizer.step()
         run.step += 1
