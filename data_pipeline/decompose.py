@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,7 +18,7 @@ from rrm import prompts
 from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_principles
 from rrm.records import Failure, Principle, Record, Task
-from rrm.rows.text import read_text
+from rrm.rows.formats import whole_rows
 
 Language = Literal["en", "zh"]
 ASKED_IN: dict[Language, str] = {
@@ -56,12 +55,11 @@ def read_exemplars(path: str) -> tuple[Exemplar, ...]:
     if not Path(path).is_file():
         raise InputError(f"There is no file of exemplars at {path}; correct the path in the config, or leave it out.")
     found = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                found.append(Exemplar.model_validate(json.loads(line)))
-            except (ValueError, ValidationError) as error:
-                raise InputError(f'{path}, line {number}: an exemplar is {{"instruction", "principles"}}.') from error
+    for where, values in whole_rows(Path(path)):
+        try:
+            found.append(Exemplar.model_validate(values))
+        except ValidationError as error:
+            raise InputError(f'{where}: an exemplar is {{"instruction", "principles"}}.') from error
     return tuple(found)
 
 

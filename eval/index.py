@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.benches import OWN, BenchRow, Label, labels_at, read_bench
-from eval.jsonl import read_jsonl
 from rrm.errors import InputError
 from rrm.records import Label as RowLabel
 from rrm.records import Principle
-from rrm.rows.formats import PLAIN, Reading
+from rrm.rows.formats import PLAIN, Reading, whole_rows
 from rrm.rows.labels import Given
 from rrm.rows.votes import SWAPPED, Ballot, Vote
 from rrm.sandbox.edits import Step, decompose, human_utility, parse_instruction, true_verdicts
@@ -203,13 +202,13 @@ def principles_file(path: Path) -> dict[str, Principles]:
     if not path.is_file():
         raise InputError(f"There are no principles at {path}; 'principles' is sandbox, decompose, or the path of a JSONL file.")
     table = {}
-    for line, value in read_jsonl(path):
+    for where, value in whole_rows(path):
         try:
             found = tuple(Principle.model_validate(entry) for entry in value["principles"])
             table[str(value["instruction"])] = found
         except (KeyError, TypeError, ValueError) as error:
             wanted = '{"instruction", "principles": [{"question", "category"}]}'
-            raise InputError(f"{path}, line {line} is not {wanted}.") from error
+            raise InputError(f"{where} is not {wanted}.") from error
         if not found:
-            raise InputError(f"{path}, line {line} names no principle.")
+            raise InputError(f"{where} names no principle.")
     return table

@@ -17,6 +17,7 @@ from rrm.errors import InputError
 from rrm.images import open_image
 from rrm.parsing import question_faults, read_principles
 from rrm.records import Failure, Judgement, Principle
+from rrm.rows.formats import FILES, Reading, whole_rows
 from rrm.rows.text import read_text
 from rrm.stage import command
 
@@ -26,21 +27,27 @@ NO_MODEL = (
 )
 
 
-def read_principles_file(path: Path) -> tuple[Principle, ...]:
-    """Principles from a JSON list of {"question", "category"}, or from a text file with one question a line (category "follow").
+def read_principles_file(path: Path, encoding: str | None = None) -> tuple[Principle, ...]:
+    """Principles from a JSON list or rows of {"question", "category"} (JSONL, CSV, Parquet), or from a text file with one question a line
+    (category "follow").
 
     Raises InputError where it holds none, or one that the data pipeline would refuse of a teacher.
     """
     if not path.is_file():
         raise InputError(f"There is no principles file at {path}; give a JSON list of question and category.")
-    text = read_text(path)
-    if path.suffix == ".txt":
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if path.suffix.lower() == ".txt":
+        lines = [line.strip() for line in read_text(path, encoding).splitlines() if line.strip()]
         found: tuple[Principle, ...] | Failure = tuple(Principle(question=line, category="follow") for line in lines)
         if not found:
             raise InputError(f"{path} is empty; write one question a line.")
+    elif path.suffix.lower() in FILES and path.suffix.lower() != ".json":
+        found = read_principles(
+            json.dumps(
+                [{name: row.get(name) for name in Principle.model_fields} for _, row in whole_rows(path, Reading(encoding))]
+            )
+        )
     else:
-        found = read_principles(text)
+        found = read_principles(read_text(path, encoding))
     if isinstance(found, Failure):
         raise InputError(
             f'{path} holds no principles ({found.detail}); write [{{"question": "…", "category": "follow" | "keep" | "quality"}}].'
@@ -100,7 +107,7 @@ def score(options: argparse.Namespace) -> None:
     source, edited = open_image(options.source), open_image(options.edited)
     if not options.instruction.strip():
         raise InputError("The instruction is empty; say what the edit was meant to do.")
-    principles = read_principles_file(options.principles) if options.principles else ()
+    principles = read_principles_file(options.principles, options.encoding) if options.principles else ()
     from rrm.reward import open_reward  # imports torch: not before the input is known to be good
 
     with open_reward(model) as reward:
@@ -155,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--principles", type=Path, help="JSON list of question and category; decomposed by the model if left out"
     )
+    scoring.add_argument("--encoding", help="of a file of principles that is not UTF-8, such as gb18030")
     scoring.add_argument("--model", help="checkpoint folder of an RRM, or server:http://…/v1?mode=…&k=… (default: $RRM_MODEL)")
     scoring.add_argument("--json", action="store_true", help="print JSON")
     scoring.set_defaults(run=score)

@@ -85,6 +85,13 @@ def test_principles_come_from_json_or_from_lines(tmp_path):
     (tmp_path / "zh.txt").write_text("杯子变成红色了吗？\n桌子是否没有变？\n", encoding="utf-8")
     assert len(read_principles_file(tmp_path / "zh.txt")) == 2
     assert read_principles_file(tmp_path / "p.json") == PRINCIPLES
+    table = "category;question;note\n" + "".join(f"{p.category};{p.question};x\n" for p in PRINCIPLES)
+    (tmp_path / "p.csv").write_text(table, encoding="utf-8-sig")
+    assert read_principles_file(tmp_path / "p.csv") == PRINCIPLES
+    (tmp_path / "gbk.txt").write_text("杯子变成红色了吗？\n", encoding="gbk")
+    assert [p.question for p in read_principles_file(tmp_path / "gbk.txt", "gbk")] == ["杯子变成红色了吗？"]
+    with pytest.raises(InputError, match=r"gbk\.txt, line 1 is not utf-8"):
+        read_principles_file(tmp_path / "gbk.txt")
     assert [p.question for p in read_principles_file(tmp_path / "p.txt")] == ["Is it blue?", "Is it round?"]
 
 

@@ -242,7 +242,7 @@ def test_a_folder_that_is_no_editor_is_refused_in_one_sentence(world, tmp_path, 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{", "line 1: not JSON"),
+        ("{", "line 1: not a JSON object"),
         ('{"prompt": "remove the red circle"}', "needs text under prompt, image"),
         ('{"prompt": "remove the red circle", "image": "images/none.png"}', "no image at"),
         ('{"prompt": "remove the red circle", "image": "../secret.png"}', "lies outside"),

@@ -8,6 +8,8 @@ import pytest
 from eval.editors.__main__ import main
 from eval.editors.gsb import Vote, agreement, gsb, read_votes, sign_test
 from rrm.errors import InputError
+from rrm.rows.formats import Reading
+from rrm.rows.labels import label_option
 
 
 def write_jsonl(path, rows):
@@ -77,11 +79,45 @@ def test_votes_are_read_from_jsonl_and_csv_by_letter_and_by_word(tmp_path):
     assert [vote.cluster for vote in from_jsonl] == ["item:1", "source:s", "item:3"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk"])
+def test_votes_are_read_in_any_encoding_that_is_marked_or_named_and_in_chinese(tmp_path, encoding):
+    table = tmp_path / "votes.csv"
+    table.write_bytes("item,vote,rater\r\n图一,好,甲\r\n图二,差,甲\r\n图三,相同,甲\r\n".encode(encoding))
+    if encoding == "gbk":
+        with pytest.raises(InputError, match="line 2 is not utf-8, but probably gb18030"):
+            read_votes(table)
+    votes = read_votes(table, Reading("gb18030"))
+    assert [(vote.item, vote.side, vote.rater) for vote in votes] == [
+        ("图一", "G", "甲"),
+        ("图二", "B", "甲"),
+        ("图三", "S", "甲"),
+    ]
+
+
+def test_votes_that_are_not_certain_are_read_as_a_user_says(tmp_path):
+    path = write_jsonl(tmp_path / "votes.jsonl", [{"item": str(n), "vote": vote} for n, vote in enumerate([1, 0, -1, 1, 9])])
+    with pytest.raises(
+        InputError, match=r"'1' in 2 rows, '-1' in 1 row, '0' in 1 row, '9' in 1 row; say what each value means"
+    ):
+        read_votes(path)
+    given = label_option("1=a,0=same,-1=b,9=")
+    assert "".join(vote.side for vote in read_votes(path, given=given)) == "GSBG"
+
+
+def test_raters_agreement_is_given_as_krippendorffs_alpha_too():
+    rows = [("a", "G", "x"), ("a", "G", "y"), ("b", "B", "x"), ("b", "B", "y"), ("c", "G", "x"), ("c", "B", "y")]
+    # observed disagreement 1/3; expected of 3 G and 3 B: 2·3·3/(6·5)
+    assert gsb([Vote(item, side, rater, item) for item, side, rater in rows])["alpha"] == pytest.approx(
+        1 - (1 / 3) / 0.6, abs=1e-4
+    )
+    assert gsb(votes("GB"))["alpha"] is None
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"item": "a", "vote": "better"}], "line 1: the vote 'better'"),
-        ([{"item": "a"}], "the vote ''"),
+        ([{"item": "a", "vote": "better"}], "'better' in 1 row; say what each value means"),
+        ([{"item": "a"}], "line 1: there is no vote"),
         ([{"vote": "G"}], "names no item"),
         ([{"item": "a", "vote": "G", "rater": "x"}] * 2, "line 2: rater 'x' voted on item 'a' before"),
         ([{"item": "a", "vote": "G", "source": "s"}, {"item": "a", "vote": "G", "source": "t"}], "another source"),

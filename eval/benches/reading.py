@@ -20,8 +20,6 @@ from rrm.rows.formats import PLAIN, Reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 TEXTS = (".jsonl", ".csv", ".tsv")
-UNITS = {".json": "item", ".parquet": "row"}
-"""What a file's rows are called; else lines."""
 LOCAL = ("./", "../", "/", "~")
 """What a path begins with, and no hub id."""
 
@@ -153,11 +151,8 @@ def bench_row(
 def file_rows(path: Path, folder: Path, reading: Reading) -> Iterator[Raw]:
     """Rows of one file, by its ending; image paths may also be relative to `folder`."""
     place = place_below(folder, path)
-    for row in formats.file_rows(path, reading):
-        where = f"{path}, {UNITS.get(path.suffix.lower(), 'line')} {row.number}"
-        if row.values is None:
-            raise InputError(f"{where}: {row.fault}; correct it or take it out.")
-        yield where, row.values, place
+    for where, values in formats.whole_rows(path, reading):
+        yield where, values, place
 
 
 def folder_files(path: Path, layout: Layout) -> list[Path]:

@@ -25,6 +25,8 @@ from eval.editors.sample import SETTINGS, sample
 from eval.rows import Kept
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
+from rrm.rows.formats import Reading
+from rrm.rows.labels import label_option
 from rrm.stage import account_line, command, read_note, write_json
 
 BENCHES = {"gedit": gedit.BENCH, "imgedit": imgedit.BENCH}
@@ -33,8 +35,8 @@ BENCHES = {"gedit": gedit.BENCH, "imgedit": imgedit.BENCH}
 def items_of(arguments: argparse.Namespace) -> Iterator[EditItem]:
     """The benchmark's items, as the command line names them."""
     if arguments.benchmark == "gedit":
-        return gedit.read_gedit(arguments.bench, arguments.language, arguments.limit)
-    return imgedit.read_imgedit(arguments.bench, arguments.images, arguments.limit)
+        return gedit.read_gedit(arguments.bench, arguments.language, arguments.limit, Reading(arguments.encoding))
+    return imgedit.read_imgedit(arguments.bench, arguments.images, arguments.limit, arguments.encoding)
 
 
 def run_sample(arguments: argparse.Namespace) -> None:
@@ -108,10 +110,15 @@ def run_report(arguments: argparse.Namespace) -> None:
 
 def run_gsb(arguments: argparse.Namespace) -> None:
     """Prints the GSB of a file of votes, and writes it where asked."""
-    found = gsb(read_votes(arguments.votes))
+    found = gsb(read_votes(arguments.votes, Reading(arguments.encoding), arguments.labels))
     if arguments.out:
         write_json(Path(arguments.out) / "summary.json", {"votes_file": arguments.votes, **found})
     print(gsb_text(found))
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """The argument that names the encoding of text."""
+    parser.add_argument("--encoding", help="of text files that are not UTF-8, such as gb18030")
 
 
 def add_source(parser: argparse.ArgumentParser, benchmark: str) -> None:
@@ -124,6 +131,7 @@ def add_source(parser: argparse.ArgumentParser, benchmark: str) -> None:
         parser.add_argument("--bench", required=True, help="the JSON of the basic part: key → {id, prompt, edit_type}")
         parser.add_argument("--images", required=True, help="the folder that ids are paths in")
     parser.add_argument("--limit", type=int, help="only the first so many items of every group")
+    add_encoding(parser)
 
 
 def add_benchmark(parser: argparse.ArgumentParser, benchmark: str) -> None:
@@ -163,7 +171,14 @@ def main() -> None:
     for name in BENCHES:
         add_benchmark(kinds.add_parser(name), name)
     votes = kinds.add_parser("gsb", help="people's votes between two editors")
-    votes.add_argument("votes", help="JSONL or CSV: item, vote, and if known rater and source")
+    votes.add_argument("votes", help="CSV, JSONL, JSON or Parquet: item, vote, and if known rater and source")
+    add_encoding(votes)
+    votes.add_argument(
+        "--labels",
+        type=label_option,
+        metavar="1=a,2=b",
+        help="what votes mean that are not G, S, B: value=a (the first is better), b, same, or value= to leave its rows out",
+    )
     votes.add_argument("--out", help="folder for summary.json")
     votes.set_defaults(run=run_gsb)
     arguments = parser.parse_args()

@@ -16,6 +16,7 @@ from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import consistency_question, quality_question
 from rrm.errors import InputError
 from rrm.images import pixel_digest
+from rrm.rows.formats import PLAIN, Reading
 
 COLUMNS = ("task_type", "key", "instruction", "instruction_language")
 IMAGES = ("input_image_raw", "input_image")
@@ -64,15 +65,15 @@ def item_of(raw: Mapping[str, Any], where: str, folder: Any) -> EditItem:
     )
 
 
-def read_gedit(bench: str, language: Language, limit: int | None = None) -> Iterator[EditItem]:
+def read_gedit(bench: str, language: Language, limit: int | None = None, reading: Reading = PLAIN) -> Iterator[EditItem]:
     """The items of one language, in the benchmark's order; `limit` keeps the first so many of every task.
 
-    `bench` is a folder, a Parquet or JSONL file, or a hub id with optional @revision. Raises InputError for a row that cannot be
+    `bench` is a folder, a file of rows, or a hub id with optional @revision. Raises InputError for a row that cannot be
     used, two rows with one output, or no rows at all.
     """
     seen: dict[str, int] = {}
     outputs: set[str] = set()
-    for where, raw, folder in raw_rows(bench):
+    for where, raw, folder in raw_rows(bench, reading=reading):
         if raw.get("instruction_language") != language and "instruction_language" in raw:
             continue
         task = str(raw.get("task_type"))

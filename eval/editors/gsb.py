@@ -1,13 +1,12 @@
 """Human GSB: of two editors' edits of one item, people say whether the first is better (G), the same (S) or worse (B).
 
-A file of votes, JSONL or CSV: item, vote (G|S|B or good|same|bad), and if known rater and source (the source image).
+A file of votes, CSV, JSONL or another format of rows: item, vote (G|S|B, good|same|bad or 好|相同|差), and if known rater and source (the source image).
 """
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,12 +15,17 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.jsonl import read_jsonl
 from eval.metrics import clustered_interval, error_of_mean, interval_of, mean
 from rrm.errors import InputError
+from rrm.records import Label
+from rrm.rows.fields import BadRow, bad, missing
+from rrm.rows.formats import PLAIN, Reading, whole_rows
+from rrm.rows.labels import GSB, Given, Said, counted, decided, said
+from rrm.rows.votes import agreement as alpha
 
 Side = Literal["G", "S", "B"]
-VOTES: Mapping[str, Side] = {"g": "G", "good": "G", "s": "S", "same": "S", "b": "B", "bad": "B"}
+SIDES: Mapping[Label, Side] = {"a": "G", "same": "S", "b": "B"}
+LABELS: Mapping[Side, Label] = {side: label for label, side in SIDES.items()}
 VALUE: Mapping[Side, int] = {"G": 1, "S": 0, "B": -1}
 ITEM = ("item_id", "item", "id")
 
@@ -42,41 +46,44 @@ def text_at(row: Mapping[str, Any], name: str) -> str | None:
     return None if value is None or not str(value).strip() else str(value).strip()
 
 
-def vote_of(row: Mapping[str, Any], where: str) -> Vote:
-    """The typed vote. Raises InputError for a row without an item or with a word that is no vote."""
+def word_in(row: Mapping[str, Any], where: str) -> Said:
+    """What a row says. Raises InputError where it says nothing."""
+    word = row.get("vote")
+    try:
+        if missing(word):
+            raise bad("there is no vote; give the field 'vote'")
+        return said("vote", word)
+    except BadRow as error:
+        raise InputError(f"{where}: {error}.") from error
+
+
+def vote_of(row: Mapping[str, Any], side: Side, where: str) -> Vote:
+    """The typed vote. Raises InputError for a row without an item."""
     item = next((found for name in ITEM if (found := text_at(row, name)) is not None), None)
     if item is None:
         raise InputError(f"{where} names no item; give the field 'item'.")
-    word = text_at(row, "vote") or ""
-    side = VOTES.get(word.lower())
-    if side is None:
-        raise InputError(f"{where}: the vote '{word}' is none of G, S, B or good, same, bad.")
     source = text_at(row, "source")
     return Vote(item, side, text_at(row, "rater"), f"item:{item}" if source is None else f"source:{source}")
 
 
-def rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where each row of the file stands, and the row."""
-    if path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            for row in reader:
-                yield f"{path}, line {reader.line_num}", {str(key).strip().lower(): value for key, value in row.items()}
-        return
-    for line, value in read_jsonl(path):
-        yield f"{path}, line {line}", value
+def read_votes(path: str | Path, reading: Reading = PLAIN, given: Given | None = None) -> list[Vote]:
+    """The votes in a file of rows; `given` says what words mean that are none of GSB (a: the first edit is better, as good; b: bad).
 
-
-def read_votes(path: str | Path) -> list[Vote]:
-    """The votes in a file. Raises InputError where there are none, one cannot be read, or a rater voted twice on an item."""
+    Raises InputError where there are none, one cannot be read, it is not certain what one means, or a rater voted twice on an item.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file at {path}; give a JSONL or CSV file of votes.")
+    rows = [(where, {name.strip().lower(): value for name, value in row.items()}) for where, row in whole_rows(path, reading)]
+    if not rows:
+        raise InputError(f"{path} holds no votes.")
+    words = [word_in(row, where) for where, row in rows]
+    meanings = decided(str(path), counted(str(path), words), given, GSB)
     votes: list[Vote] = []
     seen: set[tuple[str, str]] = set()
     clusters: dict[str, str] = {}
-    for where, row in rows_of(path):
-        vote = vote_of(row, where)
+    for (where, row), word in zip(rows, words, strict=True):
+        if meanings.leaves_out(word):
+            continue
+        vote = vote_of(row, SIDES[meanings.of(word)], where)
         if vote.rater is not None and (vote.item, vote.rater) in seen:
             raise InputError(f"{where}: rater '{vote.rater}' voted on item '{vote.item}' before; keep one vote.")
         if clusters.setdefault(vote.item, vote.cluster) != vote.cluster:
@@ -84,8 +91,6 @@ def read_votes(path: str | Path) -> list[Vote]:
         if vote.rater is not None:
             seen.add((vote.item, vote.rater))
         votes.append(vote)
-    if not votes:
-        raise InputError(f"{path} holds no votes.")
     return votes
 
 
@@ -125,6 +130,7 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
 
     `ci95` is clustered by source image where votes name it, else by item. `sign_p` is the exact sign test of G against B over votes;
     it takes them as independent, so that with several votes an item `items_sign_p`, over each item's majority, is the one to quote.
+    `alpha` is Krippendorff's, of named raters.
     """
     values = [VALUE[vote.side] for vote in votes]
     clusters = [vote.cluster for vote in votes]
@@ -135,6 +141,9 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
     centre = mean(values)
     normal = clustered_interval(values, clusters)
     interval = normal and interval_of(max(-1.0, normal[0]), min(1.0, normal[1]))
+    by_item: dict[str, Counter[Label]] = defaultdict(Counter)
+    for vote in votes:
+        by_item[vote.item][LABELS[vote.side]] += vote.rater is not None
     signs = Counter(int(np.sign(total)) for total in sums.values())
     return {
         "votes": len(votes),
@@ -152,4 +161,5 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
         "items_worse": signs[-1],
         "items_sign_p": sign_test(signs[1], signs[-1]),
         "agreement": agreement(votes),
+        "alpha": alpha(list(by_item.values())),
     }

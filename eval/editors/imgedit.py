@@ -6,6 +6,7 @@ One JSON object, key → {id, prompt, edit_type}; `id` is the source's path belo
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,14 @@ def image_path(images: Path, name: str, where: str) -> Path:
     """Where the source with this id lies; an id may leave out its ending. Raises InputError where there is none."""
     for ending in ENDINGS:
         path = inside(images, name + ending)
-        if path.is_file():
+        if os.path.isfile(path):  # False for a name that no file can have
             return path
     raise InputError(f"{where}: there is no image '{name}' in {images}; give the benchmark's folder of images.")
 
 
-def read_imgedit(bench: str | Path, images: str | Path, limit: int | None = None) -> Iterator[EditItem]:
+def read_imgedit(
+    bench: str | Path, images: str | Path, limit: int | None = None, encoding: str | None = None
+) -> Iterator[EditItem]:
     """The items, in the file's order; `limit` keeps the first so many of every type.
 
     Raises InputError where the file is not of the schema, a source is missing or cannot be read, or there are no items.
@@ -59,8 +62,8 @@ def read_imgedit(bench: str | Path, images: str | Path, limit: int | None = None
     if not bench.is_file():
         raise InputError(f"There is no file at {bench}; give the JSON of ImgEdit-Bench's basic part.")
     try:
-        values = json.loads(read_text(bench))
-    except ValueError as error:
+        values = json.loads(read_text(bench, encoding))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{bench} is not valid JSON ({error}).") from error
     if not isinstance(values, dict) or not values:
         raise InputError(f"{bench} must hold an object: key → {{id, prompt, edit_type}}.")

@@ -163,7 +163,9 @@ def gsb_text(found: Mapping[str, Any]) -> str:
     ]
     agreed = found["agreement"]
     if agreed is not None:
-        lines.append(f"agreement of raters: {percent(agreed['share'])}% of {agreed['pairs']} pairs of votes")
+        alpha = MISSING if found["alpha"] is None else f"{found['alpha']:.2f}"
+        share = f"{percent(agreed['share'])}% of {agreed['pairs']} pairs of votes"
+        lines.append(f"agreement of raters: {share}, Krippendorff's alpha {alpha}")
         lines += [f"  {name}: {percent(own['share'])}% of {own['pairs']}" for name, own in agreed["by_rater"].items()]
     return "\n".join(lines)
 

@@ -6,7 +6,6 @@ Each line is {"prompt": …, "image": path relative to the folder, "requirement"
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from rrm.errors import InputError
 from rrm.images import open_image
 from rrm.parsing import question_faults
 from rrm.records import Principle
+from rrm.rows.formats import whole_rows
 from rrm.sandbox.edits import decompose, parse_instruction
 
 Split = Literal["train", "test"]
@@ -43,19 +43,13 @@ class EditorTask:
 
 
 def read_rows(path: Path, *keys: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, row) of a JSONL file whose rows all have text under `keys`. Raises InputError, naming the line."""
+    """(where it stands, row) of a file whose rows all have text under `keys`. Raises InputError, naming the line."""
     if not path.is_file():
         raise InputError(f"There is no {path}; name a folder in the Edit-R1 dataset format, or make one with rrm.sandbox.")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) and row[key] for key in keys):
-            raise InputError(f"{path}, line {number}: needs text under {', '.join(keys)}.")
-        yield f"{path}, line {number}", row
+    for where, row in whole_rows(path):
+        if not all(isinstance(row.get(key), str) and row[key] for key in keys):
+            raise InputError(f"{where}: needs text under {', '.join(keys)}.")
+        yield where, row
 
 
 def key_of(row: dict[str, Any]) -> Key:

@@ -207,6 +207,26 @@ FILES: dict[str, Callable[[Path, Reading], Iterator[InputRow]]] = {
 }
 
 
+UNITS = {".json": "item", ".parquet": "row"}
+"""What a file's rows are called; else lines."""
+
+
+def whole_rows(path: Path, reading: Reading = PLAIN) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a file stands, in words, and its fields: for files whose every row is needed.
+
+    Raises InputError where there is no such file, it has none of the endings in FILES, or a row is none.
+    """
+    if path.suffix.lower() not in FILES:
+        raise InputError(f"{path} is none of {', '.join(FILES)}; write its rows as one of these.")
+    if not path.is_file():
+        raise InputError(f"There is no file at {path}; correct the path.")
+    for row in file_rows(path, reading):
+        where = f"{path}, {UNITS.get(path.suffix.lower(), 'line')} {row.number}"
+        if row.values is None:
+            raise InputError(f"{where}: {row.fault}; correct it or take it out.")
+        yield where, row.values
+
+
 def file_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
     """Rows of a file whose ending is one of FILES."""
     return FILES[path.suffix.lower()](path, reading)

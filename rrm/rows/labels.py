@@ -58,11 +58,11 @@ WORDS: Mapping[str, Label] = {
 }
 """Words that mean one thing only, as `word_of` writes them; two edits that are both bad are the same."""
 GSB: Mapping[str, Label] = {
-    **dict.fromkeys(("g", "good", "better", "好", "更好"), "a"),
+    **dict.fromkeys(("g", "good", "好"), "a"),
     **dict.fromkeys(("s", "same", "相同", "一样", "持平", "平"), "same"),
-    **dict.fromkeys(("b", "bad", "worse", "差", "更差"), "b"),
+    **dict.fromkeys(("b", "bad", "差"), "b"),
 }
-"""Votes that call the first edit good (better), same or bad (worse)."""
+"""Votes that call the first edit good (better than the second), the same, or bad."""
 GSB_ALONE = {"g", "good"}
 """Without one of these, such words may be no GSB votes."""
 INDEX: Mapping[str, Label] = {"1": "a", "2": "b", "1.5": "same"}
