@@ -13,10 +13,10 @@ import pytest
 
 from rrm.cli import as_json, build_parser, read_principles_file, score, show
 from rrm.errors import InputError
+from rrm.parsing import judgement_of
 from rrm.prompts import write_answer
 from rrm.records import Principle
 from rrm.sandbox.world import draw, sample_scene
-from rrm.verifier.judge import judgement_of
 
 PRINCIPLES = (
     Principle(question="Is the red circle gone?", category="follow"),

@@ -183,3 +183,24 @@ def test_where_no_trace_can_be_read_the_first_failure_stands():
 def test_the_canonical_end_of_a_trace_in_single_characters_gives_its_score():
     assert expected_score(sure(*write_answer((1, 0), 7.5))) == (pytest.approx(7.5), 1.0)
     assert expected_score(sure(*write_answer((1, 0), 10.0))) == (pytest.approx(10.0), 1.0)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -0.5, 3.0])
+def test_a_probability_that_is_none_is_a_failure_and_never_a_score(odd):
+    assert isinstance(expected_rating({"4": 0.5, "The": odd}), Failure)
+    assert isinstance(expected_score([*sure("<score>"), Token("8", {"8": odd, "7": 0.5}), *sure("</score>")]), Failure)
+    assert isinstance(expected_score([Token("Hm", {"Hm": odd}), *sure("<score>", "8", "</score>")]), Failure)
+
+
+def test_what_is_equal_but_for_rounding_ties():
+    thirds = [*sure("<score>"), Token("7", {"7": 0.1 + 0.2}), *sure("</score>")]
+    assert expected_score(thirds) == (7.0, pytest.approx(0.3))
+    assert pooled([trace(7.1, 1)] * 3).score == pooled([trace(7.1, 1)] * 7).score == 7.1
+    ratings = [expected_rating({"1": p, "4": p}) for p in (0.1, 0.3, 0.45)]
+    assert {rating[0] for rating in ratings if not isinstance(rating, Failure)} == {0.5}
+
+
+def test_full_width_digits_of_a_score_are_digits():
+    tokens = [*sure("<score>"), Token("８", {"８": 0.25, "8": 0.25, "6": 0.5}), *sure("分</score>")]
+    assert expected_score(tokens) == (7.0, 1.0)
+    assert expected_rating({"４": 0.5, "4": 0.5}) == (0.8, 1.0)

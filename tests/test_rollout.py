@@ -263,7 +263,11 @@ def test_a_judge_says_what_generate_says(base):
     batch = batch_of(base[1], chosen)
     output = base[0].generate(**batch, do_sample=False, max_new_tokens=30)[:, batch["input_ids"].shape[1] :]
     asked = [(judge_messages("brief", e.instruction, e.principles), [e.source, e.edited]) for e in chosen]
-    assert judge.generate(asked) == base[1].batch_decode(output, skip_special_tokens=True)
+    assert [said.content for said in judge.generate(asked)] == base[1].batch_decode(output, skip_special_tokens=True)
+    ended = torch.isin(output, torch.tensor(base[0].generation_config.eos_token_id)).any(1).tolist()
+    assert [said.finish_reason for said in judge.generate(asked)] == ["stop" if end else "length" for end in ended]
+    judge.max_new_tokens = 1
+    assert {said.finish_reason for said in judge.generate(asked)} == {"length"}
 
 
 @pytest.mark.parametrize("rank", [0, 4])

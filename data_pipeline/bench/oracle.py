@@ -137,9 +137,7 @@ def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
 
     Those that count are all, or those between which and the last one nothing stands.
     """
-    folded = plain(text).replace("</ ", "</").replace("< ", "<")
-    lower = folded.lower()
-    pieces = lower.split("<score>")
+    pieces = plain(text).lower().split("<score>")
     if len(pieces) < 2 or "</score>" not in pieces[-1]:
         return False
     inner, _, rest = pieces[-1].partition("</score>")
@@ -147,20 +145,21 @@ def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
         return False
     for piece in pieces[-2:0:-1]:
         inner, closed, between = piece.partition("</score>")
-        if not all_agree and not ends_there(between):
+        if not all_agree and (not closed or "<" in inner or not ends_there(between)):
             return True
-        if closed and any(c.isdigit() for c in inner) and number_of(inner) != score:
+        begun = inner.lstrip("* \n\t-+.")[:1] if not closed or "<" in inner else inner
+        if any(c in "0123456789" for c in begun) and number_of(inner) != score:
             return False
     return True
 
 
 def principle_stands(rows: list[dict[str, Any]], question: str, category: str) -> bool:
     """Whether a row of the text holds this question with this category's name beside it."""
-    names = (category, CATEGORY_NAMES[category].lower(), *CHINESE[category])
+    names = (category, CATEGORY_NAMES[category].lower().replace(" ", ""), *CHINESE[category])
     return any(
         isinstance(row.get("question"), str)
         and plain(row["question"].strip()) == plain(question)
-        and plain(str(row.get("category"))).strip().lower().replace("_", " ").replace("-", " ") in names
+        and "".join(c for c in plain(str(row.get("category"))).lower() if not c.isspace() and c not in "_-") in names
         for row in rows
     )
 

@@ -6,11 +6,21 @@ None of these functions raises on any text, and none makes anything up: what is 
 
 from rrm.parsing.principles import principle_faults, question_faults, read_principles
 from rrm.parsing.said import Answer, sound, written
-from rrm.parsing.traces import canonical, read_answer, read_gold, read_holistic, read_score, read_trace, thought_of
+from rrm.parsing.traces import (
+    canonical,
+    judgement_of,
+    read_answer,
+    read_gold,
+    read_holistic,
+    read_score,
+    read_trace,
+    thought_of,
+)
 
 __all__ = [
     "Answer",
     "canonical",
+    "judgement_of",
     "principle_faults",
     "question_faults",
     "read_answer",

@@ -15,6 +15,8 @@ MOST_FAILURES = 1000
 """A text is given up after so many beginnings of JSON that came to nothing, or when they were longer than the text together."""
 MOST_FOLDED = 20
 """Lists in full-width characters that are tried in one text."""
+LONGEST_FOLDED = 20_000
+"""Characters of such a list."""
 LONGEST_INTEGER = 4
 PLAIN = re.compile(r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?")
 BEGUN = {"[": re.compile(r"[\[［【]\s*[{｛]"), "{": re.compile(r"(?!)")}
@@ -109,7 +111,7 @@ def json_values(text: str, opener: Literal["[", "{"]) -> Iterator[Place]:
 def folded_value(text: str, position: int) -> Place | None:
     """The value that begins here where its full-width signs are taken for plain ones."""
     try:
-        value, end = DECODER.raw_decode(STRUCTURE.sub(narrow, text[position:]))
+        value, end = DECODER.raw_decode(STRUCTURE.sub(narrow, text[position : position + LONGEST_FOLDED]))
     except (json.JSONDecodeError, RecursionError):
         return None
     return Place(value, position, position + end)

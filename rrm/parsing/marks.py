@@ -16,10 +16,11 @@ CLOSING = re.compile(r"(?:[\s`*.。]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
 
 def mark(name: str) -> re.Pattern[str]:
     """A tag of this name with what stands in it."""
-    return re.compile(rf"<\s?{name}\s?>([^<>]*)<\s?/\s?{name}\s?>", re.IGNORECASE)
+    return re.compile(rf"<{name}>([^<>]*)</{name}>", re.IGNORECASE)
 
 
 SCORE = mark("score")
+SCORE_BEGUN = re.compile(r"<score>[\s*]*[-+]?\.?[0-9]", re.IGNORECASE)
 
 
 def last_marks(text: str, tag: re.Pattern[str], begin: int = 0) -> list[re.Match[str]] | str:
@@ -69,8 +70,8 @@ def final_score(text: str, begin: int | None = None) -> float | Failure:
     score = number_in(last[1])
     if score is None or not 0 <= score <= 10:
         return Failure(kind="unparseable", detail=f"the score '{sound(last[1].strip()[:40])}' is no number from 0 to 10")
-    if len(numbers) > 1:
-        return Failure(kind="unparseable", detail="several <score>s that disagree")
+    if len(numbers) > 1 or (begin is not None and len(SCORE_BEGUN.findall(text, begin)) > len(found)):
+        return Failure(kind="unparseable", detail="several <score>s that disagree, or one that is not closed")
     return score
 
 

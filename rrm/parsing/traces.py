@@ -9,7 +9,7 @@ from rrm.parsing.lists import Rows, binary, rows_with
 from rrm.parsing.marks import SCORE, final_score, last_marks
 from rrm.parsing.said import Answer, folded, said, sound, unreadable, written
 from rrm.prompts import write_answer
-from rrm.records import Failure, Verdicts
+from rrm.records import Failure, Judgement, Principle, Verdicts
 
 LEADING_NUMBER = re.compile(
     r"\s*(?:q(?:uestion)?|问题|第)?\s*#?([0-9]{1,3})\s*[题问]?\s*(?:[.):、](?![0-9]).*)?", re.IGNORECASE | re.DOTALL
@@ -19,7 +19,7 @@ DRESSING = re.compile(
     rf"|`{{3,}}\w*|</?\w+>|#{{1,6}} .*|\*\*[^*]*\*\*:?|\*?\*?(?:{TITLE})\*?\*?:\*?\*?|\{{\s*\"\w+\"\s*:", re.IGNORECASE
 )
 """A line that only leads to the verdicts: a fence, a tag, a heading."""
-SCORE_TAG = re.compile(r"<\s?/?\s?score\s?>", re.IGNORECASE)
+SCORE_TAG = re.compile(r"[<＜][/／]?score[>＞]", re.IGNORECASE)
 
 
 def number_of(question: Any) -> int | None:
@@ -120,6 +120,14 @@ def thought_of(answer: Answer, holistic: bool = False) -> str:
     marks = last_marks(folded(found.answer), SCORE)
     cut = rows.begin if rows else len(found.answer) if isinstance(marks, str) else marks[-1].start()
     return "\n".join(part for part in (found.thought, undressed(found.answer[:cut])) if part)
+
+
+def judgement_of(answer: Answer, principles: tuple[Principle, ...]) -> Judgement:
+    """The judgement that an answer amounts to: its thought and verdicts (none of a holistic one), or a named failure."""
+    read = read_answer(answer, len(principles))
+    if isinstance(read, Failure):
+        return Judgement(principles=principles, thought=sound(written(answer)), failure=read)
+    return Judgement(principles=principles, thought=sound(thought_of(answer, holistic=not principles)), read=read)
 
 
 def undressed(words: str) -> str:

@@ -153,7 +153,7 @@ def rated(answer: Choice) -> Judgement:
     found = expected_rating(answer.tokens[0].probabilities) if answer.tokens else None
     if found is None or isinstance(found, Failure):
         return Judgement(failure=found or Failure(kind="empty", detail="the answer came without probabilities"))
-    return Judgement(expected=found[0] * SCALE, mass=found[1])
+    return Judgement(expected=settled(found[0] * SCALE), mass=found[1])
 
 
 def weighed(answer: Choice, trace: Judgement) -> Judgement:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 
-from rrm.records import Choice, Token
+from rrm.records import Token
 from rrm.reward.asking import LIKELIEST, Progress, Question, Reply
 from rrm.stage import content_digest
 from rrm.verifier.judge import Judge
@@ -70,13 +71,7 @@ class LocalBackend:
                 torch.manual_seed(kind.seed)
             ids = complete(self.judge.model, inputs, config)
         tokens = self.likeliest(inputs, ids, kind.watched) if kind.alternatives else [()] * len(ids)
-        last = self.judge.model.generation_config.eos_token_id
-        ends = set(last) if isinstance(last, list) else {last}
-        texts = self.judge.processor.batch_decode(ids, skip_special_tokens=True)
-        answers = [
-            Choice(text, finish_reason="stop" if row[-1] in ends else "length", tokens=found)
-            for text, row, found in zip(texts, ids, tokens, strict=True)
-        ]
+        answers = [replace(choice, tokens=found) for choice, found in zip(self.judge.choices(ids), tokens, strict=True)]
         return [tuple(answers[i : i + kind.answers]) for i in range(0, len(answers), kind.answers)]
 
     def likeliest(self, inputs: BatchFeature, ids: list[list[int]], watched: Sequence[str]) -> list[tuple[Token, ...]]:

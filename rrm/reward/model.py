@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from rrm.errors import InputError
 from rrm.images import fit, pixel_digest
-from rrm.parsing import read_principles
+from rrm.parsing import judgement_of, read_principles
 from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
 from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
 from rrm.reward.asking import Backend, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS, pooled, rated, weighed
-from rrm.verifier.judge import judgement_of
 from rrm.verifier.messages import decompose_messages, judge_messages, rate_messages
 
 T = TypeVar("T")

@@ -12,23 +12,15 @@ from tqdm import tqdm
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
-from rrm.parsing import Answer, read_answer, read_principles, thought_of, written
+from rrm.parsing import judgement_of, read_principles
 from rrm.prompts import Style, is_brief, is_holistic
-from rrm.records import EditToJudge, Failure, Judgement, Principle
+from rrm.records import Choice, EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
 from rrm.verifier.rollout import complete, never_sampled
 
 BRIEF_TOKENS, FULL_TOKENS = 128, 2048
 """The longest trace of a style."""
-
-
-def judgement_of(answer: Answer, principles: tuple[Principle, ...]) -> Judgement:
-    """The judgement that an answer amounts to: its thought and verdicts (none of a holistic one), or a named failure."""
-    read = read_answer(answer, len(principles))
-    if isinstance(read, Failure):
-        return Judgement(principles=principles, thought=written(answer), failure=read)
-    return Judgement(principles=principles, thought=thought_of(answer, holistic=not principles), read=read)
 
 
 class Judge:
@@ -60,7 +52,7 @@ class Judge:
         ).to(self.model.device)
 
     @torch.inference_mode()
-    def generate(self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0) -> list[str]:
+    def generate(self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0) -> list[Choice]:
         """The answer to every (messages, images), greedy at temperature 0."""
         batch = self.inputs(asked)
         sampling = (
@@ -69,7 +61,15 @@ class Judge:
             else {"do_sample": False}
         )
         config = GenerationConfig(**sampling, max_new_tokens=self.max_new_tokens, suppress_tokens=self.suppressed)
-        return self.processor.batch_decode(complete(self.model, batch, config), skip_special_tokens=True)
+        return self.choices(complete(self.model, batch, config))
+
+    def choices(self, ids: Sequence[Sequence[int]]) -> list[Choice]:
+        """The answers of these token ids; one without a token that ends it was cut off."""
+        last = self.model.generation_config.eos_token_id
+        ends = set(last) if isinstance(last, list) else {last}
+        texts = self.processor.batch_decode(ids, skip_special_tokens=True)
+        reasons = ["stop" if row[-1] in ends else "length" for row in ids]
+        return [Choice(text, finish_reason=reason) for text, reason in zip(texts, reasons, strict=True)]
 
     def judge_many(
         self, edits: Sequence[EditToJudge], temperature: float = 0.0, progress: str | None = None
@@ -84,10 +84,10 @@ class Judge:
             asked = [
                 (judge_messages(self.style, e.instruction, e.principles, e.requirement), [e.source, e.edited]) for e in askable
             ]
-            texts = iter(self.generate(asked, temperature) if asked else [])
+            answers = iter(self.generate(asked, temperature) if asked else [])
             nothing = Judgement(failure=Failure(kind="bad_row", detail="no principles to judge by"))
             judgements += [
-                judgement_of(next(texts), used) if e.principles or is_holistic(self.style) else nothing
+                judgement_of(next(answers), used) if e.principles or is_holistic(self.style) else nothing
                 for e, used in zip(part, principles, strict=True)
             ]
         return judgements
