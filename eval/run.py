@@ -26,6 +26,7 @@ from eval.scoring import Decomposition, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
+from rrm.lock import locked
 from rrm.records import UNREADABLE, Failure, Judgement, Label, Principle
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
@@ -199,6 +200,14 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     }
 
 
+def evaluate_locked(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
+    """`evaluate`, while no other run writes into a folder of judgements that lies elsewhere. The stage has the lock of `out` itself."""
+    if config.judgements is None or Path(config.judgements).resolve() == out.resolve():
+        return evaluate(config, out, opened)
+    with locked(config.judgements):
+        return evaluate(config, out, opened)
+
+
 def run(config: EvalConfig, opened: Open = open_judge) -> dict[str, Any]:
     """The stage `eval`."""
-    return run_stage("eval", config.out, config, all_inputs(config), lambda out: evaluate(config, out, opened))
+    return run_stage("eval", config.out, config, all_inputs(config), lambda out: evaluate_locked(config, out, opened))

@@ -15,6 +15,7 @@ from eval.endpoint import EndpointJudge
 from eval.judges import AloneJudge, ChanceJudge, Edit
 from eval.run import EvalConfig, evaluate, run
 from rrm.errors import InputError, NothingMade
+from rrm.lock import locked
 from rrm.records import Failure, Judgement, Principle, TaskToDecompose, Verdicts
 from rrm.sandbox.edits import Step, decompose
 from rrm.sandbox.world import Scene, Thing, draw
@@ -197,6 +198,11 @@ def test_judgements_kept_elsewhere_survive_a_new_output_folder(tmp_path):
     again = ScriptedJudge()
     judged(bench, tmp_path / "two", again, judgements=str(tmp_path / "kept"))
     assert again.asked == []
+    config = EvalConfig(
+        bench=str(bench), models={"chance": "chance"}, out=str(tmp_path / "new"), judgements=str(tmp_path / "kept")
+    )
+    with locked(tmp_path / "kept"), pytest.raises(InputError, match="kept is in use by another run"):
+        run(config)
 
 
 def test_folder_parquet_and_jsonl_give_the_same_rows(tmp_path):

@@ -8,8 +8,7 @@ from functools import cache
 from eval import metrics
 from eval.ablation.study import Study
 from eval.index import PairIndex, Truth, edit_id, read_index
-from eval.jsonl import read_jsonl
-from eval.rows import JudgedRow
+from eval.rows import JudgedRow, read_records
 from eval.summary import scored_pairs
 from rrm.records import Judgement
 from rrm.stage import DONE
@@ -45,6 +44,6 @@ def judged_here(study: Study, seed: int, name: str) -> Judged | None:
     if not (folder / DONE).is_file():
         return None
     pairs, truths = index_of_bench(str(study.folder(seed, "world", "benchmark")))
-    rows = [JudgedRow.model_validate(value) for _, value in read_jsonl(folder / name / "rows.jsonl")]
+    rows = read_records(folder / name / "rows.jsonl", JudgedRow, f"delete {folder / DONE} and run the study again")
     found = {edit_id(row.source, row.instruction, row.requirement, row.edited): row.judgement for row in rows}
     return Judged(pairs, truths, {name: found[name] for name in truths}, seed)

@@ -146,6 +146,10 @@ def described(result: Mapping[str, Any]) -> str:
     """The comparison for a person: a block per dimension, then the first of the changed pairs."""
     lines = [f"A  {result['first']['reward']['spec']}", f"B  {result['second']['reward']['spec']}"]
     lines.append(f"on {result['bench']['kind']}, content {result['bench']['content_hash']}; differences are A − B in points")
+    lines.append(
+        f"intervals and p: {result['resamples']} resamples of whole source images, task types varying with them; none where they "
+        "cannot be estimated (one source, one of a whole task type, no variation)"
+    )
     if result["left_out"]:
         lines.append(f"{result['left_out']} pairs that only one of both holds are left out")
     for name, d in result["dimensions"].items():

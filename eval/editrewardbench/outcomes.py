@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from eval import metrics
@@ -17,6 +18,8 @@ from rrm.errors import InputError
 from rrm.records import Failure, Judgement, Record
 
 PAIRS = "pairs.jsonl"
+DIGITS = 9
+"""Decimals that a mean of scores is known to: equal scores tie in whatever order they were added up."""
 Side = Literal["a", "b", "tie"]
 Label = Literal["a", "b", "tie", "both_bad"]
 
@@ -109,11 +112,11 @@ def from_votes(pairs: Sequence[PairIndex], votes: Sequence[PairVote]) -> list[Ou
 
 
 def mean_scores(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, float | None]:
-    """Avg@K: per edit the mean over the passes that gave a score; None where none did."""
+    """Avg@K: per edit the mean over the passes that gave a score, without what is nothing but rounding; None where none did."""
     found: dict[str, float | None] = {}
     for name in passes[0]:
         given = [score for judged in passes if (score := judged[name].score) is not None]
-        found[name] = metrics.mean(given)
+        found[name] = round(fmean(given), DIGITS) if given else None
     return found
 
 

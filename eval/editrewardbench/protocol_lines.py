@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.anchors import anchors_for
 from eval.index import PairIndex
+from eval.protocols import PUBLIC_RULE
 from eval.wording import percent, percent_span
 
 TITLES = {
@@ -65,6 +66,13 @@ def is_public(bench: str, data: str, pairs: Sequence[PairIndex]) -> bool:
     else:
         items = sum(bench != "editscore" or pair.dimension == "overall" for pair in pairs)
     return (data.partition("@")[0] == hub_id and not Path(data).exists()) or items == size
+
+
+def anchors_note(bench: str) -> str:
+    """To which number of a result the published ones stand."""
+    if bench == "tiger":
+        return f"counted by TIGER-Lab's code or by the plain rule, as the source has it: see 'overall' and '{PUBLIC_RULE}'"
+    return "by the same rule, to stand beside the first number"
 
 
 def published(bench: str, pairwise: bool) -> list[dict[str, Any]]:

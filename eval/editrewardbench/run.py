@@ -24,7 +24,17 @@ from eval.editrewardbench.judging import Judging, judge_pairs
 from eval.editrewardbench.outcomes import PAIRS, Outcome
 from eval.editrewardbench.overlap import NOTES, looks_of, read_training, shared_pairs
 from eval.editrewardbench.paired import FEW
-from eval.editrewardbench.protocol_lines import PUBLIC, RESIZES, TITLES, headline_of, is_public, lines_of, published, size_line
+from eval.editrewardbench.protocol_lines import (
+    PUBLIC,
+    RESIZES,
+    TITLES,
+    anchors_note,
+    headline_of,
+    is_public,
+    lines_of,
+    published,
+    size_line,
+)
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.specs import check_spec, is_pairwise
 from eval.editrewardbench.summary import last_line, most_frequent, overlap_of, passes_of, result_of
@@ -205,6 +215,7 @@ def run_locked(config: BenchConfig, command: str) -> tuple[dict[str, Any], str]:
         "protocol": protocol,
         "protocol_lines": lines_of(protocol),
         "anchors": published(config.bench, judging.reward["pairwise"]) if public and config.by_protocol else [],
+        "anchors_note": anchors_note(config.bench),
         "overlap": overlap,
         "notes": notes_of(config, bench, public, judging.unreadable),
         "config": config.model_dump(mode="json"),

@@ -149,7 +149,7 @@ def described(summary: Mapping[str, Any]) -> str:
     lines.append(bench["size_note"])
     lines += [f"protocol  {line}" for line in summary["protocol_lines"]]
     if summary["anchors"]:
-        lines.append(f"published by the same rule ({summary['headline']['rule']}), to stand beside the first number:")
+        lines.append(f"published ({summary['headline']['rule']}), {summary['anchors_note']}:")
         lines += [f"  {anchor['line']}" for anchor in summary["anchors"]]
     lines += label_lines(bench["votes"])
     if summary["overlap"] is not None:
