@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rrm.errors import InputError
@@ -27,6 +29,19 @@ STAGES = (
 """Name, module and config of every stage, in the order in which one feeds the next."""
 
 
+def run_politely(command: Sequence[str]) -> int:
+    """Runs the command to its end; its exit code. Where we are stopped, it is asked to stop, and waited for."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except BaseException:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2)  # Ctrl-C in a terminal reaches it, too
+        process.terminate()
+        process.wait()
+        raise
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,9 +52,9 @@ def main() -> None:
         raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
     for number, (stage, module, config) in enumerate(STAGES, 1):
         print(f"── {number}/{len(STAGES)} {stage} ──", flush=True)
-        done = subprocess.run([sys.executable, "-m", module, "--config", str(configs / config)], check=False)
-        if done.returncode != 0:
-            raise SystemExit(done.returncode)
+        code = run_politely([sys.executable, "-m", module, "--config", str(configs / config)])
+        if code != 0:
+            raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,4 +99,20 @@ def written_at_once(path: Path) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             partial.unlink()
+        raise
+
+
+@contextmanager
+def folder_at_once(path: Path) -> Iterator[Path]:
+    """An empty folder to fill: it takes the place of `path` and all in it when the block ends well, and is gone otherwise."""
+    partial = path.with_name(path.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)  # a kill left it
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rrm.config import Config
-from rrm.disk import written_at_once
+from rrm.disk import folder_at_once, written_at_once
 from rrm.errors import InputError
 from rrm.stage import account, command, run_stage, write_json
 
@@ -215,6 +215,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert json.loads((tmp_path / "x.json").read_text()) == {"one": 1}
+
+
+def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "model"
+    (tmp_path / "model.part").mkdir()
+    (tmp_path / "model.part/half").touch()  # what a kill left
+    for name in ("first", "second"):
+        with folder_at_once(out) as folder:
+            (folder / name).touch()
+        assert [p.name for p in out.iterdir()] == [name]
+    with contextlib.suppress(KeyboardInterrupt), folder_at_once(out) as folder:
+        (folder / "third").touch()
+        raise KeyboardInterrupt
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["model", "model/second"]
 
 
 # Damaged state, and inputs that change

@@ -184,7 +184,7 @@ def test_a_named_checkpoint_that_is_not_whole_is_refused(tmp_path, whole):
 
 def test_a_torn_line_and_what_is_logged_again_are_dropped_from_the_metrics(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    file.path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 2}\n{"step": 3}\n{"st')
     file.on_train_begin(TrainingArguments(), TrainerState(global_step=2), TrainerControl())
     assert file.path.read_text() == '{"step": 1}\n{"step": 2}\n'
 

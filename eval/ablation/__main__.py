@@ -16,6 +16,7 @@ from eval.ablation.jobs import run_jobs
 from eval.ablation.page import write_page
 from eval.ablation.study import AblationConfig, plan
 from rrm.errors import InputError
+from rrm.lock import locked
 from rrm.stage import command, write_json
 
 
@@ -49,7 +50,10 @@ def main() -> None:
             write_json(config.evidence / "verifier.json", evidence)
             write_page(evidence, config.evidence)
 
-    failed = [] if options.collect else run_jobs(jobs, config.out, config.jobs, write)
+    failed = []
+    if not options.collect:
+        with locked(config.out):
+            failed = run_jobs(jobs, config.out, config.jobs, write)
     write()
     if failed:
         lines = "; ".join(f"{f.job}: {f.reason}" for f in failed[:5])

@@ -16,7 +16,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen
 from rrm.errors import InputError
 from rrm.images import MAX_PIXELS
 from rrm.prompts import Style
-from rrm.stage import write_json
+from rrm.stage import read_note, write_json
 from rrm.verifier.model_card import Origin, model_card
 from rrm.verifier.vision import batch_vision_attention
 
@@ -41,9 +41,17 @@ def check_checkpoint(path: str | Path) -> Path:
 
 
 def style_of(path: str | Path) -> Style:
-    """The prompt style that the checkpoint was trained with; a stock Qwen2.5-VL is asked in full."""
+    """The prompt style that the checkpoint was trained with; a stock Qwen2.5-VL is asked in full.
+
+    Raises InputError where rrm.json is damaged.
+    """
     card = Path(path) / CARD
-    return json.loads(card.read_text())["style"] if card.is_file() else "full"
+    if not card.is_file():
+        return "full"
+    try:
+        return read_note(card, "style")["style"]
+    except ValueError as error:
+        raise InputError(f"{error}; take the checkpoint from a copy, or train it again.") from error
 
 
 def load_processor(source: str) -> Qwen2_5_VLProcessor:
@@ -65,11 +73,14 @@ def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditiona
         source = str(check_checkpoint(path))
     torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch_dtype)
+        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch_dtype, output_loading_info=True)
         processor = load_processor(source)
     except Exception as error:  # transformers raises many kinds for a damaged or unreachable checkpoint
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} could not be loaded as a Qwen2.5-VL checkpoint: {reason}") from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers, and only warns
+        raise InputError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; take a whole copy of it.")
     batch_vision_attention(model)
     return model, processor
 

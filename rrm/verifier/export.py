@@ -16,7 +16,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from rrm.checkpoints import check_whole
 from rrm.config import read_yaml
+from rrm.disk import folder_at_once
 from rrm.errors import InputError
+from rrm.lock import locked
 from rrm.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
 from rrm.verifier.gcpo import GCPOStage
@@ -57,7 +59,8 @@ def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
         stage, style, rows = "gcpo", style_of(config.base), {"pairs": config.draw_pairs or len(read_pairs(config.data))}
     model, processor = whole(checkpoint, config)
     processes = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
-    save(model, processor, out, style, origin(stage, config, rows, processes, read_state(checkpoint)["log_history"]))
+    with folder_at_once(out) as folder:
+        save(model, processor, folder, style, origin(stage, config, rows, processes, read_state(checkpoint)["log_history"]))
 
 
 def main() -> None:
@@ -66,7 +69,8 @@ def main() -> None:
     for name in ("--checkpoint", "--config", "--out"):
         parser.add_argument(name, type=Path, required=True)
     options = parser.parse_args()
-    export(options.checkpoint, read_config(options.config), options.out)
+    with locked(options.out):
+        export(options.checkpoint, read_config(options.config), options.out)
     print(f"exported: {options.out}")
 
 

@@ -52,6 +52,7 @@ from rrm.verifier.grpo import GRPOConfig, GRPOTrainer
 from rrm.verifier.pairs import PairSampler, build_dataset, draw_pairs, read_pairs
 from rrm.verifier.rollout import complete, left_padded, never_sampled
 from rrm.verifier.shared_prompts import sharing_prompts
+from rrm.verifier.tables import check_images
 from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
 from rrm.verifier.vision import batch_vision_attention, rows_of
 
@@ -408,7 +409,9 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -
     pairs = draw_pairs(read_pairs(config.data), config.draw_pairs, config.seed)
     if len(pairs) < config.pairs:
         raise InputError(f"{config.data} holds {len(pairs)} pairs, fewer than one update's {config.pairs}; lower 'pairs'.")
-    dataset = build_dataset(pairs, style, ImageStore(config.data / "images"))
+    store = ImageStore(config.data / "images")
+    check_images(store, (digest for pair in pairs for digest in (pair.source, pair.edited_a, pair.edited_b)))
+    dataset = build_dataset(pairs, style, store)
     start(config)
     settings = arguments(config, out, int(os.environ.get("WORLD_SIZE", "1")))
     model, processor = load(config.base, config.dtype)

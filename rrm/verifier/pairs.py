@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Sampler
 
@@ -17,14 +16,13 @@ from rrm.images import ImageStore
 from rrm.prompts import Style, is_holistic
 from rrm.records import PreferencePair
 from rrm.verifier.messages import judge_messages
+from rrm.verifier.tables import read_table
 
 
 def read_pairs(data: Path) -> list[PreferencePair]:
-    """The decided pairs of preferences.parquet. Raises InputError where it is missing, empty, or holds a "same"."""
+    """The decided pairs of preferences.parquet. Raises InputError where it is missing, empty, damaged, or holds a "same"."""
     path = data / "preferences.parquet"
-    if not path.is_file():
-        raise InputError(f"There is no {path}; run `make data` first, or correct 'data' in the config.")
-    pairs = [PreferencePair(**row) for row in pq.read_table(path).to_pylist()]
+    pairs = read_table(path, PreferencePair)
     if not pairs:
         raise InputError(f"{path} is empty; GCPO needs human preference pairs.")
     if any(pair.label == "same" for pair in pairs):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import Sampler
 from trl import SFTConfig, SFTTrainer
@@ -27,6 +26,7 @@ from rrm.records import SFTRow
 from rrm.stage import command
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
+from rrm.verifier.tables import check_images, read_table
 from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
 
 
@@ -54,11 +54,9 @@ def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]
 
 
 def read_rows(data: Path) -> list[SFTRow]:
-    """The rows of sft.parquet. Raises InputError where it is missing or empty."""
+    """The rows of sft.parquet. Raises InputError where it is missing, empty or damaged."""
     path = data / "sft.parquet"
-    if not path.is_file():
-        raise InputError(f"There is no {path}; run `make data` first, or correct 'data' in the config.")
-    rows = [SFTRow(**row) for row in pq.read_table(path).to_pylist()]
+    rows = read_table(path, SFTRow)
     if not rows:
         raise InputError(f"{path} is empty; nothing can be trained on it. Its folder's card.json says what was dropped.")
     return rows
@@ -112,7 +110,9 @@ class WatchedSFT(Watched, SFTTrainer):
 def train(config: SFTStage, out: Path) -> dict[str, Any]:
     """Trains, or carries on from the last checkpoint in `out`, and writes out/model."""
     rows = read_rows(config.data)
-    dataset = build_dataset(rows, config.style, ImageStore(config.data / "images"))
+    store = ImageStore(config.data / "images")
+    check_images(store, (digest for row in rows for digest in (row.source, row.edited) if digest))
+    dataset = build_dataset(rows, config.style, store)
     start(config)
     arguments = SFTConfig(
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=config.batch,

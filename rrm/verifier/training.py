@@ -33,7 +33,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deeps
 
 from rrm.checkpoints import check_whole, checkpoints_in, keep_newest, newest_whole, seal
 from rrm.config import Config
-from rrm.disk import written_at_once
+from rrm.disk import folder_at_once, written_at_once
 from rrm.errors import InputError
 from rrm.prompts import Style
 from rrm.stage import fingerprint_of, run_stage
@@ -116,6 +116,14 @@ def start(config: TrainingStage) -> None:
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
 
 
+def step_of(line: str) -> float:
+    """The step of a line of metrics; infinity for one that was torn."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class MetricsFile(TrainerCallback):
     """Writes every log of the main process as a line of JSON; lines after the step that a run resumes from are dropped."""
 
@@ -125,8 +133,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Drops what the resumed run will log again."""
         if state.is_world_process_zero and self.path.exists():
-            whole = self.path.read_text().split("\n")[:-1]  # a kill may have torn the line after the last line break
-            lines = [line for line in whole if json.loads(line)["step"] <= state.global_step]
+            lines = [line for line in self.path.read_text(errors="replace").splitlines() if step_of(line) <= state.global_step]
             with written_at_once(self.path) as partial:
                 partial.write_text("".join(line + "\n" for line in lines))
 
@@ -350,8 +357,8 @@ def finish(
         made_by = origin(stage, config, rows, trainer.accelerator.num_processes, trainer.state.log_history)
         if isinstance(model, PeftModel):
             model.save_pretrained(out / "adapter", state_dict=weights, save_embedding_layers=False)
-            save(merged(config.base, out / "adapter", config.dtype)[0], processor, out / "model", style, made_by)
-        else:
-            save(model, processor, out / "model", style, made_by, weights)
+            model, weights = merged(config.base, out / "adapter", config.dtype)[0], None
+        with folder_at_once(out / "model") as folder:
+            save(model, processor, folder, style, made_by, weights)
     trainer.accelerator.wait_for_everyone()
     return figures(trainer.state.log_history)
