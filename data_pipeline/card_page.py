@@ -222,6 +222,7 @@ def page(out: Path, card: Mapping[str, Any], store: ImageStore) -> str:
         card=card,
         counts=counts,
         clean=card["passes"].get("clean", {}),
+        votes=card.get("pairs"),
         variants=VARIANTS,
         overlaps=OVERLAPS,
         most_editors=MOST_BARS,

@@ -25,6 +25,7 @@ from rrm.records import Failure, Quarantined, Task
 from rrm.rows.columns import CandidateRow, TaskRow, read_candidate, read_task
 from rrm.rows.fields import BadRow, ImageRef
 from rrm.rows.formats import InputRow
+from rrm.rows.labels import BY_WORDS, Labels
 from rrm.rows.pairs import PairRow, labels_of, read_pair
 from rrm.rows.sources import rows_of
 
@@ -202,15 +203,11 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
     return count
 
 
-def take_pairs(config: DataConfig, book: Workbook, intake: Intake) -> int:
+def take_pairs(config: DataConfig, book: Workbook, intake: Intake, labels: Labels) -> int:
     """Adds the human pairs, each with its task and one verdict; returns how many rows were usable. The rows behind the last pair that
-    a limit allows are not read.
-
-    Raises InputError, before an image is read, where it is not certain what the labels mean.
-    """
+    a limit allows are not read."""
     assert config.pairs is not None
     count = 0
-    labels = labels_of(config.pairs, config.reading, config.labels)
 
     def read(values: dict[str, Any]) -> PairRow:
         return read_pair(values, labels)
@@ -233,12 +230,14 @@ def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
     """Reads all that the config names, unless that was done."""
     if book.result("read") is not None:
         return
+    # first: where it is not certain what labels mean, no image need be read
+    labels = labels_of(config.pairs, config.reading, config.labels) if config.pairs else BY_WORDS
     intake = Intake(config, store, ledger)
     with book.whole():
         counts = {"tasks": take_tasks(config, book, intake)}
         if config.candidates:
             counts["candidates"] = take_candidates(config, book, intake)
         if config.pairs:
-            counts["pairs"] = take_pairs(config, book, intake)
+            counts["pairs"] = take_pairs(config, book, intake, labels)
         book.finish("read", counts)
     intake.threads.shutdown()

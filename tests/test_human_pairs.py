@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import json
+from pathlib import Path
+
 import pytest
+from PIL import Image
+from test_card_page import CARD, Set
 
 from data_pipeline.human_pairs import add_vote, settle
+from data_pipeline.intake import take_in
+from data_pipeline.ledger import Ledger
+from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
+from rrm.images import ImageStore, png_bytes
 from rrm.rows.labels import BY_WORDS
 from rrm.rows.pairs import PairRow
 from rrm.rows.votes import Vote, agreement, settled
@@ -77,3 +89,74 @@ def test_contradictions_are_quarantined_with_their_rows(tmp_path):
     (bad,) = book.quarantined()
     assert (bad.key, bad.failure.kind, bad.evidence["says"]) == ("pairs.jsonl:1", "contradiction", "b")
     assert (said["contradicted"], said["votes_set_apart"]) == (1, 1)
+
+
+def taken_in(folder: Path, pairs: list[dict], saved_as: str = "utf-8", **more) -> tuple[Workbook, DataConfig]:
+    """The workbook of one task and these pairs, written as CSV."""
+    for name, shade in {"s": 10, "x": 60, "y": 90}.items():
+        Image.new("RGB", (28, 28), (shade, 0, 0)).save(folder / f"{name}.png")
+    (folder / "tasks.jsonl").write_text(json.dumps({"prompt": "make it red", "image": "s.png"}))
+    with (folder / "pairs.csv").open("w", encoding=saved_as, newline="") as stream:
+        table = csv.DictWriter(stream, pairs[0].keys())
+        table.writeheader()
+        table.writerows(pairs)
+    teacher = {"model": "m"}
+    paths = {name: str(folder / path) for name, path in (("out", "out"), ("tasks", "tasks.jsonl"), ("pairs", "pairs.csv"))}
+    config = DataConfig(**paths, decomposer=teacher, thinkers=[teacher], verifier=teacher, **more)
+    book, ledger = Workbook(folder / "work.sqlite"), Ledger(folder / "ledger.sqlite")
+    try:
+        take_in(config, book, ledger, ImageStore(folder / "images"))
+    except InputError:
+        book.close()
+        raise
+    finally:
+        ledger.close()
+    return book, config
+
+
+PAIR = {"source": "s.png", "instruction": "变红", "edited_a": "x.png", "edited_b": "y.png", "label": "左"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk"])
+def test_pairs_may_be_a_table_of_any_encoding_with_images_in_it(tmp_path, encoding):
+    url = "data:image/png;base64," + base64.b64encode(png_bytes(Image.new("RGB", (28, 28), "blue"))).decode()
+    rows = [PAIR, {**PAIR, "instruction": "变蓝", "edited_b": url, "label": "右"}]
+    book, _ = taken_in(tmp_path, rows, encoding, encoding="gb18030")
+    assert [(pair.instruction, pair.label) for pair in book.pairs("1")] == [("变红", "a"), ("变蓝", "b")]
+
+
+def test_a_row_with_a_name_that_no_file_can_have_or_one_image_twice_is_left_out_alone(tmp_path):
+    bad = [{"edited_b": "y" * 300}, {"edited_b": "y" * 5000}, {"edited_b": "data:image/png;base64,AAAA"}, {"edited_b": "x.png"}]
+    book, _ = taken_in(tmp_path, [PAIR, *({**PAIR, **change} for change in bad)])
+    assert [pair.label for pair in book.pairs("1")] == ["a"]
+    left_out = {row.key: row.failure.detail for row in book.quarantined()}
+    assert sorted(left_out) == [f"pairs.csv:{line}" for line in (3, 4, 5, 6)]
+    assert left_out["pairs.csv:6"] == "both edits are the same image"
+
+
+def test_labels_that_are_not_certain_stop_before_an_image_is_read(tmp_path):
+    rows = [{**PAIR, "label": label} for label in ("1", "2", "1")]
+    with pytest.raises(
+        InputError, match=r"pairs\.csv: it is not certain .* '1' in 2 rows, '2' in 1 row; .* labels: \{'1': a, '2': b\}"
+    ):
+        taken_in(tmp_path, rows)
+    assert not (tmp_path / "images").exists()
+    book, config = taken_in(tmp_path, rows, labels={1: "b", 2: "a"})
+    assert [pair.label for pair in book.pairs("1")] == ["b"]
+    assert config.what()["labels"] == {"1": "b", "2": "a"}
+    assert "labels" not in config.model_copy(update={"labels": None}).what()
+
+
+def test_the_card_shows_labels_as_found_and_as_read_and_what_votes_came_to(tmp_path):
+    votes = [{**PAIR, "rater": rater, "label": label} for rater, label in (("r1", "左"), ("r2", "左"), ("r3", "右"))]
+    book, _ = taken_in(tmp_path, votes)
+    said = book.result("pairs")
+    assert said is not None
+    assert said["labels"] == [
+        {"column": "label", "value": "左", "rows": 2, "read_as": "a"},
+        {"column": "label", "value": "右", "rows": 1, "read_as": "b"},
+    ]
+    assert (said["votes"], said["pairs"]) == ({"a": 2, "b": 1, "same": 0}, {"a": 1, "b": 0, "same": 0})
+    page = Set(tmp_path).page({**CARD, "pairs": said})
+    for told in ("左", "1 pair had several votes, 1 of them votes that contradict", "3 raters agree by Krippendorff"):
+        assert told in page
