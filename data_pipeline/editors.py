@@ -9,22 +9,27 @@ import hashlib
 import inspect
 import json
 import math
+import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, Self
 
-import openai
 from PIL.Image import Image, Resampling
 from pydantic import Field, model_validator
 
+from rrm.chat import ChatClient, Fault, Form, patiently
 from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import png_bytes, read_image
 from rrm.records import Failure
-from rrm.secrets import key_of, know_fields, know_url, mask
+from rrm.secrets import know_fields
 
 DIFFUSERS_KEYS = frozenset({"revision", "steps", "guidance", "true_cfg", "height", "width", "dtype", "device", "offload"})
 OPENAI_KEYS = frozenset({"base_url", "key_variable", "size", "extra", "send_seed", "timeout", "retries"})
 RESERVED = frozenset({"model", "image", "prompt", "n", "size", "seed", "stream"})
+OPENAI = "https://api.openai.com/v1"
+LONGEST_ANSWER = 2**27
+"""Bytes of an answer with an image."""
 WITHOUT_EFFECT = {"name", "base_url", "key_variable", "seeds", "device", "offload", "timeout", "retries"}
 """What an edit does not depend on."""
 SAME_SHAPE = 0.05
@@ -231,66 +236,44 @@ class OpenAIEditor:
     def __init__(self, config: Editor):
         self.config = config
         know_fields(config.extra)
-        know_url(config.base_url or "")
-        key = key_of(config.key_variable)
-        if key is None and config.base_url is None:
+        if not os.environ.get(config.key_variable) and config.base_url is None:
             raise InputError(f"The editor '{config.name}' needs a key; put it into the variable {config.key_variable}.")
-        self.client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=key or "none", max_retries=config.retries, timeout=config.timeout
-        )
+        self.client = ChatClient(config.base_url or OPENAI, key_variable=config.key_variable, timeout=config.timeout)
 
     async def edit(self, source: Image, instruction: str, seed: int) -> Image | Failure:
         """The edited RGB image, of the source's size where it is of the source's shape; or why there is none.
 
-        Raises InputError where the server does not know the model, or takes no such request from us at all.
+        Raises InputError, in the server's own words, where it would refuse every other request of ours as well.
         """
         config = self.config
-        fields: dict[str, object] = {**config.extra}
+        fields: dict[str, Any] = {"model": config.model, "prompt": instruction, "n": 1, **config.extra}
         fields |= {"size": config.size} if config.size else {}
         fields |= {"seed": seed} if config.send_seed else {}
-        try:
-            reply = await self.client.images.with_raw_response.edit(
-                model=config.model,
-                image=("source.png", png_bytes(source), "image/png"),
-                prompt=instruction,
-                n=1,
-                extra_body=fields,
-            )
-        except openai.APITimeoutError:
-            return Failure(kind="timed_out", detail=f"no answer within {config.timeout:g} s")
-        except openai.APIConnectionError as error:
-            return Failure(kind="server_gone", detail=mask(f"{error.__cause__ or error}")[:200])
-        except openai.APIStatusError as error:
-            return self.failure_of(error)
-        edited = read_answer(reply.content)
+        form = Form(
+            {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in fields.items()},
+            {"image": ("source.png", png_bytes(source), "image/png")},
+        )
+        got = await patiently(lambda: self.client.answer("/images/edits", form, LONGEST_ANSWER), config.retries)
+        if isinstance(got, Fault):
+            if got.scope == "everything":
+                raise InputError(f"The server of the editor '{config.name}' refuses whatever it is asked ({got.told.detail}).")
+            return got.failure
+        edited = read_answer(got)
         return edited if isinstance(edited, Failure) else fitted(edited, source.size)
-
-    def failure_of(self, error: openai.APIStatusError) -> Failure:
-        """What the server's error means for one edit. Raises InputError where it would be the same for every other."""
-        what = " ".join(mask(error.message).split())[:200]
-        if error.code == "unknown_parameter":
-            cure = "set 'send_seed: false'" if error.param == "seed" else f"remove '{error.param}' from its 'extra'"
-            raise InputError(f"The server of the editor '{self.config.name}' has no '{error.param}'; {cure}.") from error
-        if error.status_code in (401, 403, 404):
-            cure = "correct its 'model', 'base_url' or key"
-            raise InputError(f"The server of the editor '{self.config.name}' refuses ({what.rstrip('.')}); {cure}.") from error
-        return Failure(kind="server_gone" if error.status_code >= 429 else "refused", detail=what)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self.client.close()
 
 
-def read_answer(payload: bytes) -> Image | Failure:
-    """The image in the body of an answer of OpenAI's images API, or why there is none; an address is not followed."""
-    try:
-        item = json.loads(payload)["data"][0]
-        encoded = item.get("b64_json")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Failure(kind="unparseable", detail="the answer is not of the form {data: [{b64_json: …}]}")
-    if not encoded:
-        return Failure(kind="empty", detail="the answer holds an address and no image" if item.get("url") else "no image")
-    try:
-        return read_image(base64.b64decode(encoded, validate=True), "the edit")
-    except (ValueError, TypeError, InputError) as error:
-        return Failure(kind="image_unreadable", detail=str(error)[:200])
+def read_answer(value: Mapping[str, Any]) -> Image | Failure:
+    """The image in an answer of OpenAI's images API, or why there is none; an address is not followed."""
+    match value.get("data"):
+        case [{"b64_json": str(encoded)}, *_] if encoded:
+            try:
+                return read_image(base64.b64decode(encoded, validate=True), "the edit")
+            except (ValueError, InputError) as error:
+                return Failure(kind="image_unreadable", detail=str(error)[:200])
+        case [{"url": str(address)}, *_] if address:
+            return Failure(kind="empty", detail="the answer holds an address and no image")
+    return Failure(kind="unparseable", detail="the answer is not of the form {data: [{b64_json: …}]}")

@@ -85,7 +85,7 @@ class EndpointJudge:
             max_tokens_field=self.dialect.max_tokens_field,
         )  # fmt: skip
         async with self.places:
-            got = await patiently(self.client, request, RETRIES, self.rule)
+            got = await patiently(lambda: self.client.attempt(request), RETRIES, self.rule)
         return got.told if isinstance(got, Fault) else got.choices[0]
 
     async def judge(self, edit: Edit) -> Judgement:

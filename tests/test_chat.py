@@ -202,7 +202,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_not(monkeypatch):
 
             async def go() -> None:
                 client = ChatClient(odd.url)
-                await patiently(client, REQUEST, 3, StopRule("The server"))
+                await patiently(lambda: client.attempt(REQUEST), 3, StopRule("The server"))
                 await client.close()
 
             asyncio.run(go())

@@ -335,12 +335,12 @@ def test_an_edit_of_another_size_comes_back_at_the_sources(sandbox):
 def test_what_the_server_refuses_is_a_failure(sandbox, source, instruction, why):
     (failure,) = edited_by(remote(sandbox), (source, instruction, 0))
     assert isinstance(failure, Failure)
-    assert failure.kind == "refused"
+    assert failure.kind == ("image_unreadable" if "no scene" in why else "bad_row")
     assert why in failure.detail
 
 
 def test_a_wrong_model_stops_the_run(sandbox):
-    with pytest.raises(InputError, match=r"'gpt-none' does not exist.*; correct its 'model'"):
+    with pytest.raises(InputError, match=r"'gpt-none' does not exist.*; correct the model's name"):
         edited_by(remote(sandbox, model="gpt-none"), (SOURCE, INSTRUCTION, 0))
 
 
@@ -391,11 +391,12 @@ def b64_answer(payload):
 ANSWERS = {
     "bytes": (200, b64_answer(b"no image"), "image_unreadable"),
     "base64": (200, {"data": [{"b64_json": "!!!"}]}, "image_unreadable"),
-    "number": (200, {"data": [{"b64_json": 3}]}, "image_unreadable"),
+    "number": (200, {"data": [{"b64_json": 3}]}, "unparseable"),
     "url": (200, {"data": [{"url": "http://127.0.0.1/a.png"}]}, "empty"),
     "nothing": (200, {"data": []}, "unparseable"),
-    "list": (200, [], "unparseable"),
-    "text": (200, "<html>", "unparseable"),
+    "list": (200, [], "server_gone"),
+    "text": (200, "<html>", "server_gone"),
+    "error": (200, {"error": {"message": "upstream broke"}}, "server_gone"),
     "policy": (400, {"error": {"message": "Rejected by the safety system.", "code": "moderation_blocked"}}, "refused"),
     "busy": (429, {"error": {"message": "Slow down."}}, "server_gone"),
     "broken": (503, "", "server_gone"),
@@ -447,5 +448,5 @@ def test_a_server_that_takes_too_long_is_a_failure(garbage):
 
 
 def test_a_server_that_knows_no_seed_says_how_to_leave_it_out(garbage):
-    with pytest.raises(InputError, match="set 'send_seed: false'"):
+    with pytest.raises(InputError, match="set send_seed: false"):
         edited_by(remote(f"{garbage[0]}/strict/v1"), (SOURCE, INSTRUCTION, 0))

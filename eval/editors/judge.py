@@ -92,7 +92,7 @@ class Judge:
             settings.model, [{"role": "system", "content": SYSTEM}, {"role": "user", "content": parts}], settings.max_tokens,
             temperature=settings.temperature, extra=settings.extra, max_tokens_field=settings.max_tokens_field,
         )  # fmt: skip
-        got = await patiently(self.client, request, settings.retries, self.rule)
+        got = await patiently(lambda: self.client.attempt(request), settings.retries, self.rule)
         return got.told if isinstance(got, Fault) else got.choices[0]
 
     async def answer(self, item: EditItem, question: Question, edited: Image.Image) -> AnswerRow:

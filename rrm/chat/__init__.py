@@ -1,9 +1,9 @@
 """The one client of OpenAI-compatible chat servers: a request, and a checked completion or a fault. It needs no torch."""
 
-from rrm.chat.client import ChatClient, every_choice, patiently, waited
+from rrm.chat.client import ChatClient, every_choice, patiently, reached, waited
 from rrm.chat.faults import Fault
 from rrm.chat.options import Dialect
-from rrm.chat.protocol import ChatRequest, Completion, image_part
+from rrm.chat.protocol import ChatRequest, Completion, Form, image_part
 from rrm.chat.stop import StopRule
 
 __all__ = [
@@ -12,9 +12,11 @@ __all__ = [
     "Completion",
     "Dialect",
     "Fault",
+    "Form",
     "StopRule",
     "every_choice",
     "image_part",
     "patiently",
+    "reached",
     "waited",
 ]

@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from rrm.chat.faults import Fault, fault_of, holds_error, of_the_moment, one_line, parsed, words_of
-from rrm.chat.protocol import ChatRequest, Completion, NoCompletion, read_completion
+from rrm.chat.faults import Fault, compact, fault_of, holds_error, of_the_moment, one_line, parsed, words_of
+from rrm.chat.protocol import ChatRequest, Completion, Form, NoCompletion, read_completion
 from rrm.chat.stop import StopRule
 from rrm.chat.waits import asked_wait, backoff
 from rrm.errors import InputError
@@ -89,18 +89,27 @@ class ChatClient:
 
     async def attempt(self, request: ChatRequest, within: float | None = None) -> Completion | Fault:
         """The server's answer to a request that is sent once, or why there is none after `within` seconds (the time-out) at most."""
-        body = request.body()
-        got = await self.exchange("/chat/completions", body, request.most_bytes, within)
-        if isinstance(got, Fault):
-            return got
-        value = parsed(got)
-        if holds_error(value):
-            return fault_of(200, got, body.keys(), self.key_variable)
+        value = await self.answer("/chat/completions", request.body(), request.most_bytes, within)
+        if isinstance(value, Fault):
+            return value
         try:
             return read_completion(value, request)
         except (NoCompletion, RecursionError) as error:
-            what = f"{error}: {words_of(value, got)[2]}" if value is not None else f"no JSON: {words_of(None, got)[2]}"
-            return of_the_moment("server_gone", f"{self.where} sent no chat completion but {what}")
+            return of_the_moment("server_gone", f"{self.where} sent no chat completion but {error}: {compact(value)}")
+
+    async def answer(
+        self, path: str, body: Form | Mapping[str, Any], most: int, within: float | None = None
+    ) -> dict[str, Any] | Fault:
+        """The JSON object that answers a POST, which is no error, or why there is none. Never raises."""
+        got = await self.exchange(path, body, most, within)
+        if isinstance(got, Fault):
+            return got
+        value = parsed(got)
+        if not isinstance(value, dict):
+            return of_the_moment("server_gone", f"{self.where} sent no JSON object but {words_of(value, got)[2]}")
+        if holds_error(value):
+            return fault_of(200, got, names_in(body), self.key_variable)
+        return value
 
     async def models(self, within: float = 20.0) -> list[str] | Fault:
         """The names in the server's list of models: a hint, for many a sound server has no list, or not all of it."""
@@ -112,8 +121,10 @@ class ChatClient:
         listed = entries if isinstance(entries, list) else []
         return [str(entry["id"]) for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
-    async def exchange(self, path: str, body: Any, most: int, within: float | None = None) -> bytes | Fault:
-        """The bytes of an answer with a status of success: to a POST of this JSON, or to a GET where the body is None. Never raises."""
+    async def exchange(
+        self, path: str, body: Form | Mapping[str, Any] | None, most: int, within: float | None = None
+    ) -> bytes | Fault:
+        """The bytes of an answer with a status of success: to a POST of this JSON or form, or to a GET without a body. Never raises."""
         seconds = self.timeout if within is None else min(within, self.timeout)
         pool = min(self.pools, key=lambda p: p.busy)
         if pool.busy >= PER_POOL:
@@ -135,21 +146,19 @@ class ChatClient:
         finally:
             pool.busy -= 1
 
-    async def exchange_in(self, http: httpx.AsyncClient, path: str, body: Any, most: int) -> bytes | Fault:
+    async def exchange_in(
+        self, http: httpx.AsyncClient, path: str, body: Form | Mapping[str, Any] | None, most: int
+    ) -> bytes | Fault:
         """As `exchange`, without an end of its own."""
         url = self.url.copy_with(path=self.url.path.rstrip("/") + path)
-        json_headers = {"Content-Type": "application/json"}
-        content = None if body is None else json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode()
-        async with http.stream(
-            "GET" if body is None else "POST", url, content=content, headers=json_headers if content else None
-        ) as response:
+        async with http.stream("GET" if body is None else "POST", url, **content_of(body)) as response:
             if response.is_success:
                 return await read_body(response, most, cut=False)
             raw = await read_body(response, LONGEST_ERROR, cut=True)
             if response.is_redirect:
                 raw = f"a redirect to {origin(response.headers.get('location', 'nowhere'))}".encode()
             wait = asked_wait(response.headers, time.time())
-            return fault_of(response.status_code, raw, body or (), self.key_variable, wait)
+            return fault_of(response.status_code, raw, names_in(body), self.key_variable, wait)
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +176,20 @@ class ChatClient:
         if not self.one_by_one:
             self.one_by_one = True
             print(f"note: {self.where} does not take 'n', and is asked for one answer at a time", file=sys.stderr)
+
+
+def content_of(body: Form | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body as httpx takes it."""
+    if body is None:
+        return {}
+    if isinstance(body, Form):
+        return {"data": body.fields, "files": body.files}
+    return {"content": json.dumps(body, separators=(",", ":")).encode(), "headers": {"Content-Type": "application/json"}}
+
+
+def names_in(body: Form | Mapping[str, Any] | None) -> set[str]:
+    """The names of a request's fields."""
+    return set(body.fields if isinstance(body, Form) else body or ())
 
 
 async def every_choice(client: ChatClient, request: ChatRequest, send: Send) -> Completion | Fault:
@@ -204,21 +227,31 @@ def joined(parts: list[Completion]) -> Completion:
     )
 
 
-async def patiently(client: ChatClient, request: ChatRequest, retries: int, rule: StopRule) -> Completion | Fault:
-    """The outcome after at most so many further attempts, each after the wait that the server asks for, or twice the one before.
+async def patiently(attempt: Callable[[], Awaitable[T | Fault]], retries: int, rule: StopRule | None = None) -> T | Fault:
+    """What an attempt, and at most so many further ones, come to; each after the wait that the server asks for, or twice the one before.
 
     The rule takes note of it. Where the run was stopped meanwhile, nothing is asked any more, and the fault says why.
     """
     for tried in range(retries + 1):
-        if rule.reason is not None:
+        if rule is not None and rule.reason is not None:
             return Fault(Failure(kind="rejected", detail=one_line(rule.reason)), "everything")
-        got = await client.attempt(request)
+        got = await attempt()
         if not isinstance(got, Fault) or got.scope != "moment" or tried == retries:
             break
         wait = backoff(tried, FIRST_WAIT, LONGEST_WAIT) if got.wait is None else min(got.wait, LONGEST_WAIT)
         await asyncio.sleep(wait)
-    rule.note(got)
+    if rule is not None:
+        rule.note(got)
     return got
+
+
+def reached(url: str, seconds: float, body: Any = None) -> httpx.Response:
+    """The answer to one GET, or to one POST of this JSON; proxy variables do not apply to this machine's own addresses.
+
+    Raises httpx.HTTPError.
+    """
+    direct = is_loopback(httpx.URL(url).host)
+    return httpx.request("GET" if body is None else "POST", url, json=body, timeout=seconds, trust_env=not direct)
 
 
 def waited(work: Coroutine[Any, Any, T]) -> T:

@@ -16,6 +16,8 @@ LONGEST_DETAIL = 300
 Scope = Literal["moment", "question", "everything"]
 """What would meet the same fault again: nothing, a little later; this question; every question."""
 
+OF_ONE = frozenset(["model", "messages", "prompt", "image"])
+"""Fields whose value is another in every request, or has a cure of its own."""
 WINDOW = re.compile(
     r"context.{0,12}(length|window)|(input|prompt).{0,20}too long|too many (input )?tokens|input tokens", re.IGNORECASE
 )
@@ -32,6 +34,8 @@ BLIND = re.compile(
     r"(not|n't|no).{0,20}(support|accept|endpoints).{0,30}(image|vision|multi.?modal)|not a (multi.?modal|vision)",
     re.IGNORECASE,
 )
+_SPOILT = r"(load|decod|read|open|process|download|fetch|identif|invalid|corrupt|truncat|broken|format|unsupported|large|small|dimension|pixel)"
+SPOILT = re.compile(rf"{_SPOILT}.{{0,40}}image|image.{{0,40}}{_SPOILT}", re.IGNORECASE)
 TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
@@ -105,7 +109,7 @@ def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, 
         return Fault(Failure(kind="bad_row", detail=detail), "question")
     if field := field_in(value, param, said, sent):
         return everything(cure_of(field), field)
-    kind: FailureKind = "image_unreadable" if "image" in said.lower() else "bad_row"
+    kind: FailureKind = "image_unreadable" if SPOILT.search(said) or param.startswith("image") else "bad_row"
     return Fault(Failure(kind=kind, detail=detail), "question")
 
 
@@ -164,7 +168,7 @@ def compact(value: Any) -> str:
 
 def field_in(value: Any, param: str, said: str, sent: Collection[str]) -> str | None:
     """The field of the request that the server objects to, where it names one that would be the same in every request."""
-    names = {*sent, "max_tokens", "enable_thinking", "stream"} - {"model", "messages"}
+    names = {*sent, "max_tokens", "enable_thinking", "stream"} - OF_ONE
     last = re.split(r"[.\[\]]+", param.strip("]."))[-1] if param else ""
     if last in names:
         return last

@@ -62,6 +62,14 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class Form:
+    """A request as a multipart form: plain fields, and files as (name, bytes, media type)."""
+
+    fields: Mapping[str, str]
+    files: Mapping[str, tuple[str, bytes, str]]
+
+
+@dataclass(frozen=True)
 class Completion:
     """A server's answers to one request. Its counts of tokens are None where it sent none that can be one."""
 

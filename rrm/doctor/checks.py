@@ -11,7 +11,7 @@ from typing import Any, Literal
 import httpx
 from PIL import Image
 
-from rrm.chat import image_part
+from rrm.chat import image_part, reached
 from rrm.doctor.memory import GIB, Estimate, Plan, Shape, estimate, parameters, suggestions, trained_parameters
 from rrm.errors import InputError
 from rrm.verifier.gcpo import GCPOStage
@@ -125,8 +125,8 @@ def check_server(address: str | None, base: str) -> Check:
     if address is None:
         return Check("vLLM server", "ok", "not used: the trainer generates in its own process.")
     try:
-        httpx.get(f"{address}/health", timeout=5).raise_for_status()
-        model = httpx.get(f"{address}/v1/models", timeout=5).raise_for_status().json()["data"][0]["id"]
+        reached(f"{address}/health", 5).raise_for_status()
+        model = reached(f"{address}/v1/models", 5).raise_for_status().json()["data"][0]["id"]
     except (httpx.HTTPError, ValueError, KeyError, IndexError):
         return Check(
             "vLLM server", "warning", f"nothing answers at {address}; launch/gcpo.sh starts a server on this machine by itself."
@@ -143,9 +143,9 @@ def check_server_tokens(address: str | None, images: Sequence[Image.Image], expe
         return Check(name, "not checked", "no vllm_server is set.")
     content = [image_part(image) for image in images]
     try:
-        model = httpx.get(f"{address}/v1/models", timeout=5).raise_for_status().json()["data"][0]["id"]
+        model = reached(f"{address}/v1/models", 5).raise_for_status().json()["data"][0]["id"]
         body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
-        answer = httpx.post(f"{address}/v1/chat/completions/render", json=body, timeout=60).raise_for_status().json()
+        answer = reached(f"{address}/v1/chat/completions/render", 60, body).raise_for_status().json()
         found = [place["length"] for place in answer["features"]["mm_placeholders"]["image"]]
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
         return Check(name, "not checked", "no server answers.")

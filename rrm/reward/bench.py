@@ -25,6 +25,7 @@ import numpy as np
 import openai
 from tqdm import tqdm
 
+from rrm.chat import reached
 from rrm.errors import InputError
 from rrm.images import read_image
 from rrm.records import EditToJudge
@@ -94,7 +95,7 @@ def running_image_by_image(model: str) -> Iterator[str]:
         try:
             for _ in range(600):
                 try:
-                    httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5)
+                    reached(f"http://127.0.0.1:{port}/v1/models", 5)
                     break
                 except httpx.HTTPError:
                     if process.poll() is not None:

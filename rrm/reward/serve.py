@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 
+from rrm.chat import reached
 from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
 from rrm.stage import closed_when_killed, content_digest
@@ -166,7 +167,7 @@ class Replica:
     def healthy(self) -> bool:
         """Whether it answers at /health."""
         try:
-            return httpx.get(self.url.removesuffix("/v1") + "/health", timeout=5).is_success
+            return reached(self.url.removesuffix("/v1") + "/health", 5).is_success
         except httpx.HTTPError:
             return False
 

@@ -21,18 +21,19 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from PIL import Image, UnidentifiedImageError
 
 from rrm import prompts
+from rrm.chat import reached
 from rrm.records import Category, Principle
 from rrm.sandbox import images_api
 from rrm.sandbox.personas import PERSONAS, Role, Seen, Sight, answer
@@ -234,9 +235,8 @@ def free_port() -> int:
 def answers(url: str) -> bool:
     """Whether a server lists its models at this base URL."""
     try:
-        with urllib.request.urlopen(f"{url}/models", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except OSError:
+        return reached(f"{url}/models", 2).is_success
+    except httpx.HTTPError:
         return False
 
 
