@@ -24,6 +24,7 @@ from eval.protocols import summarise_bench
 from eval.rows import JudgedRow, Kept
 from eval.scoring import Decomposition, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
+from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
@@ -74,6 +75,8 @@ class EvalConfig(Config):
     teacher_max_tokens: int = Field(default=4096, gt=0)
     teacher_timeout: float = Field(default=120.0, gt=0)
     """Seconds."""
+    teacher_dialect: Dialect = Dialect()
+    """What the server takes differently: extra, max_tokens_field."""
 
     @model_serializer(mode="wrap")
     def without_defaults(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def open_judge(config: EvalConfig, spec: str) -> EditJudge:
         temperature=config.teacher_temperature,
         max_tokens=config.teacher_max_tokens,
         timeout=config.teacher_timeout,
+        dialect=config.teacher_dialect,
     )
 
 

@@ -12,11 +12,12 @@ from odd_answers import ANSWERS, Odd, running_odd
 from PIL import Image
 
 from eval.editors.items import EditItem
-from eval.editors.judge import AnswerRows, Judge, JudgeSettings
+from eval.editors.judge import AnswerRow, Judge, JudgeSettings
 from eval.editors.prompts import consistency_question
-from eval.editrewardbench.specs import endpoint_of
+from eval.editrewardbench.specs import endpoint_of, sampling_of
 from eval.editrewardbench.vlm import VlmJudge
 from eval.judges import Edit
+from eval.rows import Kept
 from rrm.chat import ChatClient
 from rrm.prompts import write_answer
 from rrm.records import Failure, Principle
@@ -48,7 +49,7 @@ def by_editors_judge(odd: Odd, tmp_path: Path) -> str | None:
 
     async def go() -> Any:
         async with ChatClient(settings.url, timeout=TIMEOUT) as client:
-            judge = Judge(settings, AnswerRows(tmp_path / f"{len(odd.bodies)}.jsonl"), client)
+            judge = Judge(settings, Kept(tmp_path / f"{len(odd.bodies)}.jsonl", AnswerRow), client)
             return await judge.answer(item, consistency_question("redden it"), GREY)
 
     return kind_of(asyncio.run(go()).failure)
@@ -71,3 +72,23 @@ def test_every_user_makes_the_same_of_the_same_answer(user, tmp_path, monkeypatc
         for odd.now in ANSWERS:
             found[odd.now] = ask(odd, tmp_path)
     assert found == {name: kind for name, (_, kind) in ANSWERS.items()}
+
+
+def test_what_a_server_takes_differently_is_sent_and_what_may_change_an_answer_is_in_the_fingerprint():
+    where, extra = "vlm:http://127.0.0.1:9/v1?model=m", 'extra={"enable_thinking":false,"temperature":null}'
+    usual, other = endpoint_of(VlmJudge, where, 3), endpoint_of(VlmJudge, f"{where}&{extra}&send_seed=false", 3)
+    assert usual.fingerprint != other.fingerprint
+    assert sampling_of(where, 0).keys() == {"model", "key", "temperature", "max_tokens", "timeout", "seed"}
+    assert sampling_of(f"{where}&{extra}", 0)["extra"] == {"enable_thinking": False, "temperature": None}
+    with running_odd(lambda body: USERS["vlm"][1]) as odd:
+        spec = f"vlm:{odd.url}?model=m&{extra}&send_seed=false&max_tokens_field=max_completion_tokens&max_tokens=9"
+        with endpoint_of(VlmJudge, spec, 3) as judge:
+            judge.judge_many([Edit("e", GREY, GREY, "redden it", ())], lambda *found: None)
+        with open_reward(f"server:{odd.url}?model=m&style=holistic&seed=5&send_seed=true&{extra}") as model:
+            model.judge(GREY, GREY, "redden it")
+    vlm, server = odd.bodies
+    assert vlm["max_completion_tokens"] == 9
+    assert not {"seed", "temperature", "max_tokens"} & vlm.keys()
+    assert vlm["enable_thinking"] is server["enable_thinking"] is False
+    assert server["seed"] == 5
+    assert "temperature" not in server

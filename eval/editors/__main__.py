@@ -74,7 +74,8 @@ def run_judge(arguments: argparse.Namespace) -> None:
     outputs, out = Path(arguments.outputs), Path(arguments.out)
     if not outputs.is_dir():
         raise InputError(f"There is no folder {outputs}; give the editor's own folder, such as outputs/NAME.")
-    names = ("url", "model", "key_variable", "temperature", "max_tokens", "timeout", "retries", "in_flight")
+    asked = ("url", "model", "key_variable", "temperature", "max_tokens", "timeout", "retries", "in_flight")
+    names = (*asked, "extra", "max_tokens_field")
     settings = JudgeSettings.checked({name: getattr(arguments, name) for name in names}, "the command line")
     with locked(out):
         rows = Kept(out / "rows.jsonl", AnswerRow, retry=arguments.retry_failed)
@@ -157,6 +158,8 @@ def add_benchmark(parser: argparse.ArgumentParser, benchmark: str) -> None:
     judge.add_argument("--timeout", type=float, default=fields["timeout"].default, help="seconds that one try may take")
     judge.add_argument("--retries", type=int, default=fields["retries"].default)
     judge.add_argument("--in-flight", type=int, default=fields["in_flight"].default, help="edits that are judged at once")
+    judge.add_argument("--extra", default="{}", help="JSON: fields added to every request; null takes out one of ours")
+    judge.add_argument("--max-tokens-field", default=fields["max_tokens_field"].default, help="or max_completion_tokens")
     judge.add_argument("--retry-failed", action="store_true", help="ask again where the judge gave no score")
     judge.set_defaults(run=run_judge)
     report = commands.add_parser("report", help="print what was judged; with two folders, compare them")

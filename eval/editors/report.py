@@ -60,7 +60,7 @@ def write_report(
     summary = {
         "benchmark": bench.name,
         **about,
-        "judge": settings.model_dump(mode="json"),
+        "judge": settings.record(),
         "account": account_of(results),
         "versions": {package: version(package) for package in VERSIONS},
         **bench.summarise(results),

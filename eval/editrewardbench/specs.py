@@ -134,8 +134,7 @@ def sampling_of(spec: str, seed: int) -> dict[str, Any]:
     """
     kind = kind_of(spec)
     if kind in ("vlm", "vlm-pair"):
-        options = vlm_of(spec)[1]
-        return {**options.model_dump(exclude=set(Dialect.model_fields)), **options.unusual(), "seed": seed}
+        return {**vlm_of(spec)[1].record(), "seed": seed}
     named = {} if kind == "baseline" else options_of(spec)
     return {**named, "seed": seed + int(number_or(named.get("seed"), 0))}
 

@@ -51,13 +51,11 @@ class Dialect(Config):
         know_fields(extra)
         return extra
 
-    def unusual(self) -> dict[str, Any]:
-        """The options of a dialect that differ from the usual ones: all that a record of how a model was asked must name."""
-        return {
-            name: getattr(self, name)
-            for name, field in Dialect.model_fields.items()
-            if getattr(self, name) != field.get_default(call_default_factory=True)
-        }
+    def record(self) -> dict[str, Any]:
+        """All values as JSON has them, but of a dialect only what differs from the usual one."""
+        usual = Dialect()
+        same = {name for name in Dialect.model_fields if getattr(self, name) == getattr(usual, name)}
+        return self.model_dump(mode="json", exclude=same)
 
     @property
     def fingerprint(self) -> str:
