@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from data_pipeline.passes import CHOSEN, ready
 from data_pipeline.rows import decompose_row, judge_row, write_table
 from data_pipeline.settings import DataConfig
 from data_pipeline.workbook import Workbook
+from rrm.parsing import thought_of
 from rrm.records import PreferencePair, SFTRow, Trace
 from rrm.secrets import mask
-from rrm.stage import write_json
+from rrm.stage import account, write_json
 
 SPLITS = {"train": "", "validation": "_validation"}
 """What is added to a file's name."""
@@ -54,6 +55,26 @@ def traces(book: Workbook, tally: Tally) -> Iterator[Trace]:
         yield from judged.traces
 
 
+def account_of(book: Workbook, counts: Mapping[str, int]) -> dict[str, Any]:
+    """What became of the edits and the human pairs (of the tasks, where there are neither): each came out, or failed, itself or with its
+    task."""
+    parts = {"quadruples": "quadruple_id", "pairs": "pair_id"} if book.count("quadruples") + book.count("pairs") else {}
+    names = ("sft_judge", "preferences", "same") if parts else ("sft_decompose",)
+    made = sum(count for name, count in counts.items() if name.removesuffix("_validation") in names)
+    kind, of_row = "json_extract(q.failure, '$.kind')", "q.stage NOT IN ('read', 'make', 'benchmark')"
+    queries = [f"SELECT {kind}, COUNT(*) FROM quarantine q WHERE q.stage IN ('read', 'make') GROUP BY 1"]
+    for table, key in parts.items():
+        joined = f"{table} r JOIN quarantine q ON q.key IN (r.{key}, r.task_id)"
+        queries.append(f"SELECT {kind}, COUNT(*) FROM {joined} WHERE {of_row} GROUP BY 1")
+    if not parts:
+        queries.append(f"SELECT {kind}, COUNT(*) FROM quarantine q WHERE {of_row} GROUP BY 1")
+    failed: Counter[str] = Counter()
+    for query in queries:
+        for name, count in book.run(query):
+            failed[name] += count
+    return account(made + failed.total(), made, failed)
+
+
 def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: dict[str, Any]) -> dict[str, Any]:
     """Writes every file of the set; returns its card."""
     tally = Tally()
@@ -70,12 +91,17 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
         if split == "validation" and not config.validation_share:
             continue
         here = f"t.split = '{split}'"
-        judged = sum(1 for _ in judged_rows(config, book, here))
+        judged = unthought = 0
+        for row in judged_rows(config, book, here):
+            judged += 1
+            unthought += not thought_of(row.target, config.variant == "holistic")
         decomposed = decompose_rows(config, book, split, judged) if config.decomposes else iter(())
         written = write_table(out / f"sft{suffix}.parquet", SFTRow, chain(judged_rows(config, book, here), decomposed))
         paired = f"{ready(config)} AND {here}"
         preferred = book.pairs(f"{paired} AND p.label != 'same'")
         counts |= {f"sft_judge{suffix}": judged, f"sft_decompose{suffix}": written - judged}
+        if config.variant != "V":  # bare scores are what V is
+            counts[f"sft_without_a_thought{suffix}"] = unthought
         counts[f"preferences{suffix}"] = write_table(out / f"preferences{suffix}.parquet", PreferencePair, preferred)
         same = book.pairs(f"{paired} AND p.label = 'same'")
         counts[f"same{suffix}"] = write_table(out / f"same{suffix}.parquet", PreferencePair, same)
@@ -91,6 +117,7 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
         "config": config.what(),
         "digest": config.digest(),
         "counts": counts,
+        "account": account_of(book, counts),
         "passes": {name: book.result(name) for name in ("read", "clean", "choose", "filter", "make") if book.result(name)},
         "pairs": book.result("pairs"),
         **tally.rows(),

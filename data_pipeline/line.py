@@ -64,7 +64,7 @@ class Line:
         got = await every_choice(self.client, request, send)
         self.note(got)
         if isinstance(got, Fault):
-            return got.failure
+            return got.told
         self.knows_n = self.knows_n or (request.n > 1 and not self.client.one_by_one)
         return got, seconds
 

@@ -149,7 +149,7 @@ async def ask_teachers(
 
 
 def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: str = "local") -> dict[str, Any]:
-    """Makes the data set in `out`; returns the counts of its card."""
+    """Makes the data set in `out`; returns the counts and the account of its card."""
     adopt_images([previous(out) / "images", foreseen(config)], out / "images")
     shutil.rmtree(foreseen(config), ignore_errors=True)
     with opened(config, out, out / "images") as (book, ledger, store), teachers_there(config) as there:
@@ -160,4 +160,4 @@ def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: st
             gone = asyncio.run(ask_teachers(there, book, ledger, store, max_cost, engine))
         card = export(config, out, book, ledger, gone)
         write_page(out, card, store)
-        return dict(card["counts"])
+        return {**card["counts"], "account": card["account"]}

@@ -31,6 +31,7 @@ CREATE INDEX edits ON quadruples (task_id);
 CREATE TABLE pairs (n INTEGER PRIMARY KEY, pair_id TEXT UNIQUE, task_id TEXT, edited_a TEXT, edited_b TEXT, label TEXT);
 CREATE TABLE votes (n INTEGER PRIMARY KEY, pair TEXT, label TEXT, rater TEXT, place TEXT);
 CREATE TABLE quarantine (n INTEGER PRIMARY KEY, stage TEXT, key TEXT, failure TEXT, evidence TEXT);
+CREATE INDEX reasons ON quarantine (key);
 CREATE TABLE passes (name TEXT PRIMARY KEY, result TEXT) WITHOUT ROWID;
 CREATE TABLE used (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE stored (digest TEXT PRIMARY KEY, size INT, changed INT) WITHOUT ROWID;

@@ -11,6 +11,10 @@ import pytest
 from odd_answers import ANSWERS, Odd, running_odd
 from PIL import Image
 
+from data_pipeline.budget import Budget
+from data_pipeline.ledger import Ledger, Paid
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Teachers, one_call
 from eval.editors.items import EditItem
 from eval.editors.judge import AnswerRow, Judge, JudgeSettings
 from eval.editors.prompts import consistency_question
@@ -19,6 +23,8 @@ from eval.editrewardbench.vlm import VlmJudge
 from eval.judges import Edit
 from eval.rows import Kept
 from rrm.chat import ChatClient
+from rrm.images import ImageStore
+from rrm.parsing import read_answer
 from rrm.prompts import write_answer
 from rrm.records import Failure, Principle
 from rrm.reward import open_reward, servers
@@ -55,9 +61,31 @@ def by_editors_judge(odd: Odd, tmp_path: Path) -> str | None:
     return kind_of(asyncio.run(go()).failure)
 
 
+def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
+    teacher = {"model": "m", "temperatures": [0.0], "samples": 1}
+    roles = {"decomposer": teacher, "thinkers": [teacher], "verifier": teacher}
+    config = DataConfig.model_validate(
+        {"out": str(tmp_path / "data"), "tasks": "t", "teacher_url": odd.url, "timeout": TIMEOUT, "patience": 0.01, **roles}
+    )
+
+    async def go() -> Paid | Failure:
+        with Ledger(tmp_path / f"{len(odd.bodies)}.sqlite") as ledger:
+            teachers = Teachers(config, ImageStore(tmp_path / "images"), ledger, Budget())
+            call = one_call(config.verifier, "think", "system", "question", (), 0)
+            try:
+                return await teachers.paid_for(teachers.line("m", None), call, teachers.request(call))
+            finally:
+                await teachers.close()
+
+    got = asyncio.run(go())
+    read = got if isinstance(got, Failure) else read_answer(got.choices[0], 1)
+    return kind_of(read if isinstance(read, Failure) else None)
+
+
 USERS: dict[str, tuple[Callable[[Odd, Path], str | None], str]] = {
     "vlm": (by_vlm, "Fine. <score>7.5</score>"),
     "server": (by_server, write_answer((1,), 8.0)),
+    "teachers": (by_teachers, write_answer((1,), 8.0)),
     "editors judge": (by_editors_judge, '{"reasoning": "fine", "score": [7, 8]}'),
 }
 
@@ -66,6 +94,7 @@ USERS: dict[str, tuple[Callable[[Odd, Path], str | None], str]] = {
 def test_every_user_makes_the_same_of_the_same_answer(user, tmp_path, monkeypatch):
     monkeypatch.setattr("eval.endpoint.RETRIES", 0)
     monkeypatch.setattr(servers, "GIVEN_UP", 1)
+    monkeypatch.setattr("data_pipeline.line.ATTEMPTS", 1)
     ask, text = USERS[user]
     found = {}
     with running_odd(lambda body: text) as odd:
