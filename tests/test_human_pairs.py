@@ -158,5 +158,11 @@ def test_the_card_shows_labels_as_found_and_as_read_and_what_votes_came_to(tmp_p
     ]
     assert (said["votes"], said["pairs"]) == ({"a": 2, "b": 1, "same": 0}, {"a": 1, "b": 0, "same": 0})
     page = Set(tmp_path).page({**CARD, "pairs": said})
-    for told in ("左", "1 pair had several votes, 1 of them votes that contradict", "3 raters agree by Krippendorff"):
+    assert said["shares"] == {"0.67": 1}
+    for told in (
+        "左",
+        "0.67 in 1 pair",
+        "1 pair had several votes, 1 of them votes that contradict",
+        "3 raters agree by Krippendorff",
+    ):
         assert told in page

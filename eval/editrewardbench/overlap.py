@@ -19,6 +19,7 @@ from eval.scoring import Rows
 from rrm.errors import InputError
 from rrm.images import ImageStore, open_image, read_image
 from rrm.rows.fields import BadRow, ImageRef
+from rrm.rows.formats import PLAIN, Reading
 from rrm.rows.sources import rows_of
 
 TABLES = ("sft.parquet", "preferences.parquet", "same.parquet")
@@ -66,7 +67,7 @@ def table_rows(path: Path) -> Iterator[TrainingRow]:
             yield TrainingRow(row["instruction"], str(store.path(row["source"]).relative_to(path.parent)), path.parent)
 
 
-def manifest_rows(manifest: Path) -> Iterator[TrainingRow | None]:
+def manifest_rows(manifest: Path, reading: Reading) -> Iterator[TrainingRow | None]:
     """Rows of a data stage's folder, of one of its tables, or of any source with images and instructions; None for a bad one."""
     tables = [manifest / name for name in TABLES if (manifest / name).is_file()] if manifest.is_dir() else []
     if manifest.name in TABLES and manifest.is_file():
@@ -79,7 +80,7 @@ def manifest_rows(manifest: Path) -> Iterator[TrainingRow | None]:
         raise InputError(
             f"There is no training data at {manifest}; name a folder with {TABLES[0]}, or a JSONL of source, instruction."
         )
-    for row in rows_of(str(manifest)):
+    for row in rows_of(str(manifest), reading):
         try:
             image, instruction = source_of(row.values or {})
         except BadRow:
@@ -96,12 +97,12 @@ def look_at(image: ImageRef, folder: Path) -> bytes | None:
         return None
 
 
-def read_training(manifest: Path) -> Training:
+def read_training(manifest: Path, reading: Reading = PLAIN) -> Training:
     """The training set at `manifest`. Raises InputError where there is none, or nothing in it can be read."""
     seen: dict[tuple[ImageRef, Path], bytes | None] = {}
     instructions: dict[bytes, set[str]] = {}
     rows = unreadable = 0
-    for row in tqdm(manifest_rows(manifest), desc="training data", unit="row"):
+    for row in tqdm(manifest_rows(manifest, reading), desc="training data", unit="row"):
         rows += 1
         look = None
         if row is not None:

@@ -104,12 +104,12 @@ def bench_of(config: BenchConfig, pairs: Sequence[PairIndex]) -> dict[str, Any]:
 
 
 def with_overlap(
-    outcomes: list[Outcome], pairs: Sequence[PairIndex], manifest: str | None, rows: Rows
+    outcomes: list[Outcome], pairs: Sequence[PairIndex], manifest: str | None, rows: Rows, reading: Reading
 ) -> tuple[list[Outcome], Any]:
     """The outcomes, each with what it shares with the training data, and what is said of that; None without training data."""
     if manifest is None:
         return outcomes, None
-    training = read_training(Path(manifest))
+    training = read_training(Path(manifest), reading)
     shared = shared_pairs(pairs, looks_of(rows), training)
     marked = [o.model_copy(update={"shared": found}) for o, found in zip(outcomes, shared, strict=True)]
     return marked, overlap_of(marked, manifest, training)
@@ -193,12 +193,13 @@ def run_locked(config: BenchConfig, command: str) -> tuple[dict[str, Any], str]:
     """`run_bench` in a folder that no other run can get at; the summary, and the most frequent failure in words."""
 
     out = Path(config.out)
-    opened = open_bench(config.bench, config.data, config.limit, config.resized, Reading(config.encoding), config.labels)
+    reading = Reading(config.encoding)
+    opened = open_bench(config.bench, config.data, config.limit, config.resized, reading, config.labels)
     everything, rows = opened.pairs, opened.rows
     judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch, config.retry)
     pairs, thresholds, validation = thresholds_of(config, judging, everything)
     margin = thresholds.margin
-    outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows)
+    outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows, reading)
     bench = bench_of(config, everything) | {"votes": opened.votes}
     public = not config.limit and is_public(config.bench, config.data, everything)
     own, scores = judging.scored(pairs)

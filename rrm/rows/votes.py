@@ -76,14 +76,16 @@ class Ballot:
         self.votes, self.pairs = Counter[Label](), Counter[Label]()
         self.raters: set[str] = set()
         self.compared: list[Mapping[Label, int]] = []
-        self.several = self.contradicted = self.apart = 0
+        self.contradicted = self.apart = 0
+        self.shares: Counter[float] = Counter()
 
     def settle(self, votes: Sequence[Vote]) -> Verdict:
         """The verdict on one more pair."""
         verdict = settled(votes)
         self.votes.update(vote.label for vote in votes)
         self.raters |= {vote.rater for vote in votes if vote.rater is not None}
-        self.several += len(votes) > 1
+        if len(votes) > 1:
+            self.shares[round(verdict.share, 2)] += 1
         self.contradicted += verdict.contradicted
         self.apart += len(verdict.apart)
         if verdict.label is not None:
@@ -93,12 +95,13 @@ class Ballot:
         return verdict
 
     def rows(self) -> dict[str, Any]:
-        """What is told of them: votes and pairs by label, how many pairs were voted on several times or contradicted, and how far named
-        raters agree (Krippendorff's alpha over `pairs_compared`)."""
+        """What is told of them: votes and pairs by label, how many pairs were voted on several times (by the share of votes that say what
+        counts) or contradicted, and how far named raters agree (Krippendorff's alpha over `pairs_compared`)."""
         return {
             "votes": {label: self.votes[label] for label in LABELS},
             "pairs": {label: self.pairs[label] for label in LABELS},
-            "voted_several_times": self.several,
+            "voted_several_times": self.shares.total(),
+            "shares": {f"{share:g}": count for share, count in sorted(self.shares.items())},
             "contradicted": self.contradicted,
             "votes_set_apart": self.apart,
             "raters": len(self.raters),
