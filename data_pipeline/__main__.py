@@ -9,6 +9,7 @@ from pathlib import Path
 from data_pipeline.foresight import dry_run, plan
 from data_pipeline.run import ENGINES, DataConfig, run
 from rrm.errors import InputError
+from rrm.lock import locked
 from rrm.rows.sources import fingerprint_files
 from rrm.stage import command, run_stage
 
@@ -37,10 +38,9 @@ def main(given: list[str]) -> None:
     config = DataConfig.read(asked.config, out=asked.out, variant=asked.variant, limit=asked.limit)
     if asked.max_cost is not None and asked.max_cost <= 0:
         raise InputError("--max-cost must be more than 0.")
-    if asked.dry_run:
-        dry_run(config)
-    elif asked.what == "plan":
-        plan(config, asked.sample, asked.max_cost)
+    if asked.dry_run or asked.what == "plan":
+        with locked(config.out):
+            dry_run(config) if asked.dry_run else plan(config, asked.sample, asked.max_cost)
     else:
         sources = [config.tasks, config.candidates, config.pairs, *config.benchmarks]
         files = [path for where in sources if where for path in fingerprint_files(where)]

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from eval.summary import QUALITY_BANDS
 from eval.wording import FILTERS, MISSING
 from rrm.plots import STYLE, new_axes
+from rrm.stage import write_text
 
 BLUE, ORANGE, GREY, GREEN, VIOLET = "#3b7dd8", "#e09f3e", "#9aa0a6", "#2a9d8f", "#b07aa1"
 LABELS = {
@@ -159,4 +160,4 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> None:
     text = environment.get_template("verifier.md").render(
         evidence=evidence, order=order, points=points, bands=[name for name, _ in QUALITY_BANDS]
     )
-    (folder / "verifier.md").write_text(text)
+    write_text(folder / "verifier.md", text)

@@ -16,7 +16,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen
 from rrm.errors import InputError
 from rrm.images import MAX_PIXELS
 from rrm.prompts import Style
-from rrm.stage import read_note, write_json
+from rrm.stage import read_note, write_json, write_text
 from rrm.verifier.model_card import Origin, model_card
 from rrm.verifier.vision import batch_vision_attention
 
@@ -116,4 +116,4 @@ def save(
     versions = packages()
     write_json(folder / CARD, {"style": style, "made_by": made_by.model_dump(mode="json"), "versions": versions})
     root = root_of(made_by.base) if made_by.base else None
-    (folder / "README.md").write_text(model_card(style, made_by, root, versions))
+    write_text(folder / "README.md", model_card(style, made_by, root, versions))
