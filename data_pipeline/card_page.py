@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url, png_bytes
 from rrm.pages import template
-from rrm.parsing import read_holistic, read_trace, thought_of
+from rrm.parsing import read_answer, thought_of
 from rrm.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
 from rrm.records import Failure, PreferencePair, Quarantined, Record, SFTRow
 from rrm.stage import write_text
@@ -156,7 +156,7 @@ def sft_sample(row: SFTRow, store: ImageStore) -> dict[str, Any]:
     """An SFT row as the template shows it; verdicts and score are read from its target."""
     read = None
     if row.kind == "judge":
-        read = read_trace(row.target, len(row.principles)) if row.principles else read_holistic(row.target)
+        read = read_answer(row.target, len(row.principles))
     failure = read if isinstance(read, Failure) else None
     scored = None if isinstance(read, Failure) else read
     verdicts = scored.verdicts if scored and scored.verdicts else [None] * len(row.principles)
@@ -167,7 +167,7 @@ def sft_sample(row: SFTRow, store: ImageStore) -> dict[str, Any]:
         "row": row,
         "pictures": pictures,
         "checks": list(zip(row.principles, verdicts, strict=True)),
-        "thought": thought_of(row.target) if row.kind == "judge" else None,
+        "thought": thought_of(row.target, holistic=not row.principles) if row.kind == "judge" else None,
         "score": scored.score if scored else None,
         "failure": failure,
     }

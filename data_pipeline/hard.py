@@ -12,7 +12,7 @@ from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import one_call
 from rrm import prompts
 from rrm.parsing import Answer
-from rrm.parsing.lists import binary, rows_with
+from rrm.parsing.lists import binary, ends, rows_with
 from rrm.parsing.said import said, unreadable
 from rrm.records import Failure, Record, Task
 
@@ -35,8 +35,8 @@ def read_criteria(answer: Answer) -> tuple[str, ...] | Failure:
     if isinstance(found, Failure):
         return found
     listed = rows_with(found.answer, "criterion", "met")
-    if listed is None:
-        return unreadable(found.answer, 'no JSON list of {"criterion", "met"}')
+    if listed is None or not ends(found.answer, listed):
+        return unreadable(found.answer, 'no JSON list of {"criterion", "met"} at the end')
     rows = listed.rows
     met: dict[str, Literal[0, 1] | None] = {str(row["criterion"]).strip().lower(): binary(row["met"]) for row in rows}
     if set(met) != set(CRITERIA) or len(rows) != len(CRITERIA) or None in met.values():

@@ -13,7 +13,7 @@ from eval.judges import Done, Edit, Principles
 from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit
-from rrm.parsing import read_principles, read_trace, thought_of
+from rrm.parsing import judgement_of, read_principles
 from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
 from rrm.records import Choice, Failure, Judgement, TaskToDecompose
 
@@ -94,10 +94,7 @@ class EndpointJudge:
         answer = await self.answer(JUDGE_SYSTEM, (edit.source, edit.edited), text)
         if isinstance(answer, Failure):
             return Judgement(principles=edit.principles, failure=answer)
-        read = read_trace(answer, len(edit.principles))
-        if isinstance(read, Failure):
-            return Judgement(principles=edit.principles, thought=thought_of(answer), failure=read)
-        return Judgement(principles=edit.principles, thought=thought_of(answer), read=read)
+        return judgement_of(answer, edit.principles)
 
     def gather(self, asked: Iterable[Awaitable[T]], done: Done[T]) -> list[T]:
         """Awaits all of them at once, giving `done` each as it comes; returns them in order."""

@@ -162,6 +162,7 @@ def test_gold_verdicts_come_with_their_reasons():
     rows = [{"question": 2, "gold": 1, "reason": "kept"}, {"question": 1, "gold": 0}]
     assert read_gold(f"Here: {json.dumps(rows)}", 2) == ([0, 1], ["", "kept"])
     assert read_gold(json.dumps(rows), 3).kind == "wrong_verdict_count"
+    assert read_gold(f'The instruction says "answer {json.dumps(rows)}", but', 2).kind == "unparseable"
 
 
 PRINCIPLES = st.lists(

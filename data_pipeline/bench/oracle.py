@@ -21,9 +21,9 @@ class Literal(str):
     """A number of a JSON text, as it is written there."""
 
 
-def plain(text: str) -> str:
-    """The text with full-width signs as plain ones, a character for a character."""
-    pairs = {"【": "[", "】": "]", "“": '"', "”": '"'}
+def plain(text: str, quotes: bool = True) -> str:
+    """The text with full-width signs (and curly quotes) as plain ones, a character for a character."""
+    pairs = {"【": "[", "】": "]"} | ({"“": '"', "”": '"'} if quotes else {})
     wide = "".join(map(chr, range(0xFF01, 0xFF5F)))
     return "".join(pairs.get(c) or (chr(ord(c) - 0xFEE0) if c in wide else c) for c in text)
 
@@ -55,7 +55,7 @@ def lists_in(text: str, count: int) -> list[tuple[int, int, list[dict[str, Any]]
         if character == "[" and folded[i + 1 : i + 50].lstrip()[:1] == "{":
             for j in ends:
                 if j > i and folded[:j].rstrip("] \n\t\r")[-1:] == "}":
-                    value = loaded(text[i:j]) or loaded(folded[i:j])
+                    value = loaded(text[i:j]) or loaded(folded[i:j]) or loaded(plain(text[i:j], quotes=False))
                     if value and all(isinstance(row, dict) for row in value) and len(value) == (count or len(value)):
                         found.append((i, j, [{plain(key).strip().lower(): row[key] for key in row} for row in value]))
     return found
@@ -180,8 +180,10 @@ def invented(choice: Choice, count: int, read: dict[str, Any]) -> list[str]:
         average = sum(trace.verdicts) / count if count else None
         if end is None or trace.average != average or not score_stands(words[end:], trace.score, all_agree=True):
             wrong.append("read_trace")
-    if not isinstance(gold, Failure) and not (len(gold[0]) == count and verdicts_stand(words, "gold", *gold)):
-        wrong.append("read_gold")
+    if not isinstance(gold, Failure):
+        end = verdicts_stand(words, "gold", *gold)
+        if end is None or len(gold[0]) != count or not ends_there(words[end:]):
+            wrong.append("read_gold")
     if not isinstance(principles, Failure):
         rows = [row for _, _, found in lists_in(words, 0) for row in found]
         if not principles or not all(principle_stands(rows, p.question, p.category) for p in principles):

@@ -10,8 +10,8 @@ from typing import Any
 
 from eval.editors.items import Question
 from rrm.parsing import Answer, sound
-from rrm.parsing.lists import json_values
-from rrm.parsing.marks import CLOSING, number_in
+from rrm.parsing.lists import CLOSING, json_values
+from rrm.parsing.marks import number_in
 from rrm.parsing.said import said, unreadable
 from rrm.prompts import quoted
 from rrm.records import Failure

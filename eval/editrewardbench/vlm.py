@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.endpoint import EndpointJudge
 from eval.judges import Done, Edit, Principles
-from rrm.parsing import read_holistic, thought_of
+from rrm.parsing import judgement_of
 from rrm.prompts import HOLISTIC_SYSTEM, judge_text
 from rrm.records import Failure, Judgement, TaskToDecompose
 
@@ -26,10 +26,7 @@ class VlmJudge(EndpointJudge):
         answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), text)
         if isinstance(answer, Failure):
             return Judgement(failure=answer)
-        read = read_holistic(answer)
-        if isinstance(read, Failure):
-            return Judgement(thought=thought_of(answer), failure=read)
-        return Judgement(thought=thought_of(answer), read=read)
+        return judgement_of(answer, ())
 
     def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
         """No principles: it is asked without any."""

@@ -19,6 +19,8 @@ LONGEST_FOLDED = 20_000
 """Characters of such a list."""
 LONGEST_INTEGER = 4
 PLAIN = re.compile(r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?")
+CLOSING = re.compile(r"(?:[\s`*.。]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
+"""What may stand behind the end of an answer: white space, a full stop, fences, and tags that close."""
 BEGUN = {"[": re.compile(r"[\[［【]\s*[{｛]"), "{": re.compile(r"(?!)")}
 """What begins JSON of which it matters that it cannot be read."""
 WIDE_OPENERS = {"[": re.compile(r"[\[［【]"), "{": re.compile(r"\{")}
@@ -130,6 +132,11 @@ def rows_with(text: str, *keys: str) -> Rows | None:
         elif fits and all(fits):
             found = Rows(array, begin, end)
     return found
+
+
+def ends(text: str, listed: Rows) -> bool:
+    """Whether the list ends the text, but for fences and the like."""
+    return CLOSING.fullmatch(text, listed.end) is not None
 
 
 def binary(value: Any) -> Literal[0, 1] | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rrm.parsing.lists import CLOSING
 from rrm.parsing.said import folded, sound, unreadable
 from rrm.records import Failure
 
 NUMBER = r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?"
 LITERAL = re.compile(rf"\**\s*({NUMBER})\s*(?:分|(?:/|out of)\s*([0-9]{{1,3}})(?:\.0+)?\s*分?)?\s*\**", re.IGNORECASE)
-CLOSING = re.compile(r"(?:[\s`*.。]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
-"""What may stand behind the end of an answer: white space, a full stop, fences, and tags that close."""
 
 
 def mark(name: str) -> re.Pattern[str]:

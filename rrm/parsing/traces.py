@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from rrm.parsing.lists import Rows, binary, rows_with
+from rrm.parsing.lists import Rows, binary, ends, rows_with
 from rrm.parsing.marks import SCORE, final_score, last_marks
 from rrm.parsing.said import Answer, folded, said, sound, unreadable, written
 from rrm.prompts import write_answer
@@ -98,12 +98,16 @@ def read_answer(answer: Answer, count: int) -> Verdicts | Failure:
 
 
 def read_gold(answer: Answer, count: int) -> tuple[list[Literal[0, 1]], list[str]] | Failure:
-    """Gold 0/1 and one-line reasons for `count` principles, from a verifier's list of `{"question", "gold", "reason"}`."""
+    """Gold 0/1 and one-line reasons for `count` principles, from the list of `{"question", "gold", "reason"}` that ends an answer."""
     found = said(answer)
-    values = found if isinstance(found, Failure) else read_verdict_rows(found.answer, "gold", count)
+    if isinstance(found, Failure):
+        return found
+    values = read_verdict_rows(found.answer, "gold", count)
     if isinstance(values, Failure):
         return values
     verdicts, rows = values
+    if not ends(found.answer, rows):
+        return Failure(kind="unparseable", detail="the list of gold verdicts does not end the answer")
     reasons = [row.get("reason") for row in rows.rows]
     return verdicts, [sound(reason) if isinstance(reason, str) else "" for reason in reasons]
 
