@@ -95,7 +95,7 @@ def test_the_server_says_which_weights_it_serves(url: str) -> None:
 def test_a_wrong_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(url, "data:image/png;base64,", key="wrong").status_code == 401
     monkeypatch.setenv("RRM_API_KEY", "wrong")
-    with pytest.raises(InputError, match="wants a key"):
+    with pytest.raises(InputError, match="key in RRM_API_KEY"):
         open_reward(f"server:{url}")
 
 
