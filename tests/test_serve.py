@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
 from rrm.reward import serve
 from rrm.reward.bench import free_port
+from rrm.reward.keyed import KeyRequired
 from rrm.reward.listing import ALIAS
 from rrm.reward.serve import NOWHERE, Serving, alias, arguments, check, environment, last_error, length_of
 
@@ -205,32 +208,107 @@ import signal, subprocess
 from pathlib import Path
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 from rrm.reward import serve
+from rrm.watcher import Watcher
 from rrm.stage import command
 def start(serving, replica, on_gpu, logs):
-    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    return serve.Replica(process, f"pid {process.pid}", Path("log"))
+    process = subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"], start_new_session=True)
+    return serve.Replica(process, f"pid {process.pid}", Path("log"), Watcher(process.pid))
 serve.start, serve.check, serve.wait_until_healthy = start, lambda *_: None, lambda *_: None
 command(lambda: serve.serve(serve.Serving(Path("model"), replicas=2), Path("logs")))
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
-def test_the_servers_end_with_the_command_however_politely_it_is_ended(how):
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 130), (signal.SIGHUP, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_servers_and_what_they_started_end_with_the_command_however_it_is_ended(how, code):
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         try:
             line = next(line for line in parent.stdout if line.startswith("ready"))
             servers = [int(pid) for pid in re.findall(r"pid (\d+)", line)]
             assert len(servers) == 2
-            for pid in servers:
-                os.kill(pid, 0)
+            assert all(map(group_lives, servers))
             parent.send_signal(how)
-            assert parent.wait(60) == 130
+            assert parent.wait(60) == code
         finally:
             parent.kill()
-    for pid in servers:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    end = time.monotonic() + 10
+    while any(map(group_lives, servers)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(group_lives, servers))
+
+
+def test_a_forked_child_does_not_keep_the_watcher_waiting_and_a_released_group_lives_on():
+    program = (
+        "import os, subprocess, sys, time\n"
+        "from rrm.watcher import Watcher\n"
+        "groups = [subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, start_new_session=True).pid for _ in range(2)]\n"
+        "watchers = [Watcher(group) for group in groups]\n"
+        "watchers[1].release(); watchers[1].release()\n"
+        "child = os.fork()\n"
+        "if child == 0: os.close(1); time.sleep(600)\n"
+        "print(*groups, child, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False).stdout
+    watched, released, child = map(int, said.split())
+    try:
+        end = time.monotonic() + 10
+        while group_lives(watched) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not group_lives(watched)
+        assert group_lives(released)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.killpg(released, signal.SIGKILL)
+
+
+def asked_of_keyed(scope: dict[str, object]) -> int | str:
+    """What the guard before a server says: the status, or that the server was reached."""
+    sent: list[dict[str, object]] = []
+
+    async def server(scope, receive, send):
+        await send({"type": "http.response.start", "status": "reached"})
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        raise AssertionError
+
+    asyncio.run(KeyRequired(server)(scope, receive, send))
+    return sent[0].get("status") or sent[0]["code"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/invocations", "/tokenize", "/metrics", "/load", "/healthy", "/v1/../health", "/"]
+)
+def test_a_server_with_a_key_wants_it_wherever_it_is_asked_but_for_its_health(monkeypatch, path):
+    monkeypatch.setenv("VLLM_API_KEY", "sesame")
+    right, wrong = (b"authorization", b"Bearer sesame"), (b"authorization", b"Bearer sesam")
+    for method in ("GET", "POST", "OPTIONS"):
+        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        assert asked_of_keyed(scope) == 401
+        assert asked_of_keyed({**scope, "headers": [wrong]}) == 401
+        assert asked_of_keyed({**scope, "headers": [wrong, right]}) == 401
+        assert asked_of_keyed({**scope, "headers": [(b"accept", b"*/*"), right]}) == "reached"
+        assert asked_of_keyed({**scope, "path": "/health"}) == "reached"
+    assert asked_of_keyed({"type": "websocket", "path": path, "headers": []}) == 1008
+    assert asked_of_keyed({"type": "websocket", "path": "/health", "headers": []}) == 1008
+    assert asked_of_keyed({"type": "lifespan"}) == "reached"
+
+
+def test_the_guard_stands_before_a_server_with_a_key_alone_and_no_page_of_another_origin_is_answered():
+    assert "--middleware" not in arguments(Serving(BASE), 8000, False)
+    assert values_of(arguments(Serving(BASE), 8000, False, keyed=True), "--middleware") == ["rrm.reward.keyed.KeyRequired"]
+    assert values_of(arguments(Serving(BASE), 8000, False), "--allowed-origins") == ["[]"]
 
 
 def test_without_vllm_it_says_what_to_install(monkeypatch):

