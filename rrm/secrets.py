@@ -81,7 +81,7 @@ def key_of(variable: str) -> str | None:
     """The key in this environment variable, which is known from now on; None where it is not set or empty."""
     key = os.environ.get(variable) or None
     if key is not None:
-        know(key)
+        know(key.strip())
     return key
 
 

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from rrm.images import data_url, png_bytes
 from rrm.parsing import sound
 from rrm.records import Choice, Token
+from rrm.secrets import mask
 
 MOST_COUNTED = 10**9
 """Tokens of one call: a count beyond is none."""
@@ -110,7 +111,7 @@ def count(value: Any) -> int | None:
 
 
 def read_choice(value: Any, with_tokens: bool) -> Choice:
-    """One of the choices. Raises NoCompletion."""
+    """One of the choices, keys masked: a server may echo what it was sent. Raises NoCompletion."""
     message = value.get("message") if isinstance(value, dict) else None
     if not isinstance(message, dict):
         raise NoCompletion("a choice without a message")
@@ -119,10 +120,10 @@ def read_choice(value: Any, with_tokens: bool) -> Choice:
     reasoning = next((text for text in apart if isinstance(text, str) and text.strip()), thought)
     refusal, finish = message.get("refusal"), value.get("finish_reason")
     return Choice(
-        content=sound(content),
-        reasoning=sound(reasoning),
-        finish_reason=sound(finish) if isinstance(finish, str) and finish else "stop",
-        refusal=sound(refusal) if isinstance(refusal, str) else "",
+        content=mask(sound(content)),
+        reasoning=mask(sound(reasoning)),
+        finish_reason=mask(sound(finish)) if isinstance(finish, str) and finish else "stop",
+        refusal=mask(sound(refusal)) if isinstance(refusal, str) else "",
         tokens=read_tokens(value.get("logprobs")) if with_tokens else (),
     )
 
