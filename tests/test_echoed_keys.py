@@ -84,7 +84,7 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
         command(lambda: data_pipeline(["--config", str(tmp_path / "data.yaml")]))
     said = capsys.readouterr()
     kept = contents(tmp_path / "made")
-    assert "I was sent Bearer ***" in kept
+    assert f"I was sent {'Basic' if password else 'Bearer'} ***" in kept
     assert json.loads((out / "card.json").read_text())["counts"]["quarantined"] > 0
     for secret in (KEY, FIELD, PASSWORD):
         for text in (kept, said.out, said.err):
