@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from rrm.verifier.grpo import GRPOTrainer
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import answered, decompose_messages, judge_messages, rate_messages
 from rrm.verifier.rollout import complete
+from rrm.verifier.tiny import SPECIAL as SMALL
 
 ALL = "".join(SPECIAL)
 IMAGE = Image.new("RGB", (56, 56), "grey")
@@ -70,18 +71,32 @@ def test_a_special_token_is_never_sampled_however_likely(tiny_checkpoint):
     assert not set(judge.suppressed) & {token for row in seen for token in row}
 
 
-def test_a_trace_with_an_images_place_from_a_server_stops_no_update(training_data, tiny_checkpoint, tmp_path, monkeypatch):
-    class Served(Scored):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.use_vllm = True
+class Server:
+    """A vLLM server that does not keep to what it is told: a special token stands in every answer."""
 
-    def sampled(self, prompts, *args):
-        places = self.processing_class.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>"])
-        answers = [[60 + i, places[i % 3], 70, self.eos_token_ids[0]] for i in range(len(prompts))]
-        return answers, [[-1.0] * 4 for _ in answers]
+    def __init__(self, *given, generation_kwargs=None, processing_class, **named):
+        self.generation_kwargs, self.token = generation_kwargs or {}, processing_class.tokenizer.convert_tokens_to_ids
+        self.vllm_client = SimpleNamespace(get_server_info=lambda: {"model_config": {"logprobs_mode": "processed_logprobs"}})
+        Server.last = self
 
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", sampled)
-    train(Served, settings(training_data, tiny_checkpoint, tmp_path / "out"))
-    assert [line["step"] for line in lines_of(Path(tmp_path / "out"))] == [1, 2]
-    assert all("?" in row["text"] and "<|" not in row["text"] for row in rollouts_of(Path(tmp_path / "out"), 1))
+    def sync_weights(self):
+        pass
+
+    def generate(self, prompts, **named):
+        places = self.token(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>"])
+        answers = [[60 + i, places[i % 3], 70, self.token("<|im_end|>")] for i in range(len(prompts))]
+        return prompts, answers, [[[-1.0]] * 4 for _ in answers], None
+
+
+def test_a_server_is_told_which_tokens_no_trace_may_hold_and_one_that_samples_them_stops_no_update(
+    training_data, tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"{GRPOTrainer.__module__}.VLLMGeneration", Server)
+    told = {
+        "vllm_server": "http://127.0.0.1:1",
+        "gradient_checkpointing": True,
+    }  # with which no prompt is shared: trl's own forward
+    train(Scored, settings(training_data, tiny_checkpoint, tmp_path / "out", **told))
+    assert [line["step"] for line in lines_of(tmp_path / "out")] == [1, 2]
+    assert all("?" in row["text"] and "<|" not in row["text"] for row in rollouts_of(tmp_path / "out", 1))
+    assert set(Server.last.generation_kwargs["bad_words"]) == {*SMALL} - {"<|im_end|>", "<|endoftext|>"}
