@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.judge import Judged
 from data_pipeline.select import accuracy
+from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.parsing import canonical
 from rrm.prompts import write_answer, write_principles
@@ -80,14 +81,12 @@ def decompose_row(task: Task, principles: tuple[Principle, ...]) -> SFTRow:
 
 def write_table(path: Path, kind: type[Row], rows: Iterable[Row]) -> int:
     """Writes the records as Parquet, at once or not at all and with keys masked; returns how many there are."""
-    partial = path.with_name(path.name + ".part")
     source = iter(rows)
     count = 0
-    with pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
+    with written_at_once(path) as partial, pq.ParquetWriter(partial, SCHEMAS[kind]) as writer:
         while group := list(islice(source, GROUP)):
             writer.write_table(pa.Table.from_pylist([masked(row.model_dump()) for row in group], SCHEMAS[kind]))
             count += len(group)
-    partial.replace(path)
     return count
 
 

@@ -189,6 +189,13 @@ def test_a_torn_line_and_what_is_logged_again_are_dropped_from_the_metrics(tmp_p
     assert file.path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+def test_a_number_that_is_none_is_null_in_the_metrics(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    logs = {"score_other": math.nan, "kl": math.inf, "loss": 0.5}
+    file.on_log(TrainingArguments(), TrainerState(global_step=1), TrainerControl(), logs)
+    assert json.loads(file.path.read_text()) == {"step": 1, "score_other": None, "kl": None, "loss": 0.5}
+
+
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path, training_data, tiny_checkpoint):
     out = trained(config(training_data, tiny_checkpoint, tmp_path / "sft", steps=4, save_every=1, keep=2, batch=1))
     assert sorted(p.name for p in (out / "checkpoints").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]

@@ -14,6 +14,7 @@ from data_pipeline.editors import WITHOUT_EFFECT, Editor, EditorClient, open_edi
 from data_pipeline.flow import in_order
 from eval.editors.items import EditItem
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
+from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.images import inside, open_image, png_bytes
 from rrm.records import Failure
@@ -59,10 +60,8 @@ def claim(folder: Path, editor: Editor, seed: int) -> None:
 
 def save(path: Path, payload: bytes) -> None:
     """Writes the file at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(payload)
-    partial.replace(path)
+    with written_at_once(path) as partial:
+        partial.write_bytes(payload)
 
 
 def failure_line(item: EditItem, seed: int, failure: Failure) -> dict[str, Any]:

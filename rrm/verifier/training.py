@@ -125,7 +125,10 @@ def step_of(line: str) -> float:
 
 
 class MetricsFile(TrainerCallback):
-    """Writes every log of the main process as a line of JSON; lines after the step that a run resumes from are dropped."""
+    """Writes every log of the main process as a line of JSON; lines after the step that a run resumes from are dropped.
+
+    A number that is none (a mean over no readable trace, say) is null there.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -151,8 +154,9 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Appends one line."""
         if state.is_world_process_zero and logs is not None and "train_runtime" not in logs:
+            known = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in logs.items()}
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **known}) + "\n")
 
 
 def times_usual(value: float, earlier: Sequence[float]) -> float | None:
