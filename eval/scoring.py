@@ -6,20 +6,23 @@ Every answer is on disk as soon as it is there, and the file is put in the bench
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TypeVar
 
+from PIL.Image import Image
 from tqdm import tqdm
 
 from eval.benches import BenchRow
 from eval.index import PairIndex, Principles, TaskKey, index_of
 from eval.judges import Done, Edit, EditJudge
 from eval.rows import JudgedRow, Kept, row_key
+from rrm.images import MAX_DECODED_PIXELS
 from rrm.prompts import decompose_system, decompose_text
 from rrm.records import Failure, Judgement, Principle, Record, TaskToDecompose
 
 Rows = Callable[[], Iterator[BenchRow]]
 """Reads the benchmark from its start."""
+PIXELS_HELD = MAX_DECODED_PIXELS
+"""Of the images of a batch, as they are in their files: 100 million take 400 MB."""
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
@@ -32,15 +35,29 @@ class Decomposition(Record):
     failure: Failure | None = None
 
 
+def batches(wanted: Iterable[Asked], most: int, images_of: Callable[[Asked], Iterable[Image]]) -> Iterator[list[Asked]]:
+    """What is wanted, at most so many at a time, and fewer where their images have more than `PIXELS_HELD` in sum."""
+    part: list[Asked] = []
+    held = 0
+    for one in wanted:
+        part.append(one)
+        held += sum(image.width * image.height for image in images_of(one))
+        if len(part) == most or held >= PIXELS_HELD:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
+
+
 def ask_all(
     wanted: Iterable[Asked],
+    images_of: Callable[[Asked], Iterable[Image]],
     ask: Callable[[Sequence[Asked], Done[Answer]], None],
     keep: Callable[[Asked, Answer], object],
     batch: int,
     bar: tqdm,
 ) -> None:
-    """Asks about everything that is wanted, so many at a time, and has every answer kept as soon as it is there."""
-    rest = iter(wanted)
+    """Asks about everything that is wanted, at most so many at a time, and has every answer kept as soon as it is there."""
 
     def together(part: Sequence[Asked]) -> None:
         def done(place: int, answer: Answer) -> None:
@@ -50,7 +67,7 @@ def ask_all(
         ask(part, done)
 
     with bar:
-        while part := list(islice(rest, batch)):
+        for part in batches(wanted, batch, images_of):
             together(part)
 
 
@@ -86,7 +103,7 @@ def own_principles(
         else:
             store.add(Decomposition(key=item[0], principles=made))
 
-    ask_all(wanted(), ask, keep, batch, bar_of(len(pending), "principles"))
+    ask_all(wanted(), lambda one: (one[1].source,), ask, keep, batch, bar_of(len(pending), "principles"))
     store.put_in_order(keys.values())
     return {task: store[key].failure or store[key].principles for task, key in keys.items()}
 
@@ -139,6 +156,6 @@ def judge_all(
             )
         )  # fmt: skip
 
-    ask_all(wanted(), ask, keep, batch, bar_of(len(pending), name))
+    ask_all(wanted(), lambda one: (one[1].source, one[1].edited), ask, keep, batch, bar_of(len(pending), name))
     store.put_in_order(keys.values())
     return failed | {edit_id: store[key].judgement for edit_id, key in keys.items()}

@@ -22,6 +22,7 @@ from reward_benches import (
     write_parquet,
 )  # fmt: skip
 
+from eval import scoring
 from eval.benches import KINDS, read_bench, shown
 from eval.index import index_of, read_index
 from eval.judges import ChanceJudge
@@ -385,3 +386,12 @@ def test_an_evaluation_done_before_there_were_kinds_is_still_the_same_one():
     assert config.kind == "editscore"
     assert "kind" not in config.model_dump(mode="json")
     assert EvalConfig(bench="x", kind="genai", models={"m": "chance"}, out="out").model_dump(mode="json")["kind"] == "genai"
+
+
+def test_edits_are_asked_about_together_only_while_their_images_have_room(monkeypatch):
+    monkeypatch.setattr(scoring, "PIXELS_HELD", 1000)
+    small, large = Image.new("RGB", (10, 10)), Image.new("RGB", (40, 40))
+    wanted = [small] * 7 + [large, small, small, large, large]
+    made = [[image.width for image in part] for part in scoring.batches(iter(wanted), 4, lambda image: (image,))]
+    assert made == [[10] * 4, [10] * 3 + [40], [10, 10, 40], [40]]
+    assert list(scoring.batches(iter(()), 4, lambda image: (image,))) == []

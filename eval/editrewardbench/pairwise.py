@@ -159,6 +159,7 @@ def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Ke
                     pending.discard(order.key)
                     yield order, row.source, row.edited
 
-    ask_all(wanted(), judge.vote_many, lambda _, vote: store.add(vote), batch, bar_of(len(pending), "votes"))
+    bar = bar_of(len(pending), "votes")
+    ask_all(wanted(), lambda one: (one[1], *one[2]), judge.vote_many, lambda _, vote: store.add(vote), batch, bar)
     store.put_in_order(keys)
     return [both_orders(store[one.key], store[two.key]) for one, two in orders]
