@@ -38,7 +38,7 @@ def settle(book: Workbook, labels: Labels) -> dict[str, Any]:
     Returns what the card says of it: votes by value and by what they are read as, pairs by label, and how far raters agree.
     """
     ballot = Ballot()
-    cast = book.run("SELECT pair, label, rater, place FROM votes ORDER BY pair, n").fetchall()
+    cast = book.run("SELECT pair, label, rater, place FROM votes ORDER BY pair, n")
     for key, rows in groupby(cast, key=lambda row: row[0]):
         verdict = ballot.settle([Vote(label, rater, place) for _, label, rater, place in rows])
         a, b, source, instruction, requirement = book.run(PAIR, (key,)).fetchone()

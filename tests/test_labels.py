@@ -64,6 +64,8 @@ def test_words_that_mean_one_thing_are_read(tmp_path, values, meant):
         ("vote", ["a", "b", "G"], "'G' in 1 row"),
         ("label", ["a", "b", "c"], "'c' in 1 row"),
         ("vote", ["S", "B", "B"], "'B' in 2 rows, 'S' in 1 row"),
+        ("label", ["good", "bad"], "'bad' in 1 row, 'good' in 1 row"),
+        ("label", ["G"], "'G' in 1 row"),
     ],
 )
 def test_labels_that_are_not_certain_stop_and_are_listed(tmp_path, field, values, listed):

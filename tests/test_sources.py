@@ -13,12 +13,14 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rrm.errors import InputError
 from rrm.rows.columns import TaskRow, read_task
 from rrm.rows.fields import BadRow
-from rrm.rows.formats import LIMIT, PLAIN, Reading
+from rrm.rows.formats import FILES, LIMIT, PLAIN, Reading
 from rrm.rows.pairs import PairRow, read_pair
 from rrm.rows.sources import HubSource, fingerprint_files, hub_source, rows_of
 
@@ -91,6 +93,49 @@ def test_a_damaged_table_is_refused(tmp_path, text, told):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=told):
         seen(tmp_path / "a.csv")
+
+
+PIECES = [
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    ",",
+    ";",
+    ":",
+    "\t",
+    "\n",
+    "\r\n",
+    "label",
+    "1",
+    "NaN",
+    "1e999",
+    "变红",
+    "\ufeff",
+    "\0",
+    "\x1b",
+    "\\ud83d",
+    '{"a": ',
+]
+SAVED_AS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gbk", "cp1252"]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=12), st.binary(max_size=4), st.sampled_from(sorted(FILES)),
+    st.sampled_from(SAVED_AS), st.sampled_from([None, "gb18030", "utf-16"]),
+)  # fmt: skip
+def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(tmp_path, pieces, more, ending, saved_as, encoding):
+    path = tmp_path / f"any{ending}"
+    path.write_bytes("".join(pieces).encode(saved_as, "ignore") + more)
+    told = ""
+    try:
+        text = str([row.values for row in rows_of(str(path), Reading(encoding))])
+    except InputError as error:
+        text, told = "", str(error)
+    assert "\ufffd" not in text
+    assert "\n" not in told
 
 
 def test_columns_that_are_not_wanted_stay_unread(tmp_path):

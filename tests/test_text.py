@@ -57,14 +57,15 @@ def test_utf16_without_a_mark_is_not_read_as_ascii(tmp_path):
     (tmp_path / "a.txt").write_bytes("item,vote".encode("utf-16-le"))
     with pytest.raises(InputError, match="probably UTF-16 without a byte-order mark"):
         read_text(tmp_path / "a.txt")
-    assert read_text(tmp_path / "a.txt", "utf-16-le") == "item,vote"
+    for name in ("utf-16-le", "utf-16", "UTF16"):
+        assert read_text(tmp_path / "a.txt", name) == "item,vote"
 
 
 def test_what_is_not_in_the_encoding_that_was_named_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"ok\n\xff\xff\xff")
     with pytest.raises(InputError, match="line 2 is not big5; save it"):
         read_text(tmp_path / "a.txt", "big5")
-    for name in ("gbx", "rot13", "hex"):
+    for name in ("gbx", "rot13", "hex", "punycode", "unicode_escape"):
         with pytest.raises(InputError, match=f"'{name}' is no encoding of text"):
             read_text(tmp_path / "a.txt", name)
         with pytest.raises(ValueError, match="is no encoding of text"):

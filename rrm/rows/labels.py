@@ -63,8 +63,6 @@ GSB: Mapping[str, Label] = {
     **dict.fromkeys(("b", "bad", "差"), "b"),
 }
 """Votes that call the first edit good (better than the second), the same, or bad."""
-GSB_ALONE = {"g", "good"}
-"""Without one of these, such words may be no GSB votes."""
 INDEX: Mapping[str, Label] = {"1": "a", "2": "b", "1.5": "same"}
 """AlpacaFarm's and AlpacaEval's `preference`: which of two is preferred, 1.5 for neither."""
 INDEX_COLUMN = "preference"
@@ -152,7 +150,8 @@ BY_WORDS = Labels()
 
 def vocabulary(column: str, words: set[str]) -> Mapping[str, Label]:
     """What the words of a column mean for certain, all of them looked at together."""
-    if words <= GSB.keys() and words & GSB_ALONE:
+    letters = words <= {"g", "s", "b"} and "g" in words and len(words) > 1
+    if letters or words == {"good", "same", "bad"}:  # fewer of these may say something else: that a row is good
         return GSB
     if column == INDEX_COLUMN and {"1", "2"} <= words <= INDEX.keys():
         return INDEX

@@ -26,6 +26,8 @@ MARKS = (
 )
 USUAL = ("gb18030", "big5", "cp932", "cp949", "cp1252", "cp1251")
 """What text that is not Unicode is saved in; of those that fit equally well, the first is named first."""
+ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
+"""Codecs of names and of source code, not of files."""
 PIECE = 1 << 20
 SAMPLE = 1 << 14
 """Bytes behind the first fault that an encoding is guessed from."""
@@ -36,6 +38,8 @@ def known_encoding(name: str) -> str:
     """The name itself; ValueError where it names no encoding of text."""
     try:
         "".encode(name)  # which the codecs from text to text, such as rot13, refuse
+        if codecs.lookup(name).name in ESCAPES:
+            raise LookupError
     except LookupError as error:
         raise ValueError(f"'{name}' is no encoding of text; name one such as utf-8, gb18030, big5 or cp1252") from error
     return name
@@ -84,7 +88,10 @@ def encoding_of(path: Path, given: str | None) -> str:
         except ValueError as error:
             raise InputError(f"{error}.") from error
         odd = b"\0" in head or b"\x1b" in head  # UTF-16 and ISO 2022 are valid UTF-8, and yet something else
-        return given if odd or first_fault(path, "utf-8") else "utf-8"
+        if not odd and first_fault(path, "utf-8") is None:
+            return "utf-8"
+        plain = codecs.lookup(given).name
+        return f"{plain}-le" if plain in ("utf-16", "utf-32") else given  # without a mark, as Windows writes it
     if b"\0" in head:
         raise InputError(f"{path} is no UTF-8 text but probably UTF-16 without a byte-order mark; {ADVICE}.")
     return "utf-8"
