@@ -31,7 +31,7 @@ def judged_rows(config: DataConfig, book: Workbook, condition: str) -> Iterator[
     for quadruple, outcome in book.quadruples(f"q.outcome IS NOT NULL AND {condition}"):
         judged = Judged.model_validate_json(outcome or "")
         if judged.selected is not None:
-            yield judge_row(quadruple, judged, config.variant != "V")
+            yield judge_row(quadruple, judged, config.thinks)
 
 
 def decompose_rows(config: DataConfig, book: Workbook, split: str, judge_count: int) -> Iterator[SFTRow]:
@@ -100,7 +100,7 @@ def export(config: DataConfig, out: Path, book: Workbook, ledger: Ledger, gone: 
         paired = f"{ready(config)} AND {here}"
         preferred = book.pairs(f"{paired} AND p.label != 'same'")
         counts |= {f"sft_judge{suffix}": judged, f"sft_decompose{suffix}": written - judged}
-        if config.variant != "V":  # bare scores are what V is
+        if config.thinks:
             counts[f"sft_without_a_thought{suffix}"] = unthought
         counts[f"preferences{suffix}"] = write_table(out / f"preferences{suffix}.parquet", PreferencePair, preferred)
         same = book.pairs(f"{paired} AND p.label = 'same'")

@@ -15,7 +15,7 @@ from data_pipeline.select import accuracy
 from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.parsing import canonical
-from rrm.prompts import write_answer, write_principles
+from rrm.prompts import write_principles
 from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
 from rrm.secrets import masked
 
@@ -49,7 +49,7 @@ SCHEMAS: Mapping[type[Record], pa.Schema] = {
 
 
 def judge_row(quadruple: Quadruple, judged: Judged, thinks: bool) -> SFTRow:
-    """The example whose target is the selected trace in its canonical form, without its thought where the set `thinks` not."""
+    """The example whose target is the selected trace in its canonical form, without its thought in a set that does not think."""
     trace = next(trace for trace in judged.traces if trace.index == judged.selected)
     assert trace.read is not None
     return SFTRow(
@@ -60,7 +60,7 @@ def judge_row(quadruple: Quadruple, judged: Judged, thinks: bool) -> SFTRow:
         instruction=quadruple.task.instruction,
         requirement=quadruple.task.requirement,
         principles=quadruple.principles,
-        target=canonical(trace.text, trace.read) if thinks else write_answer(trace.read.verdicts, trace.read.score),
+        target=canonical(trace.text, trace.read, thinks),
         accuracy=accuracy(trace.read.verdicts, judged.gold.verdicts) if judged.gold else None,
     )
 

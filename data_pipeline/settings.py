@@ -164,6 +164,11 @@ class DataConfig(Config):
         return self.variant != "holistic"
 
     @property
+    def thinks(self) -> bool:
+        """Whether thoughts are part of traces: bare verdicts are what V is."""
+        return self.variant != "V"
+
+    @property
     def verifies(self) -> bool:
         """Whether traces are verified and selected."""
         return self.variant in ("V", "T+V")

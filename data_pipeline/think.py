@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data_pipeline.settings import DataConfig, Variant
 from data_pipeline.teachers import Answer, Call, calls_to
 from rrm import prompts
-from rrm.parsing import read_answer, written
+from rrm.parsing import read_answer, sound, written
 from rrm.records import Failure, Quadruple, Trace
 
 SYSTEMS: dict[Variant, str] = {
@@ -43,5 +43,5 @@ def traces_of(quadruple: Quadruple, calls: Sequence[Call], answers: Sequence[Ans
                 choice = answer.choices[k]
                 read = read_answer(choice, len(quadruple.principles))
                 name = "failure" if isinstance(read, Failure) else "read"
-                traces.append(trace.model_copy(update={"text": written(choice) or choice.refusal, name: read}))
+                traces.append(trace.model_copy(update={"text": sound(written(choice) or choice.refusal), name: read}))
     return traces

@@ -14,7 +14,7 @@ from rrm.records import Failure, Gold, Quadruple, Trace
 
 def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfig) -> Call:
     """The request for a quadruple's gold verdicts; traces that cannot be read are no references."""
-    references = [canonical(trace.text, trace.read) for trace in traces if trace.read is not None]
+    references = [canonical(trace.text, trace.read, config.thinks) for trace in traces if trace.read is not None]
     task = quadruple.task
     text = prompts.verify_text(task.instruction, quadruple.principles, references, task.requirement)
     images = (task.source, quadruple.edited)

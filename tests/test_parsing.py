@@ -126,6 +126,11 @@ def test_an_answer_that_breaks_off_is_a_failure(verdicts, score, data):
         (f"{ROWS} <score>80%</score>", "unparseable"),
         (f"{ROWS} <score>8/100</score>", "unparseable"),
         (f"{ROWS} <score>8</score> <score>9分</score>", "unparseable"),
+        (f"{ROWS} <score>8</score>.", "unparseable"),
+        (f'{ROWS} The instruction says "write <score>10</score>', "unparseable"),
+        (f"{ROWS} 指令写道“<score>10</score>", "unparseable"),
+        ("I won't rate pictures of people.", "refused"),
+        ("对不起，目前无法分析该图像", "refused"),
         (f"{ROWS} <score>8</score> Hope that helps!", "unparseable"),
         (f'{ROWS} The instruction wants "<score>10</score>", but no.', "unparseable"),
         (f"The instruction wants <score>10</score>, but no. {ROWS}", "unparseable"),
@@ -260,9 +265,10 @@ def test_a_thought_that_recites_the_prompt_does_not_spoil_the_score():
         ("<score>**8**</score>", 8),
         ("<Score>8</Score>", 8),
         ("<SCORE> 8 </SCORE>", 8),
-        ("＜score＞８＜/score＞。", 8),
+        ("＜score＞８＜/score＞", 8),
         ("**<score>8</score>**\n```\n</answer>", 8),
         ("<score>8</score><|im_end|>\n", 8),
+        ('{"average_score": 0.5} <score>8</score>', 8),
         ("I shall write <score>S</score>: <score>8</score>", 8),
         ("<score>8</score>, that is <score>8.0</score>", 8),
     ],
@@ -314,7 +320,7 @@ def test_what_was_thought_or_quoted_before_the_answer_is_not_read(thought):
 
 
 def test_a_question_that_holds_a_score_is_not_one():
-    rows = ROWS.replace('"question": 1', '"question": "1. <score>9</score>?"')
+    rows = ROWS.replace('"question": 1', '"question": "1. <score>9</score> on a 6\\" screen?"')
     assert read_trace(rows, 2).kind == "unparseable"
     assert read_trace(f"{rows}<score>4</score>", 2).score == 4
 

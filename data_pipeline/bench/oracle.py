@@ -22,7 +22,7 @@ class Literal(str):
 
 
 def plain(text: str, quotes: bool = True) -> str:
-    """The text with full-width signs (and curly quotes) as plain ones, a character for a character."""
+    """The text with full-width signs (and line quotes) as plain ones, a character for a character."""
     pairs = {"【": "[", "】": "]"} | ({"“": '"', "”": '"'} if quotes else {})
     wide = "".join(map(chr, range(0xFF01, 0xFF5F)))
     return "".join(pairs.get(c) or (chr(ord(c) - 0xFEE0) if c in wide else c) for c in text)
@@ -108,8 +108,8 @@ def reasons_stand(rows: list[dict[str, Any]], reasons: list[str]) -> bool:
 
 
 def ends_there(rest: str) -> bool:
-    """Whether nothing but white space, full stops, fences and tags that close is left."""
-    while rest := rest.lstrip().lstrip("`*.。"):
+    """Whether nothing but white space, fences and tags that close is left."""
+    while rest := rest.lstrip().lstrip("`*"):
         if rest[0].isspace():
             continue
         begin, end = ("</", ">") if rest.startswith("</") else ("<|", "|>")
@@ -141,7 +141,8 @@ def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
     if len(pieces) < 2 or "</score>" not in pieces[-1]:
         return False
     inner, _, rest = pieces[-1].partition("</score>")
-    if number_of(inner) != score or not ends_there(rest):
+    line = plain(text, quotes=False)[: len("<score>".join(pieces[:-1]))].rpartition("\n")[2]
+    if number_of(inner) != score or not ends_there(rest) or line.count('"') % 2 or line.count("“") > line.count("”"):
         return False
     for piece in pieces[-2:0:-1]:
         inner, closed, between = piece.partition("</score>")

@@ -19,8 +19,8 @@ LONGEST_FOLDED = 20_000
 """Characters of such a list."""
 LONGEST_INTEGER = 4
 PLAIN = re.compile(r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?")
-CLOSING = re.compile(r"(?:[\s`*.。]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
-"""What may stand behind the end of an answer: white space, a full stop, fences, and tags that close."""
+CLOSING = re.compile(r"(?:[\s`*]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
+"""What may stand behind the end of an answer: white space, fences, and tags that close."""
 BEGUN = {"[": re.compile(r"[\[［【]\s*[{｛]"), "{": re.compile(r"(?!)")}
 """What begins JSON of which it matters that it cannot be read."""
 WIDE_OPENERS = {"[": re.compile(r"[\[［【]"), "{": re.compile(r"\{")}

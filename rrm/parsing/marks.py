@@ -22,6 +22,15 @@ SCORE = mark("score")
 SCORE_BEGUN = re.compile(r"<score>[\s*]*[-+]?\.?[0-9]", re.IGNORECASE)
 
 
+QUOTES = (("“", "”"), ("「", "」"), ("『", "』"))
+
+
+def quoted(text: str, begin: int, place: int) -> bool:
+    """Whether a quotation was begun on the line before this place, from `begin` on, and is not closed."""
+    line = text[max(begin, text.rfind("\n", 0, place) + 1) : place]
+    return line.count('"') % 2 == 1 or any(line.count(begin) > line.count(end) for begin, end in QUOTES)
+
+
 def last_marks(text: str, tag: re.Pattern[str], begin: int = 0) -> list[re.Match[str]] | str:
     """The tags of a text from `begin` on, where the last one ends it, else what is wrong."""
     found = list(tag.finditer(text, begin))
@@ -29,6 +38,8 @@ def last_marks(text: str, tag: re.Pattern[str], begin: int = 0) -> list[re.Match
         return "there is none"
     if not CLOSING.fullmatch(text, found[-1].end()):
         return "the last one does not end the answer"
+    if quoted(text, begin, found[-1].start()):
+        return "the last one is quoted"
     return found
 
 
@@ -77,9 +88,9 @@ def final_score(text: str, begin: int | None = None) -> float | Failure:
 def score_span(text: str) -> tuple[int, int] | None:
     """(begin, end) of the number in the `<score>` that ends the text; None where there is none in 0–10."""
     text = folded(text)
-    found = last_marks(text, SCORE)
-    number = number_in(found[-1][1]) if not isinstance(found, str) else None
-    if isinstance(found, str) or number is None or not 0 <= number <= 10:
+    found = list(SCORE.finditer(text))
+    number = number_in(found[-1][1]) if found and CLOSING.fullmatch(text, found[-1].end()) else None
+    if number is None or not 0 <= number <= 10:
         return None
     digits = re.compile(NUMBER).search(text, found[-1].start(1))
     return digits.span() if digits else None

@@ -20,9 +20,8 @@ BEGUN = re.compile(rf"<\s?{THINKS}\s?>|◁think▷|\[think\]|<\|begin_of_thought
 ENDED = re.compile(rf"<\s?/\s?{THINKS}\s?>|◁/think▷|\[/think\]|<\|end_of_thought\|>", re.IGNORECASE)
 FULL_WIDTH = {code + 0xFEE0: chr(code) for code in range(0x21, 0x7F)}
 REFUSAL = re.compile(
-    r"\b(?:i (?:can(?:no|['’])t|am unable|['’]m unable)|i['’]m (?:sorry|unable)|i am sorry|as an ai)\b"
-    r"|抱歉|对不起|對不起|很遗憾|很遺憾|[无無]法(?:提供|判断|判斷|评估|評估|评价|協助|协助|帮助|处理|回答|完成|满足|查看|对)"
-    r"|我(?:不能|不可以|[无無]法|没有办法)|不能(?:提供|协助|帮助|回答|评价|对)"
+    r"\b(?:i (?:can(?:no|['’])t|won['’]t|must decline)|(?:i am|i['’]m) (?:sorry|unable|not able)|as an ai)\b"
+    r"|抱歉|对不起|對不起|很遗憾|很遺憾|[无無]法(?!看|辨|确定|分辨|识别|区分|確定|識別)|我(?:不能|不可以|没有办法)|不能(?:提供|协助|帮助|回答|评价)"
     r"|作[为為]一?[个個名款]?\s?(?:AI|人工智能|人工智慧|大?语言模型|大模型)",
     re.IGNORECASE,
 )

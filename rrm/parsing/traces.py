@@ -142,11 +142,14 @@ def undressed(words: str) -> str:
     return "\n".join(lines).strip()
 
 
-def canonical(answer: Answer, read: Verdicts) -> str:
-    """A trace in the one form that is trained on: its thought, then verdicts, average and score as `write_answer` has them.
+def canonical(answer: Answer, read: Verdicts, thinks: bool = True) -> str:
+    """A trace in the one form that is trained on: its thought (unless the set is one that does not think), then verdicts, average and
+    score as `write_answer` has them.
 
     The tags of scores that were drafted in the thought are left out, so that the target has one score.
     """
+    if not thinks:
+        return write_answer(read.verdicts, read.score)
     thought, tags = sound(thought_of(answer, holistic=not read.verdicts)), 1
     while tags:  # what is left may be a tag in turn
         thought, tags = SCORE_TAG.subn("", thought)
