@@ -85,6 +85,8 @@ def locked(out: str | Path) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out} is a file; name a folder for 'out'.")
     path = lock_path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

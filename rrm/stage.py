@@ -211,8 +211,6 @@ def run_locked(
         return dict(done["result"])
     if int(os.environ.get("RANK", "0")) > 0:  # the first process of a distributed job keeps the books
         return work(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder in the config's 'out'.")
     if out.exists() and any(out.iterdir()) and (started is None or started["fingerprint"] != fingerprint):
         if done is None and started is None:
             raise InputError(f"{out} holds files of something else; name an empty folder in the config's 'out'.")

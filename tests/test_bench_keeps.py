@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 from reward_benches import own_pairs
 from test_pairwise import reds, serving
 
+from eval import rows
 from eval.editrewardbench.baselines import BaselineJudge
 from eval.rows import JudgedRow, Kept
 from rrm.errors import InputError
@@ -156,6 +158,39 @@ def test_a_folder_that_another_run_is_at_work_in_is_left_alone(bench, tmp_path):
         code, _, wrong = bench("baseline:more-change")
     assert (code, list(tmp_path.glob("out/*"))) == (2, [])
     assert "is in use by another run" in wrong
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(bench, tmp_path, monkeypatch):
+    assert bench("baseline:more-change", out="whole")[0] == 0
+    append, written = rows.append_lines, []
+
+    def full(path, lines):
+        written.append(path)
+        if len(written) == 4:
+            path.open("a").write('{"key": "half a li')
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(path, lines)
+
+    monkeypatch.setattr(rows, "append_lines", full)
+    code, _, wrong = bench("baseline:more-change")
+    assert (code, len(written)) == (2, 4)
+    assert f"{tmp_path / 'out'}: the disk is full" in wrong
+    monkeypatch.undo()
+    assert bench("baseline:more-change")[0] == 0
+    assert (tmp_path / "out/rows.jsonl").read_bytes() == (tmp_path / "whole/rows.jsonl").read_bytes()
+
+
+def test_an_out_that_is_a_file_and_names_that_no_file_can_hold_are_one_sentence(bench, command, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, wrong = bench("baseline:more-change", out="file")
+    assert (code, (tmp_path / "file").read_text()) == (2, "mine")
+    assert "is a file; name a folder" in wrong
+    for name in ("id", "task_type", "dimension", "instruction"):
+        where = own_pairs(tmp_path, {"label": "a", name: "half an emoji: \ud83d"})
+        arguments = ("--bench", "jsonl", "--data", where, "--reward", "baseline:copy", "--out", tmp_path / name)
+        code, _, wrong = command("run", *arguments)
+        assert code == 2
+        assert f"line 1: '{name}' holds half a character" in wrong
 
 
 def test_the_requirement_is_part_of_the_task(command, tmp_path):

@@ -15,7 +15,7 @@ from eval.benches.records import BenchRow, Label
 from rrm.errors import InputError
 from rrm.images import inside, open_image, pixel_digest, read_image
 from rrm.rows import formats
-from rrm.rows.fields import BadRow, as_image, missing
+from rrm.rows.fields import BadRow, as_image, encodable, missing
 from rrm.rows.formats import PLAIN, Reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -127,7 +127,13 @@ def bench_row(
     requirement: str | None = None,
     rater: str | None = None,
 ) -> BenchRow:
-    """The typed row of three cells, source and two edits, all decoded."""
+    """The typed row of three cells, source and two edits, all decoded. Raises InputError for text that no file can hold."""
+    texts = {"instruction": instruction, "requirement": requirement or "", "id": item_id, "task_type": task_type}
+    try:
+        for name, text in {**texts, "dimension": dimension}.items():
+            encodable(name, text)
+    except BadRow as error:
+        raise InputError(f"{where}: {error}; correct the row.") from error
     source, a, b = (decode(value, where, place) for value in images)
     return BenchRow(
         number=number,

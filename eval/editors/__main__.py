@@ -23,6 +23,7 @@ from eval.editors.judge import AnswerRow, JudgeSettings, judge_all
 from eval.editors.report import check_comparable, comparison, gsb_text, published, read_results, tables, write_report
 from eval.editors.sample import SETTINGS, sample
 from eval.rows import Kept
+from rrm.disk import disk_troubles_named
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
 from rrm.rows.formats import Reading
@@ -46,7 +47,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
     if "/" in name or name.startswith("."):
         raise InputError(f"An editor's name becomes a folder: '{name}' must hold no slash and no leading dot.")
     folder = Path(arguments.outputs) / name
-    with locked(folder):
+    with disk_troubles_named(folder), locked(folder):
         done = asyncio.run(sample(items_of(arguments), editor, folder, arguments.seed))
     why = f"; why is in {folder}/failures.jsonl; the same command tries them again" if done.failed else ""
     said = f"{folder}: {done.n} edits, {done.kept} there already, {done.made} made, {done.failed} failed{why}"
@@ -77,7 +78,7 @@ def run_judge(arguments: argparse.Namespace) -> None:
     asked = ("url", "model", "key_variable", "temperature", "max_tokens", "timeout", "retries", "in_flight")
     names = (*asked, "extra", "max_tokens_field")
     settings = JudgeSettings.checked({name: getattr(arguments, name) for name in names}, "the command line")
-    with locked(out):
+    with disk_troubles_named(out), locked(out):
         rows = Kept(out / "rows.jsonl", AnswerRow, retry=arguments.retry_failed)
         results, digests = asyncio.run(judge_all(bench, items_of(arguments), outputs, settings, rows))
         about = {

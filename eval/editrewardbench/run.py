@@ -42,6 +42,7 @@ from eval.index import PairIndex, open_bench
 from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.scoring import Rows
 from rrm.config import Config
+from rrm.disk import disk_troubles_named
 from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
 from rrm.records import Label
@@ -182,7 +183,7 @@ def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
     check_spec(config.reward, config.passes)
     if config.validation and is_pairwise(config.reward):
         raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
-    with locked(config.out):
+    with disk_troubles_named(config.out), locked(config.out):
         summary, failed = run_locked(config, command)
     if summary["result"]["account"]["out"] == 0:
         raise NothingMade(f"'{config.reward}' judged nothing ({failed}); {last_line(summary)}.")
