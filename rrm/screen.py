@@ -21,7 +21,7 @@ _ON_SCREEN = re.compile(f"({_OF_A_BAR})|[{_CONTROL}]")
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out (an escape is `\\x1b`); line breaks and tabs stay."""
+    """The text with its control characters written out (an escape is `\\u001b`); line breaks and tabs stay."""
     return _UNPRINTABLE.sub(lambda found: _written_out(found[0]), text.replace("\r\n", "\n"))
 
 
@@ -63,4 +63,4 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 
 def _written_out(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return f"\\u{ord(character):04x}"  # a form that JSON has, too

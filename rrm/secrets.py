@@ -45,13 +45,17 @@ _CREDENTIALS = {
     "bearer": (re.compile(r"(bearer\s+)(?=[^\s\"'<>\\]*\d)[\w.~+/=-]{16,}", re.I), r"\1" + MASK),
 }
 """What a text must hold in small letters to be looked through → what is looked for, and what takes its place."""
-_known: set[str] = set()
+_known: list[str] = []
+"""The longest first: the form that JSON gives a key before the key itself."""
 
 
 def mask(text: str) -> str:
     """The text with every known key and every credential replaced by ***; JSON and HTML stay well-formed."""
-    for key in sorted(_known, key=len, reverse=True):  # the form that JSON gives it before the key itself
-        text = _without(text, key)
+    if len(text) < SHORTEST:
+        return text
+    for key in _known:
+        if key[:PART] in text or key[-PART:] in text:
+            text = _without(text, key)
     small = text.lower()
     for sign, (pattern, replacement) in _CREDENTIALS.items():
         if sign in small:
@@ -74,7 +78,8 @@ def know(secret: str) -> None:
     """From now on `mask` masks this text, and parts of it. One that is short or a plain number is left alone."""
     if len(secret) < SHORTEST or secret.isdecimal():
         return
-    _known.update({secret, quote(secret, safe=""), json.dumps(secret)[1:-1]})
+    forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
+    _known[:] = sorted({*_known, *forms}, key=len, reverse=True)
 
 
 def key_of(variable: str) -> str | None:

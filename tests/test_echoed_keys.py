@@ -23,7 +23,7 @@ PRINCIPLES = {"follow": [0, 9], "keep": [0, 9], "quality": [0, 9]}
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_known", [])
 
 
 def echoing():

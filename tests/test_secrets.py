@@ -19,7 +19,7 @@ KEY = "sk-test-Zb81hT7qLw0XnE4v"
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_known", [])
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
 
 
@@ -82,7 +82,7 @@ def test_files_failures_errors_and_the_screen_show_no_key_and_json_stays_json(tm
     write_json(tmp_path / "card.json", value)
     read = json.loads((tmp_path / "card.json").read_text())
     assert read == {"command": "--url http://***@h --key ***", "said": "***", "number": 7}
-    assert Failure(kind="refused", detail=f"no {KEY}\x1b[2J").detail == r"no ***\x1b[2J"
+    assert Failure(kind="refused", detail=f"no {KEY}\x1b[2J").detail == r"no ***\u001b[2J"
 
     def work():
         print(f"{KEY}\x1b]0;title\x07 line\r 50%\x1b[A")
@@ -92,8 +92,17 @@ def test_files_failures_errors_and_the_screen_show_no_key_and_json_stays_json(tm
     with pytest.raises(SystemExit):
         command(work)
     printed = capsys.readouterr()
-    assert printed.out == "***\\x1b]0;title\\x07 line\r 50%\x1b[A\n"
-    assert printed.err == "warning ***\nerror: The server says ***\\x1b[31m.\\rgone\n"
+    assert printed.out == "***\\u001b]0;title\\u0007 line\r 50%\x1b[A\n"
+    assert printed.err == "warning ***\nerror: The server says ***\\u001b[31m.\\u000dgone\n"
+
+
+def test_what_a_command_prints_as_json_stays_json(capsys):
+    thought = "\x9b31m \u202e\x1b[2J\r\n可以"
+    command(lambda: print(json.dumps({"thought": thought}, ensure_ascii=False)))
+    printed = capsys.readouterr().out
+    assert "\x9b" not in printed
+    assert "可以" in printed
+    assert json.loads(printed) == {"thought": thought}
 
 
 def test_the_traceback_of_a_fault_shows_no_key(capsys):
@@ -112,4 +121,4 @@ def test_the_traceback_of_a_fault_shows_no_key(capsys):
 
 def test_printable_text_keeps_line_breaks_and_words_of_every_language():
     assert printable("可以\r\nça\tva") == "可以\nça\tva"
-    assert printable("\x9b31m \u202e \ud800 \x7f") == "\\x9b31m \\u202e \\ud800 \\x7f"
+    assert printable("\x9b31m \u202e \ud800 \x7f") == "\\u009b31m \\u202e \\ud800 \\u007f"
