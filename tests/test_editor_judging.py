@@ -129,6 +129,8 @@ def test_what_is_not_there_is_a_named_failure(text, kind):
 def test_scores_written_as_text_are_read_where_they_are_beyond_doubt():
     assert read_scores('{"score": ["8", "７．５"]}', PAIR)[0] == (8, 7.5)
     assert read_scores('{"score": ["8/10", 7]}', PAIR)[0] == (8, 7)
+    assert read_scores("｛“score”：［８，７．５］｝", PAIR)[0] == (8, 7.5)
+    assert read_scores(Choice('{"score"：[8, 7]}', reasoning="Well kept."), PAIR) == ((8, 7), "Well kept.")
     assert read_scores('{"score": ["4/5", 5, 3]}', TRIPLE)[0] == (4, 5, 3)
     assert read_scores('{"score": ["4/10", 5, 3]}', TRIPLE).kind == "unparseable"
 

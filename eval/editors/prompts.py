@@ -137,8 +137,8 @@ def rubric_question(edit_type: str, instruction: str) -> Question:
 def read_scores(answer: Answer, question: Question) -> tuple[tuple[float, ...], str] | Failure:
     """The scores and the reasoning of an answer, or why it has none.
 
-    What stands before the end of a thought (`</think>`) is not read. The object with the scores must end the answer; they must be of
-    the right number and within the scale, and only one set of them; the reasoning may be left out.
+    What stands before the end of a thought (`</think>`) is no score; it is the reasoning of an answer that gives none. The object with
+    the scores must end the answer; they must be of the right number and within the scale, and only one set of them.
     """
     found = said(answer)
     if isinstance(found, Failure):
@@ -162,7 +162,7 @@ def read_scores(answer: Answer, question: Question) -> tuple[tuple[float, ...], 
         scale = f"{question.low:g}–{question.high:g}"
         return Failure(kind="unparseable", detail=f"not on the scale {scale}: {sound(str(scores)[:120])}")
     reasoning = last.value.get("reasoning")
-    return tuple(n for n in numbers if n is not None), sound(reasoning) if isinstance(reasoning, str) else ""
+    return tuple(n for n in numbers if n is not None), sound(reasoning if isinstance(reasoning, str) else found.thought)
 
 
 def score_in(value: Any, question: Question) -> float | None:

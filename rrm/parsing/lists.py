@@ -21,9 +21,9 @@ LONGEST_INTEGER = 4
 PLAIN = re.compile(r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?")
 CLOSING = re.compile(r"(?:[\s`*]|</\s?\w{1,40}\s?>|<\|[^|<>]{1,40}\|>)*")
 """What may stand behind the end of an answer: white space, fences, and tags that close."""
-BEGUN = {"[": re.compile(r"[\[［【]\s*[{｛]"), "{": re.compile(r"(?!)")}
-"""What begins JSON of which it matters that it cannot be read."""
-WIDE_OPENERS = {"[": re.compile(r"[\[［【]"), "{": re.compile(r"\{")}
+BEGUN = {"[": re.compile(r"[\[［【]\s*[{｛]"), "{": re.compile(r"[{｛]\s*[\"“＂]")}
+"""How a list of objects begins, and an object with a key."""
+OPENERS = {"[": re.compile(r"[\[［【]"), "{": re.compile(r"[{｛]")}
 STRUCTURE = re.compile(r'"(?:[^"\\\n]|\\.)*"|“[^“”"\\\n]*”|[［］【】｛｝：，．０-９]')
 WIDE = re.compile(r"[［］【】｛｝：，．“”０-９]")
 BRACKETS = str.maketrans("【】", "[]")
@@ -86,7 +86,7 @@ def json_values(text: str, opener: Literal["[", "{"]) -> Iterator[Place]:
     """
     budget = float(len(text))
     folds = MOST_FOLDED if WIDE.search(text) else 0
-    openers = WIDE_OPENERS[opener]
+    openers = OPENERS[opener]
     opened = openers.search(text)
     while opened:
         position, end = opened.start(), opened.start() + 1
@@ -105,7 +105,8 @@ def json_values(text: str, opener: Literal["[", "{"]) -> Iterator[Place]:
             if begun:
                 found = folded_value(text, position) if folds > 0 else None
                 folds -= 1
-                yield found or Place(None, position, end)
+                if found or opener == "[":
+                    yield found or Place(None, position, end)
                 end = found.end if found else end
         opened = openers.search(text, end)
 

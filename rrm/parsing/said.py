@@ -14,7 +14,7 @@ MOST_CHARACTERS = 200_000
 CUT_OFF = frozenset(
     ["length", "max_tokens", "model_length", "abort", "aborted", "error", "network_error", "insufficient_system_resource"]
 )
-FILTERED = frozenset(["content_filter", "safety", "sensitive", "refusal"])
+FILTERED = frozenset(["content_filter", "safety", "sensitive", "refusal", "prohibited_content", "blocklist", "recitation"])
 THINKS = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|analysis)"
 BEGUN = re.compile(rf"<\s?{THINKS}\s?>|◁think▷|\[think\]|<\|begin_of_thought\|>", re.IGNORECASE)
 ENDED = re.compile(rf"<\s?/\s?{THINKS}\s?>|◁/think▷|\[/think\]|<\|end_of_thought\|>", re.IGNORECASE)
