@@ -7,9 +7,7 @@ import json
 import os
 import resource
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +20,7 @@ from rrm.errors import InputError, NothingMade
 from rrm.lock import locked
 from rrm.screen import guarded_screen
 from rrm.secrets import mask
+from rrm.signals import closed_when_killed
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
@@ -96,31 +95,6 @@ def read_note(path: Path, *keys: str) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Writes the value at once or not at all, with keys and credentials masked."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def raise_interrupt(signum: int, frame: object) -> None:
-    """A polite kill ends like Ctrl-C, so that the stage can note its time."""
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def closed_when_killed() -> Iterator[None]:
-    """While the block lasts a polite kill, or a terminal that closes, ends it like Ctrl-C: what it has started is ended with it.
-
-    A signal that is ignored (nohup) stays ignored. Outside the main thread, which alone is told of signals, it does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGHUP)}
-    taken = [which for which, handler in before.items() if handler is not signal.SIG_IGN]
-    for which in taken:
-        signal.signal(which, raise_interrupt)
-    try:
-        yield
-    finally:
-        for which in taken:
-            signal.signal(which, before[which] or signal.SIG_DFL)
 
 
 @contextmanager

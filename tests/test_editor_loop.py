@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,25 @@ def test_an_interrupted_run_ends_bit_equal_to_one_that_was_not(world, tmp_path, 
     assert all(torch.equal(one[key], other[key]) for key in one)
     base = TinyKontext.load(world / "base").state_dict()
     assert any(not torch.equal(one[key], base[key]) for key in one)
+
+
+def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_once(world, tmp_path):
+    config = config_of(world, "nft", epochs=3, checkpoint_every=9)
+
+    class Killed(TruthReward):
+        times = 1
+
+        def __call__(self, edits):
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGTERM)
+            return super().__call__(edits)
+
+    for Killed.times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(world, tmp_path / "parts", config, Killed())
+        assert [p.name for p in (tmp_path / "parts/checkpoints").iterdir()] == ["checkpoint-1"]
+    parts, whole = run(world, tmp_path / "parts", config), run(world, tmp_path / "whole", config)
+    assert [{**row, "seconds": 0} for row in whole] == [{**row, "seconds": 0} for row in parts]
 
 
 def test_rows_after_the_checkpoint_are_written_once(world, tmp_path):

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,14 +25,14 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from processes import run_module
 from safetensors.torch import load_file, save_file
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rrm.checkpoints import seal
 from rrm.errors import InputError
 from rrm.prompts import write_answer
 from rrm.sandbox.world import draw, sample_scene
 from rrm.stage import fingerprint_of, write_json
-from rrm.verifier import export, gcpo
+from rrm.verifier import export, gcpo, sft
 from rrm.verifier.checkpoint import load, root_of
 from rrm.verifier.gcpo import GCPOStage
 from rrm.verifier.messages import judge_messages
@@ -159,6 +160,32 @@ def test_gcpo_resumed_is_the_uninterrupted_run_to_the_bit(tmp_path, training_dat
     assert same(*(weights_of(folder / "model") for folder in (whole, resumed)))
     assert logged(resumed, "step", "loss", "grad_norm") == logged(whole, "step", "loss", "grad_norm")[2:]
     assert not same(weights_of(checkpoint), weights_of(whole / "model"))
+
+
+class KilledPolitely(TrainerCallback):
+    """Sends this process a signal in the middle of the third update."""
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_run_that_is_asked_to_stop_saves_what_it_has_trained_and_carries_on_to_the_bit(tmp_path, whole, monkeypatch):
+    stage, out = whole
+    stage = stage.model_copy(update={"out": tmp_path / "sft", "save_every": 1000})
+    build = sft.WatchedSFT.__init__
+
+    def with_a_killer(trainer: Any, *args: Any, callbacks: Any, **kwargs: Any) -> None:
+        build(trainer, *args, callbacks=[*callbacks, KilledPolitely()], **kwargs)
+
+    monkeypatch.setattr(sft.WatchedSFT, "__init__", with_a_killer)
+    with pytest.raises(KeyboardInterrupt):
+        trained(stage)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "sft/checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert not (tmp_path / "sft/model").exists()
+    resumed = trained(stage)
+    assert same(*(load_file(folder / "model/model.safetensors") for folder in (out, resumed)))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors"])

@@ -31,6 +31,7 @@ from rrm.editor.tasks import EditorTask
 from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure
+from rrm.signals import asked_to_stop
 
 CHECKPOINTS, STATE, METRICS, MODEL = "checkpoints", "state.pt", "metrics.jsonl", "model"
 KEPT = 2
@@ -86,19 +87,21 @@ def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: Rewa
         # rows written after the checkpoint belong to epochs that are about to be run again
         partial.write_text("".join(json.dumps(row) + "\n" for row in run.rows))
     bar = tqdm(total=config.epochs, initial=run.epoch, desc=f"editor {config.algorithm}", mininterval=2)
-    while run.epoch < config.epochs:
-        begin = time.monotonic()
-        row = {"epoch": run.epoch, **one_epoch(config, algorithm, run, tasks, reward)}
-        row["seconds"] = round(time.monotonic() - begin, 2)
-        run.rows.append(row)
-        run.epoch += 1
-        with (out / METRICS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        if run.epoch % config.checkpoint_every == 0 or run.epoch == config.epochs:
-            run.save(out / CHECKPOINTS)
-        bar.update()
-        bar.set_postfix(reward=row["reward_mean"], true=row["true_reward_mean"], refresh=False)
-    bar.close()
+    with bar, asked_to_stop() as asked:
+        while run.epoch < config.epochs:
+            begin = time.monotonic()
+            row = {"epoch": run.epoch, **one_epoch(config, algorithm, run, tasks, reward)}
+            row["seconds"] = round(time.monotonic() - begin, 2)
+            run.rows.append(row)
+            run.epoch += 1
+            with (out / METRICS).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if run.epoch % config.checkpoint_every == 0 or run.epoch == config.epochs or asked():
+                run.save(out / CHECKPOINTS)
+            bar.update()
+            bar.set_postfix(reward=row["reward_mean"], true=row["true_reward_mean"], refresh=False)
+            if asked() and run.epoch < config.epochs:
+                raise KeyboardInterrupt
     run.sets.average.save(out / MODEL)
     return run.rows[-1]
 

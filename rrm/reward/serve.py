@@ -28,7 +28,8 @@ from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
 from rrm.reward.keyed import KEY, KeyRequired
 from rrm.secrets import key_of
-from rrm.stage import closed_when_killed, content_digest
+from rrm.signals import closed_when_killed
+from rrm.stage import content_digest
 from rrm.verifier.checkpoint import check_checkpoint, style_of
 from rrm.watcher import Watcher
 

@@ -184,6 +184,10 @@ class GCPOTrainer(Watched, GRPOTrainer):
         if self.ref_model is not None:
             batch_vision_attention(self.accelerator.unwrap_model(self.ref_model))
 
+    def safe_to_stop(self) -> bool:
+        """Rollouts are not saved: after the last update on them."""
+        return self.state.global_step % self.num_iterations == 0
+
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         args = self.args
         return PairSampler(

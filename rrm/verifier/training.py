@@ -36,6 +36,7 @@ from rrm.config import Config
 from rrm.disk import folder_at_once, written_at_once
 from rrm.errors import InputError
 from rrm.prompts import Style
+from rrm.signals import asked_to_stop
 from rrm.stage import fingerprint_of, run_stage
 from rrm.verifier.checkpoint import Origin, load, save
 
@@ -159,6 +160,20 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **known}) + "\n")
 
 
+class StopAtSafePoint(TrainerCallback):
+    """Ends a training that was asked to stop after the update that it is in, with a checkpoint; in all processes alike."""
+
+    def __init__(self, trainer: Watched, asked: Callable[[], bool]):
+        self.trainer, self.asked = trainer, asked
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After every update."""
+        mine = torch.tensor([float(self.asked())], device=args.device)
+        anyone = bool(self.trainer.accelerator.gather(mine).any()) if args.world_size > 1 else self.asked()
+        if anyone and self.trainer.safe_to_stop():
+            control.should_log = control.should_save = control.should_training_stop = True
+
+
 def times_usual(value: float, earlier: Sequence[float]) -> float | None:
     """The value over the median of the last ones before it that are not 0; None where too few were logged.
 
@@ -201,7 +216,8 @@ class Watched(Trainer):
     def carry_on(self, checkpoints: Path, otherwise: Path | None) -> None:
         """Trains from the newest whole checkpoint in the folder, from the one named otherwise, or from the base.
 
-        Raises InputError where the one named otherwise is not whole.
+        Raises InputError where the one named otherwise is not whole, and KeyboardInterrupt where the run was asked to stop: after
+        the update that it was in, with a checkpoint of it.
         """
         found: list[Path | None] = [None]
         if self.is_world_process_zero():
@@ -213,7 +229,15 @@ class Watched(Trainer):
             lines = read_state(self.resumed_from)["log_history"]
             self.seconds_before = max((line.get("seconds", 0.0) for line in lines), default=0.0)
         self.begin = time.monotonic()
-        self.train(resume_from_checkpoint=None if self.resumed_from is None else str(self.resumed_from))
+        with asked_to_stop() as asked:
+            self.add_callback(StopAtSafePoint(self, asked))
+            self.train(resume_from_checkpoint=None if self.resumed_from is None else str(self.resumed_from))
+        if self.state.global_step < self.args.max_steps:
+            raise KeyboardInterrupt
+
+    def safe_to_stop(self) -> bool:
+        """Whether a run resumed from a checkpoint of the update that was just made would be the uninterrupted one."""
+        return True
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the seconds of training so far, those before a resume included."""
