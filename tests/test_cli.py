@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,22 @@ def test_without_a_model_it_says_how_to_get_one(image, monkeypatch):
     monkeypatch.delenv("RRM_MODEL", raising=False)
     with pytest.raises(InputError, match="make demo"):
         call(arguments(image))
+
+
+def test_the_requirement_is_asked_with_the_instruction(image, monkeypatch):
+    class Noting(AbstractContextManager):
+        def judge(self, source, edited, *asked):
+            seen.append(asked)
+            return judgement_of("seen\n<score>8.0</score>", ())
+
+        def __exit__(self, *exception):
+            return None
+
+    seen = []
+    monkeypatch.setattr("rrm.reward.open_reward", lambda spec: Noting())
+    call(arguments(image, "--requirement", "keep the frame", "--model", "m"))
+    call(arguments(image, "--model", "m"))
+    assert seen == [("remove the red circle", (), "keep the frame"), ("remove the red circle", (), None)]
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, image):
