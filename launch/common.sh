@@ -85,7 +85,10 @@ read_server() {
     server=$(value vllm_server)
     case $server in
     '') own_server='' ;;
-    http://127.0.0.1:* | http://localhost:*) own_server=1 ;;
+    http://127.0.0.1:* | http://localhost:*)
+        own_server=1
+        export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost" no_proxy="${no_proxy:+$no_proxy,}127.0.0.1,localhost"
+        ;;
     http://* | https://*) own_server='' ;;
     *) die "vllm_server '$server' in $config is no address; write http://127.0.0.1:8000." ;;
     esac

@@ -7,9 +7,12 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odd_answers import ANSWERS, completion, running_odd
 
 from rrm.chat import ChatClient, ChatRequest, Completion, Dialect, Fault, StopRule, every_choice, patiently
@@ -120,6 +123,37 @@ def test_a_count_of_tokens_that_can_be_none_is_unknown(count):
     read = read_completion(completion("x", usage={"prompt_tokens": count, "completion_tokens": 7}), REQUEST)
     assert (read.prompt_tokens, read.completion_tokens) == (None, 7)
     assert read_completion(completion("x", usage=[count]), REQUEST).prompt_tokens is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["error", "choices", "message", "content", "code", "param", "detail", "loc", "type", "text", "usage"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.sampled_from([200, 307, 400, 401, 422, 429, 500]))
+@settings(deadline=None, max_examples=300)
+def test_no_answer_however_odd_is_more_than_a_value(value, status):
+    raw = json.dumps(value).encode()
+    assert fault_of(status, raw, ("seed", "n"), "KEY").failure.kind
+    with suppress(NoCompletion):
+        assert read_completion(json.loads(raw), ChatRequest("m", [], 9, n=3, top_logprobs=2)).choices
+
+
+def test_an_error_that_nests_too_deep_is_a_fault_as_well():
+    deep = b'{"error": ' * 900 + b"{}" + b"}" * 900
+    for status in (200, 400):
+        assert fault_of(status, deep, ("seed",), "KEY").failure.kind
 
 
 def test_null_in_extra_takes_a_field_out_and_an_option_may_be_json():

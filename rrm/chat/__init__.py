@@ -1,6 +1,6 @@
 """The one client of OpenAI-compatible chat servers: a request, and a checked completion or a fault. It needs no torch."""
 
-from rrm.chat.client import ChatClient, every_choice, patiently, reached, waited
+from rrm.chat.client import ChatClient, every_choice, patiently, reached, spare_loopback, waited
 from rrm.chat.faults import Fault
 from rrm.chat.options import Dialect
 from rrm.chat.protocol import ChatRequest, Completion, Form, image_part
@@ -18,5 +18,6 @@ __all__ = [
     "image_part",
     "patiently",
     "reached",
+    "spare_loopback",
     "waited",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import ssl
 import sys
 import time
@@ -119,7 +120,7 @@ class ChatClient:
         value = parsed(got)
         entries = value.get("data") if isinstance(value, dict) else None
         listed = entries if isinstance(entries, list) else []
-        return [str(entry["id"]) for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        return [one_line(entry["id"]) for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     async def exchange(
         self, path: str, body: Form | Mapping[str, Any] | None, most: int, within: float | None = None
@@ -252,6 +253,12 @@ def reached(url: str, seconds: float, body: Any = None) -> httpx.Response:
     """
     direct = is_loopback(httpx.URL(url).host)
     return httpx.request("GET" if body is None else "POST", url, json=body, timeout=seconds, trust_env=not direct)
+
+
+def spare_loopback() -> None:
+    """From now on no library in this process asks this machine's own addresses through a proxy."""
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
 
 
 def waited(work: Coroutine[Any, Any, T]) -> T:

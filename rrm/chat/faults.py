@@ -13,6 +13,8 @@ from rrm.screen import shown
 
 LONGEST_DETAIL = 300
 """Characters of a server's words that are kept."""
+DEPTH = 8
+"""Levels of an error's JSON that are looked through."""
 Scope = Literal["moment", "question", "everything"]
 """What would meet the same fault again: nothing, a little later; this question; every question."""
 
@@ -179,17 +181,19 @@ def field_in(value: Any, param: str, said: str, sent: Collection[str]) -> str | 
     return None
 
 
-def places(value: Any) -> Iterator[str]:
-    """The last names of pydantic's places of errors, wherever they stand in the JSON."""
+def places(value: Any, depth: int = DEPTH) -> Iterator[str]:
+    """The last names of pydantic's places of errors, wherever they stand in the JSON, down to a depth."""
+    if depth == 0:
+        return
     if isinstance(value, dict):
         loc = value.get("loc")
         if isinstance(loc, list) and len(loc) <= 3 and isinstance(loc[-1] if loc else None, str):
             yield loc[-1]
         for inner in value.values():
-            yield from places(inner)
+            yield from places(inner, depth - 1)
     elif isinstance(value, list):
         for inner in value:
-            yield from places(inner)
+            yield from places(inner, depth - 1)
 
 
 def cure_of(field: str) -> str:

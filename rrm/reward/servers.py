@@ -230,9 +230,11 @@ class ServerBackend:
         async def send(request: ChatRequest) -> Completion | Fault:
             left = end - asyncio.get_running_loop().time()
             got = await server.client.attempt(request, max(left, 0.0))
-            if not isinstance(got, Fault) or got.scope == "question" or server.url in got.failure.detail:
+            if not isinstance(got, Fault) or got.scope == "question" or server.client.where in got.failure.detail:
                 return got
-            return replace(got, failure=got.failure.model_copy(update={"detail": f"{server.url}: {got.failure.detail}"}))
+            return replace(
+                got, failure=got.failure.model_copy(update={"detail": f"{server.client.where}: {got.failure.detail}"})
+            )
 
         return send
 

@@ -28,6 +28,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from rrm.chat import spare_loopback
 from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.images import ImageStore
@@ -393,6 +394,8 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         raise InputError(
             f"save_every {config.save_every} is not a multiple of updates {config.updates}; rollouts are not saved, so change one of them."
         )
+    if config.vllm_server is not None:
+        spare_loopback()  # trl's own client would ask a proxy for it
     return GRPOConfig(
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro, generation_batch_size=total, num_generations=config.traces,
