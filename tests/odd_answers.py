@@ -32,7 +32,15 @@ def completion(*texts: Any, finish: Any = "stop", usage: Any = None, logprobs: A
 
 def response(status: int, payload: bytes, *headers: str, kind: str = "application/json") -> bytes:
     """An answer as it goes over the wire."""
-    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(payload)}", *headers, "", ""]
+    lines = [
+        f"HTTP/1.1 {status} X",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(payload)}",
+        "Connection: close",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + payload
 
 

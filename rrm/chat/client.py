@@ -28,6 +28,8 @@ from rrm.secrets import key_of, know_url
 
 PER_POOL = 16
 """Requests at once in one pool of connections: httpx takes longer per request the more a pool holds."""
+KEPT_OPEN = 2.0
+"""Seconds that an idle connection is kept: many servers close one after 5, and what is sent just then is lost."""
 LONGEST_ERROR = 2**16
 """Bytes of an error's body that are read."""
 LONGEST_LIST = 2**23
@@ -78,7 +80,7 @@ class ChatClient:
             return Pool(
                 httpx.AsyncClient(
                     headers=headers, timeout=None, verify=certificates(), trust_env=not is_loopback(self.url.host),
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=PER_POOL),
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=PER_POOL, keepalive_expiry=KEPT_OPEN),
                 )
             )  # fmt: skip
         except (ImportError, ValueError) as error:  # a SOCKS proxy without its package; a proxy that is no address
