@@ -58,7 +58,9 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
             parsed = []
             for row in chunk:
                 try:
-                    parsed.append((row, source_of(row.values or {})))
+                    if row.values is None:
+                        raise BadRow("bad_row", row.fault)
+                    parsed.append((row, source_of(row.values)))
                 except BadRow as error:
                     book.quarantine([Quarantined(stage="benchmark", key=row.place, failure=error.failure)])
             images = intake.images((ref, row.folder) for row, (ref, _) in parsed)

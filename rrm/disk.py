@@ -21,6 +21,7 @@ TROUBLES = {
     errno.EPERM: ("permission denied", "change its owner or permissions, or name another place"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENAMETOOLONG: ("no file can have so long a name", "correct it"),
     errno.EIO: ("reading or writing failed", "see whether the disk is full or damaged"),
     errno.EBUSY: ("another process has a database there in use", "wait for its end or stop it"),
 }

@@ -166,6 +166,7 @@ def sqlite_error(code: int, message: str) -> sqlite3.OperationalError:
     [
         (OSError(errno.ENOSPC, "No space left on device"), "OUT: the disk is full; make room there"),
         (OSError(errno.ENOSPC, "No space left on device", "/big/one.png"), "/big/one.png: the disk is full"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "/x: no file can have so long a name; correct it"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "OUT: the disk quota is used up"),
         (OSError(errno.EROFS, "Read-only file system", "/ro/x"), "/ro/x: it cannot be written"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: permission denied"),
