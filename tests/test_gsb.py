@@ -96,9 +96,7 @@ def test_votes_are_read_in_any_encoding_that_is_marked_or_named_and_in_chinese(t
 
 def test_votes_that_are_not_certain_are_read_as_a_user_says(tmp_path):
     path = write_jsonl(tmp_path / "votes.jsonl", [{"item": str(n), "vote": vote} for n, vote in enumerate([1, 0, -1, 1, 9])])
-    with pytest.raises(
-        InputError, match=r"'1' in 2 rows, '-1' in 1 row, '0' in 1 row, '9' in 1 row; say what each value means"
-    ):
+    with pytest.raises(InputError, match=r"'1' in 2 rows, '-1' in 1 row, '0' in 1 row, '9' in 1 row; fill in labels"):
         read_votes(path)
     given = label_option("1=a,0=same,-1=b,9=")
     assert "".join(vote.side for vote in read_votes(path, given=given)) == "GSBG"
@@ -116,7 +114,7 @@ def test_raters_agreement_is_given_as_krippendorffs_alpha_too():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"item": "a", "vote": "better"}], "'better' in 1 row; say what each value means"),
+        ([{"item": "a", "vote": "better"}], "'better' in 1 row; fill in labels"),
         ([{"item": "a"}], "line 1: there is no vote"),
         ([{"vote": "G"}], "names no item"),
         ([{"item": "a", "vote": "G", "rater": "x"}] * 2, "line 2: rater 'x' voted on item 'a' before"),

@@ -70,7 +70,7 @@ def test_words_that_mean_one_thing_are_read(tmp_path, values, meant):
 )
 def test_labels_that_are_not_certain_stop_and_are_listed(tmp_path, field, values, listed):
     with pytest.raises(
-        InputError, match=rf"not certain which edit the labels in '{field}' prefer: .*{listed}.*, as in labels: "
+        InputError, match=rf"not certain which edit the labels in '{field}' prefer: .*{listed}.*; fill in labels: "
     ):
         labels_in(tmp_path, values, field)
 

@@ -183,11 +183,13 @@ def uncertain(where: str, column: str, values: Mapping[Said, int]) -> InputError
     listed = sorted(values.items(), key=lambda item: (-item[1], item[0].value))
     shown = ", ".join(f"{one.value!r} in {count} row{'s' * (count != 1)}" for one, count in listed[:LISTED])
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    example = ", ".join(f"'{one.value}': {label}" for (one, _), label in zip(listed, ("a", "b", "same"), strict=False))
-    option = ",".join(f"{one.value}={label}" for (one, _), label in zip(listed, ("a", "b", "same"), strict=False))
+    # no meanings are filled in: whoever copies them would have chosen none
+    values_alone = sorted(one.value for one, _ in listed[:LISTED])
+    key, option = ", ".join(f"{value!r}: …" for value in values_alone), ",".join(f"{value}=…" for value in values_alone)
     return InputError(
-        f"{where}: it is not certain which edit the labels in '{column}' prefer: {shown}{more}; say what each value means "
-        f"(a: the first edit is better, b: the second, same: neither, null: leave its rows out), as in labels: {{{example}}} of a config or --labels {option} of a command."
+        f"{where}: it is not certain which edit the labels in '{column}' prefer: {shown}{more}; fill in labels: {{{key}}} in the "
+        f"config, or --labels '{option}' of a command (a: the first edit is better, b: the second, same: neither; null, or nothing "
+        "behind =, leaves its rows out)."
     )
 
 
