@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import os
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from rrm.reward.servers import Patience, ServerBackend, filled
 from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.world import draw, sample_scene
+from rrm.secrets import key_of
 from rrm.stage import command, write_json
 from rrm.verifier.messages import judge_messages
 
@@ -126,7 +126,7 @@ def bare_rate(url: str, style: Any, part: Sequence[EditToJudge], in_flight: int,
 
     async def all_of_them() -> float:
         places = asyncio.Semaphore(in_flight)
-        async with openai.AsyncOpenAI(base_url=url, api_key=os.environ.get("RRM_API_KEY") or "none") as client:
+        async with openai.AsyncOpenAI(base_url=url, api_key=key_of("RRM_API_KEY") or "none") as client:
 
             async def one(message: Any) -> None:
                 async with places:
