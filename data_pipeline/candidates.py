@@ -12,7 +12,9 @@ from data_pipeline.flow import in_order
 from data_pipeline.intake import short_hash
 from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.settings import DataConfig
+from data_pipeline.stored import unreadable
 from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
 from rrm.images import ImageStore, fit
 from rrm.records import Failure, Quarantined, Task
 
@@ -27,7 +29,11 @@ async def edit(
     known = ledger.image(key)
     if isinstance(known, Seen) and store.path(known.digest).exists():
         return known
-    made = await client.edit(store.get(task.source), task.instruction, seed)
+    try:
+        source = store.get(task.source)
+    except InputError as error:
+        return unreadable(store, [task.source], error)
+    made = await client.edit(source, task.instruction, seed)
     if isinstance(made, Failure):
         return made
     image = fit(made.convert("RGB"), max_pixels)

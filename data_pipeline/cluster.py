@@ -78,6 +78,14 @@ class Keeper:
         self.ledger.close()
 
 
+def told_by(reference: Any) -> Any:
+    """The keeper's answer; what it raised is raised as itself, without Ray's account of where."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
 class RemoteLedger(Ledger):
     """The ledger as seen from a worker or the driver: every question goes to the keeper."""
 
@@ -86,24 +94,24 @@ class RemoteLedger(Ledger):
 
     def get(self, key: str) -> Paid | None:
         """The answer to the call with this key, if it was paid for."""
-        return cast("Paid | None", ray.get(self.keeper.get.remote(key)))
+        return cast("Paid | None", told_by(self.keeper.get.remote(key)))
 
     def add(self, key: str, stage: str, model: str, paid: Paid) -> None:
         """Notes a finished call; it is on disk when this returns."""
-        ray.get(self.keeper.add.remote(key, stage, model, paid))
+        told_by(self.keeper.add.remote(key, stage, model, paid))
 
     def bills(self, keys: Iterable[str] | None = None) -> list[Bill]:
         """Calls and tokens by stage and model, of all calls."""
         assert keys is None
-        return cast("list[Bill]", ray.get(self.keeper.bills.remote()))
+        return cast("list[Bill]", told_by(self.keeper.bills.remote()))
 
     def image(self, ref: str) -> Seen | Failure | None:
         """What is known of the image under this reference."""
-        return cast("Seen | Failure | None", ray.get(self.keeper.image.remote(ref)))
+        return cast("Seen | Failure | None", told_by(self.keeper.image.remote(ref)))
 
     def add_images(self, found: Iterable[tuple[str, Seen | Failure]]) -> None:
         """Notes what was read of images, by reference."""
-        ray.get(self.keeper.add_images.remote(list(found)))
+        told_by(self.keeper.add_images.remote(list(found)))
 
 
 class Worker:

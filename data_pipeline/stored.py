@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 from data_pipeline.workbook import Workbook
+from rrm.errors import InputError
 from rrm.images import ImageStore
+from rrm.records import Failure
 
 CHUNK = 1024
 DIGESTS = """
 SELECT source FROM tasks UNION SELECT edited FROM quadruples UNION SELECT edited_a FROM pairs UNION SELECT edited_b FROM pairs
 """
 Stamp = tuple[int, int]
-"""Size and time of change: a file with the same ones is not read again."""
+"""Size and time of the last change of any kind, which no program can set: a file with the same ones is not read again."""
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -23,7 +26,7 @@ def stamp_of(path: Path) -> Stamp | None:
         stat = path.stat()
     except FileNotFoundError:
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_ctime_ns
 
 
 def damaged(book: Workbook, store: ImageStore) -> list[str]:
@@ -58,3 +61,12 @@ def checked(book: Workbook, store: ImageStore, new: list[tuple[str, Stamp]], thr
     for digest in spoiled:
         store.path(digest).unlink(missing_ok=True)
     return spoiled
+
+
+def unreadable(store: ImageStore, digests: Iterable[str], error: InputError) -> Failure:
+    """The failure of what needs stored images one of which cannot be read; a damaged one is deleted, so that it is stored again before
+    the run ends."""
+    for digest in digests:
+        if not store.holds(digest):
+            store.path(digest).unlink(missing_ok=True)
+    return Failure(kind="image_unreadable", detail=str(error)[:300])

@@ -17,6 +17,7 @@ from data_pipeline.budget import Budget
 from data_pipeline.ledger import Ledger, Paid
 from data_pipeline.line import Line
 from data_pipeline.settings import DataConfig, Teacher
+from data_pipeline.stored import unreadable
 from rrm.chat import ChatRequest
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url
@@ -148,11 +149,8 @@ class Teachers:
             if line.gone is None:
                 try:
                     request = self.request(call)
-                except (
-                    InputError
-                ) as error:  # a stored image that is not what it was; deleted, it is stored again before the run ends
-                    self.forget_damaged(call.images)
-                    return Failure(kind="image_unreadable", detail=str(error)[:300])
+                except InputError as error:
+                    return unreadable(self.store, call.images, error)
                 answer = await self.paid_for(line, call, request)
             else:
                 line.unasked += 1
@@ -178,12 +176,6 @@ class Teachers:
                 self.stop(error)
                 raise
             return paid
-
-    def forget_damaged(self, images: tuple[str, ...]) -> None:
-        """Deletes those of the stored images that are not what they were."""
-        for digest in images:
-            if not self.store.holds(digest):
-                self.store.path(digest).unlink(missing_ok=True)
 
     def request(self, call: Call) -> ChatRequest:
         """The request as OpenAI's protocol has it. Raises InputError where a stored image is missing or damaged."""

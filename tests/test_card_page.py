@@ -263,7 +263,7 @@ def test_the_bill_is_itemised(html):
     assert "think hasty 2,137 3,205,500 854,800 2 12.35" in text
     assert "verify judge 2,150 100 10 0 0.00012" in text
     assert "In all 4,287 3,205,600 854,810 2 12.35" in text
-    assert "Calls without a token count are not in it." in text
+    assert "Calls without a token count are in it at the most that they can cost." in text
 
 
 def test_samples_show_what_the_rows_hold(html):
