@@ -15,7 +15,7 @@ from PIL import Image
 from data_pipeline.__main__ import main as data_pipeline
 from rrm import secrets
 from rrm.sandbox.canned import Reply, canned, error, send_reply, whole
-from rrm.stage import command
+from rrm.stage import command as run_command
 
 KEY, FIELD, PASSWORD = "sk-live-Zb81hT7qLw0XnE4v", "tenant-41c99ab7e2", "swordfish-of-1987"
 PRINCIPLES = {"follow": [0, 9], "keep": [0, 9], "quality": [0, 9]}
@@ -81,7 +81,7 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
             "principles_total": [1, 20], "decompose_share": 0.0, "concurrency": 1, "patience": 1.0,
         }  # fmt: skip
         (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
-        command(lambda: data_pipeline(["--config", str(tmp_path / "data.yaml")]))
+        run_command(lambda: data_pipeline(["--config", str(tmp_path / "data.yaml")]))
     said = capsys.readouterr()
     kept = contents(tmp_path / "made")
     assert f"I was sent {'Basic' if password else 'Bearer'} ***" in kept
@@ -90,3 +90,33 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
         for text in (kept, said.out, said.err):
             assert secret not in text
     assert "\x1b[2J" not in said.out + said.err
+
+
+def test_a_benchmark_keeps_no_key_that_its_judge_echoes_nor_one_of_its_spec(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("OF_MY_JUDGE", KEY)
+    for number, name in enumerate(("source", "p", "q", "r")):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / f"{name}.png")
+    pairs = [
+        {
+            "source": "source.png",
+            "instruction": f"Redder by {n}",
+            "edited_a": f"{a}.png",
+            "edited_b": f"{b}.png",
+            "label": label,
+        }
+        for n, (a, b, label) in enumerate([("p", "q", "a"), ("q", "r", "b"), ("r", "p", "a"), ("p", "r", "b")])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    out = tmp_path / "made"
+    with served(echoing()) as url:
+        where = url.replace("//", f"//me:{PASSWORD}@")
+        spec = f'vlm:{where}?model=canned&key=OF_MY_JUDGE&extra={{"api_key":"{FIELD}"}}'
+        code, *said = command("run", "--bench", "jsonl", "--data", tmp_path / "pairs.jsonl", "--reward", spec, "--out", out)
+        page = command("report", out)
+    kept = contents(out)
+    assert code == page[0] == 0, said
+    assert "I was sent Basic ***" in kept
+    assert "OF_MY_JUDGE" in kept
+    for secret in (KEY, FIELD, PASSWORD):
+        for text in (kept, *said, *map(str, page)):
+            assert secret not in text
