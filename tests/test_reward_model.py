@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -395,3 +396,16 @@ def test_every_judgement_is_told_of_when_it_is_there_and_they_come_back_in_order
     assert [told[place] for place in range(3)] == judgements
     assert [principles[place] for place in range(3)] == made
     assert (made[0], made[2]) == (ONE, ONE)
+
+
+def test_an_image_that_turns_out_to_be_torn_loses_its_own_edit_alone():
+    noise, whole = Image.effect_noise((64, 64), 90).convert("RGB"), io.BytesIO()
+    noise.save(whole, "PNG")
+
+    def half() -> Image.Image:
+        return Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2]))
+
+    with RewardModel(Fake(well)) as model:
+        judged = model.judge_many([EditToJudge(GREY, half(), "edit 1", ONE), EditToJudge(half(), GREY, "edit 1", ()), edit(2)])
+    assert [j.failure and j.failure.kind for j in judged] == ["image_unreadable", "image_unreadable", None]
+    assert judged[2].score == 2

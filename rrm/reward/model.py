@@ -194,9 +194,13 @@ class RewardModel:
         self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
     ) -> list[Principles | Failure]:
         places: dict[TaskKey, list[int]] = {}
-        for place, task in enumerate(tasks):
-            places.setdefault((pixel_digest(task.source), task.instruction, task.requirement), []).append(place)
         found: dict[int, Principles | Failure] = {}
+        for place, task in enumerate(tasks):
+            if failure := torn(task.source):
+                found[place] = failure
+                done(place, failure)
+            else:
+                places.setdefault((pixel_digest(task.source), task.instruction, task.requirement), []).append(place)
         asked: list[TaskKey] = []
         questions: list[Question] = []
 
@@ -290,8 +294,19 @@ class RewardModel:
         return traces[0] if self.asking.k == 1 else pooled(traces)
 
 
+def torn(image: Image) -> Failure | None:
+    """Why an image, which Pillow may have opened and not read yet, cannot be read; None where it can."""
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        return Failure(kind="image_unreadable", detail=str(error)[:300])
+    return None
+
+
 def fitting(*images: Image) -> tuple[Image, ...] | Failure:
     """The images within the pixel budget, or why one of them cannot be brought into it."""
+    if failure := next(filter(None, map(torn, images)), None):
+        return failure
     try:
         return tuple(fit(image) for image in images)
     except InputError as error:
