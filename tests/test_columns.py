@@ -70,10 +70,12 @@ def test_text_that_was_decoded_wrongly_before_is_not_used():
     assert reason(read_task, {**TASK, "instruction": "caf\ufffd"}).startswith("'instruction' holds U+FFFD")
 
 
-def test_the_english_instruction_is_taken_and_no_other():
+def test_of_several_languages_the_english_instruction_is_taken_and_of_one_the_only_one():
     assert read_task({**TASK, "instruction": {"cn": "变红", "en": "make it red"}}).instruction == "make it red"
     assert read_task({**TASK, "instruction": ["make it red"]}).instruction == "make it red"
-    assert reason(read_task, {**TASK, "instruction": {"cn": "变红"}}) == "'instruction' holds no text under 'en'"
+    assert read_task({**TASK, "instruction": {"cn": "变红", "en": None}}).instruction == "变红"
+    several = {"cn": "变红", "jp": "赤く", "en": " "}
+    assert reason(read_task, {**TASK, "instruction": several}) == "'instruction' holds 2 texts, none of them under 'en'"
     assert reason(read_task, {**TASK, "instruction": ["x", "y"]}) == "'instruction' holds 2 texts, not one"
 
 

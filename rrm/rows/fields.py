@@ -80,11 +80,12 @@ def embedded(name: str, text: str) -> bytes | None:
 
 
 def as_text(name: str, value: Any) -> str:
-    """The text in a field: itself, the only one of a list, or the English one of several languages."""
-    if isinstance(value, dict) and not missing(value.get("en")):
-        return as_text(name, value["en"])
+    """The text in a field: itself, the only one of a list or of one language, or the English one of several languages."""
     if isinstance(value, dict):
-        raise bad(f"'{name}' holds no text under 'en'")
+        texts = {language: text for language, text in value.items() if not missing(text)}
+        if "en" not in texts and len(texts) != 1:
+            raise bad(f"'{name}' holds {len(texts)} texts, none of them under 'en'")
+        return as_text(name, texts.get("en", next(iter(texts.values()))))
     if isinstance(value, list) and len(value) == 1:
         return as_text(name, value[0])
     if isinstance(value, list):
