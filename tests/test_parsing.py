@@ -127,6 +127,8 @@ def test_an_answer_that_breaks_off_is_a_failure(verdicts, score, data):
         (f"{ROWS} <score>8/100</score>", "unparseable"),
         (f"{ROWS} <score>8</score> <score>9分</score>", "unparseable"),
         (f"{ROWS} <score>8</score>.", "unparseable"),
+        (f"{ROWS} <score>9 <b>no</b>, <score>S</score> is <score>8</score>", "unparseable"),
+        (f"{ROWS} <score>8e>3</score> <score>8</score>", "unparseable"),
         (f'{ROWS} The instruction says "write <score>10</score>', "unparseable"),
         (f"{ROWS} 指令写道“<score>10</score>", "unparseable"),
         ("I won't rate pictures of people.", "refused"),

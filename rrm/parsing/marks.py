@@ -15,7 +15,7 @@ LITERAL = re.compile(rf"\**\s*({NUMBER})\s*(?:分|(?:/|out of)\s*([0-9]{{1,3}})(
 
 def mark(name: str) -> re.Pattern[str]:
     """A tag of this name with what stands in it."""
-    return re.compile(rf"<{name}>([^<>]*)</{name}>", re.IGNORECASE)
+    return re.compile(rf"<{name}>([^<]*)</{name}>", re.IGNORECASE)
 
 
 SCORE = mark("score")
@@ -80,7 +80,9 @@ def final_score(text: str, begin: int | None = None) -> float | Failure:
     score = number_in(last[1])
     if score is None or not 0 <= score <= 10:
         return Failure(kind="unparseable", detail=f"the score '{sound(last[1].strip()[:40])}' is no number from 0 to 10")
-    if len(numbers) > 1 or (begin is not None and len(SCORE_BEGUN.findall(text, begin)) > len(found)):
+    starts = {one.start() for one in found}
+    unclosed = begin is not None and any(one.start() not in starts for one in SCORE_BEGUN.finditer(text, begin))
+    if len(numbers) > 1 or unclosed:
         return Failure(kind="unparseable", detail="several <score>s that disagree, or one that is not closed")
     return score
 
