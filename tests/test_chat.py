@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_answers import ANSWERS, completion, running_odd
 
-from rrm.chat import ChatClient, ChatRequest, Completion, Dialect, Fault, StopRule, every_choice, patiently
+from rrm.chat import ChatClient, ChatRequest, Completion, Dialect, Fault, StopRule, every_choice, patiently, reached
 from rrm.chat.client import is_loopback
 from rrm.chat.faults import fault_of
 from rrm.chat.protocol import NoCompletion, read_completion
@@ -249,6 +249,7 @@ def test_proxies_do_not_apply_to_this_machine_and_one_without_its_package_is_a_s
     with running_odd() as odd:
         assert isinstance(asked(odd.url), Completion)
         assert isinstance(asked(odd.url.replace("127.0.0.1", "localhost")), Completion)
+        assert reached(f"{odd.url}/models", 2).is_success
     for name in ("ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     ChatClient("http://[::1]:8000/v1")

@@ -171,7 +171,7 @@ class Replica:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
-    watcher: Watcher
+    watcher: Watcher | None = None
 
     @property
     def healthy(self) -> bool:
@@ -187,7 +187,8 @@ class Replica:
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, how)
                 self.process.wait(10)
-        self.watcher.release()
+        if self.watcher is not None:
+            self.watcher.release()
 
 
 def start(serving: Serving, replica: int, on_gpu: bool, logs: Path) -> Replica:
