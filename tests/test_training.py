@@ -451,6 +451,12 @@ def alone(tmp_path_factory, training_data, tiny_checkpoint):
     return stage, trained(stage)
 
 
+def test_what_several_processes_without_a_gpu_load_has_a_device_that_torch_knows(tmp_path):
+    torch.save({"exp_avg": torch.ones(3)}, tmp_path / "optimizer.pt")
+    loaded = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu:0"), weights_only=True)
+    assert loaded["exp_avg"].device.type == "cpu"
+
+
 def test_two_processes_are_one_that_accumulates(tmp_path, alone):
     stage, out = alone
     done = command("rrm.verifier.sft", stage.model_copy(update={"out": tmp_path / "two", "accumulate": 1}), ranks=2)

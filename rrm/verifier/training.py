@@ -91,6 +91,12 @@ def run_training(name: str, about: str | None, kind: type[Stage], train: Callabl
     run_stage(name, config.out, config, inputs, lambda out: train(config, out))
 
 
+# transformers loads an optimiser onto the device of several processes without a GPU, "cpu:0", which torch knows as "cpu" alone
+torch.serialization.register_package(
+    15, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
+
+
 def start(config: TrainingStage) -> None:
     """Seeds everything, and readies DeepSpeed where it is asked for; call it before a trainer's arguments are made.
 
