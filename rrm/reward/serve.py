@@ -166,7 +166,7 @@ def check(serving: Serving, count: int) -> None:
 
 @dataclass
 class Replica:
-    """A server's process, where it listens and where it writes, and what ends it where this process is killed."""
+    """A server's process, where it listens and where it writes, and what ends it where this process is killed, if anything does."""
 
     process: subprocess.Popen[bytes]
     url: str
