@@ -141,7 +141,7 @@ class Intake:
                 usable += 1
                 yield row, value, digests
         if not usable:
-            told = f"; {first.key}: {first.failure.detail}" if first else ""
+            told = f"; {first.key}: {first.failure.detail.removesuffix('.')}" if first else ""
             raise InputError(f"{where} holds no usable {what}{told}.")
 
 

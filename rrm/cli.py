@@ -34,7 +34,9 @@ def read_principles_file(path: Path, encoding: str | None = None) -> tuple[Princ
     Raises InputError where it holds none, or one that the data pipeline would refuse of a teacher.
     """
     if not path.is_file():
-        raise InputError(f"There is no principles file at {path}; give a JSON list of question and category.")
+        raise InputError(
+            f"There is no principles file at {path}; give a .txt with one question a line, or a JSON list of question and category."
+        )
     if path.suffix.lower() == ".txt":
         lines = [line.strip() for line in read_text(path, encoding).splitlines() if line.strip()]
         found: tuple[Principle, ...] | Failure = tuple(Principle(question=line, category="follow") for line in lines)
@@ -160,7 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
     scoring.add_argument("--instruction", required=True, help="what the edit was meant to do")
     scoring.add_argument("--requirement", help="what it must also meet")
     scoring.add_argument(
-        "--principles", type=Path, help="JSON list of question and category; decomposed by the model if left out"
+        "--principles",
+        type=Path,
+        help="yes/no questions: .txt with one a line, or .json, .jsonl, .csv, .parquet with question and category (follow, keep, "
+        "quality); decomposed by the model if left out",
     )
     scoring.add_argument("--encoding", help="of a file of principles that is not UTF-8, such as gb18030")
     scoring.add_argument("--model", help="checkpoint folder of an RRM, or server:http://…/v1?mode=…&k=… (default: $RRM_MODEL)")

@@ -1,9 +1,11 @@
 """What a run would ask, and what the whole will cost."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data_pipeline.__main__ import main
 from data_pipeline.foresight import Measured, Whole, dry_run, extrapolate, hours_of, plan
@@ -140,3 +142,10 @@ def test_hours_are_those_of_the_tightest_limit_pass_by_pass(config):
         ("verify", "sandbox-careful"): values(300, 0, 0, 28_800),  # 30 min by requests, 120 min by latency
     }
     assert hours_of(limited, config, totals) == pytest.approx(1 + 2)
+
+
+def test_the_config_in_the_documentation_is_one_that_the_pipeline_takes():
+    text = Path("docs/data.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    config = DataConfig.model_validate(yaml.safe_load(text))
+    assert config.thinkers[0].one_by_one
+    assert config.encoding == "gb18030"
