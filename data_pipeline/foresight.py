@@ -28,7 +28,7 @@ from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
 from data_pipeline.workbook import Workbook
-from rrm.errors import InputError
+from rrm.errors import InputError, NothingMade
 from rrm.images import ImageStore
 from rrm.records import Failure, Principle, Quadruple, Task
 from rrm.stage import write_json
@@ -140,10 +140,12 @@ def sampled(config: DataConfig, book: Workbook, size: int) -> list[Task]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one task took, by stage and model (MEASURES each), and how many edits of it were judged."""
+    """What one task took, by stage and model (MEASURES each), how many edits it has, and why it has no principles, where it has none:
+    then none of its edits was judged."""
 
     spent: dict[tuple[str, str], np.ndarray]
     edits: int
+    failure: Failure | None = None
 
 
 async def measure_task(task: Task, book: Workbook, ledger: Ledger, teachers: Asks, config: DataConfig) -> Measured:
@@ -152,10 +154,11 @@ async def measure_task(task: Task, book: Workbook, ledger: Ledger, teachers: Ask
     if config.filters:
         keys += (await filter_task(task, teachers, config)).keys
     principles: tuple[Principle, ...] | None = ()
+    failure: Failure | None = None
     if config.decomposes:
         decomposed = await decompose(task, teachers, config)
         keys += decomposed.keys
-        principles = decomposed.principles
+        principles, failure = decomposed.principles, decomposed.failure
     edits = book.run(
         "SELECT quadruple_id, edited, editor FROM quadruples WHERE task_id = ? ORDER BY n", (task.task_id,)
     ).fetchall()
@@ -165,7 +168,7 @@ async def measure_task(task: Task, book: Workbook, ledger: Ledger, teachers: Ask
             keys += (await judge(quadruple, teachers, config)).keys
     bills = ledger.bills(keys)
     spent = {(b.stage, b.model): np.array([b.calls, b.prompt_tokens, b.completion_tokens, b.seconds], float) for b in bills}
-    return Measured(spent, len(edits))
+    return Measured(spent, len(edits), failure)
 
 
 def hours_of(teachers: dict[str, Teacher], config: DataConfig, totals: dict[tuple[str, str], np.ndarray]) -> float:
@@ -232,7 +235,8 @@ def with_interval(values: np.ndarray) -> dict[str, float]:
 def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[str, Any]:
     """Runs a sample of the tasks through every stage, and prints and returns what the whole will take.
 
-    The sample's answers go into the set's ledger: the run itself will not ask for them again. Writes <out>.plan.json.
+    The sample's answers go into the set's ledger: the run itself will not ask for them again. Writes <out>.plan.json. Raises
+    NothingMade where no task of the sample has valid principles: of what lies behind them nothing is known.
     """
     with teachers_there(config) as there, scratch(config, there) as (book, ledger, store):
         tasks = sampled(config, book, size)
@@ -253,6 +257,10 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
                 await teachers.close()
 
         measured = asyncio.run(go())
+        failures = [task.failure for task in measured if task.failure is not None]
+        if len(failures) == len(measured):
+            why = f"{failures[0].kind}: {failures[0].detail}"
+            raise NothingMade(f"None of {len(measured)} sampled tasks has valid principles, so nothing can be planned ({why})")
         own = "origin = 'task' AND left_out IS NULL"
         every = book.count(f"tasks WHERE {own}")
         chosen = every
@@ -266,7 +274,12 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
             quadruples = round(share * book.count(kept))
         pairs = book.count("tasks WHERE chosen = 'pair'")
         whole = Whole(every - (config.random_tasks or 0), judged + pairs, judged, quadruples)
-    found = {"sample": len(tasks), "tasks": chosen, **extrapolate(config, measured, whole, config.seed)}
+    found = {
+        "sample": len(tasks),
+        "failed": len(failures),
+        "tasks": chosen,
+        **extrapolate(config, measured, whole, config.seed),
+    }
     write_json(Path(config.out).with_name(Path(config.out).name + ".plan.json"), found)
     print_plan(found)
     return found
@@ -284,9 +297,12 @@ def print_plan(found: dict[str, Any]) -> None:
             + "\n    ".join(
                 [
                     *shown,
-                    f"{line['money']['estimate']:>14,.2f} [{line['money']['low']:,.2f}, {line['money']['high']:,.2f}] money",
+                    f"{line['money']['estimate']:>14,.4f} [{line['money']['low']:,.4f}, {line['money']['high']:,.4f}] money",
                 ]
             )
         )
+    if found["failed"]:
+        lost = f"{found['failed']} of {found['sample']} sampled tasks have no valid principles"
+        print(f"  {lost}, so their edits were not judged: with a better decomposer the whole costs more")
     hours = found["total"]["hours"]
     print(f"  hours at the teachers' limits: {hours['estimate']:.2f} [{hours['low']:.2f}, {hours['high']:.2f}]")

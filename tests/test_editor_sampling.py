@@ -126,7 +126,7 @@ def test_sampling_fills_the_public_layout_names_what_failed_and_makes_nothing_tw
     made = [folder / f"fullset/color_alter/en/{key}.png" for key in ("k1", "k2")]
     assert [open_image(path).size for path in made] == [SOURCE.size] * 2
     (line,) = [json.loads(text) for text in (folder / "failures.jsonl").read_text().splitlines()]
-    assert (line["item_id"], line["failure"]["kind"]) == ("ps_human/en/k3", "refused")
+    assert (line["item_id"], line["failure"]["kind"]) == ("ps_human/en/k3", "bad_row")
 
     before, content = len(asked), made[0].read_bytes()
     made[0].write_bytes(content[: len(content) // 2])

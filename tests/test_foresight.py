@@ -10,7 +10,7 @@ import yaml
 from data_pipeline.__main__ import main
 from data_pipeline.foresight import Measured, Whole, dry_run, extrapolate, hours_of, plan
 from data_pipeline.settings import DataConfig
-from rrm.errors import InputError
+from rrm.errors import InputError, NothingMade
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.teacher import running_teacher
 
@@ -149,3 +149,9 @@ def test_the_config_in_the_documentation_is_one_that_the_pipeline_takes():
     config = DataConfig.model_validate(yaml.safe_load(text))
     assert config.thinkers[0].one_by_one
     assert config.encoding == "gb18030"
+
+
+def test_a_plan_says_where_no_sampled_task_has_principles(config, capsys):
+    strict = config.model_copy(update={"principles_total": (30, 40), "asks": 1})
+    with pytest.raises(NothingMade, match=r"None of 3 sampled tasks has valid principles.*too few"):
+        plan(strict, 3)
