@@ -94,11 +94,50 @@ def test_a_parameter_that_would_be_refused_every_time_is_named_with_its_cure(bod
 
 
 @pytest.mark.parametrize(
-    "words", ["in an image n pixels are missing", "messages[0].content[1]: wrong", "The input is too long: reduce max_tokens"]
+    "words",
+    [
+        "in an image n pixels are missing",
+        "messages[0].content[1]: wrong",
+        "The input is too long: reduce max_tokens",
+        "This server does not support images larger than 8000 pixels",
+        "Image format image/webp is not supported; supported image formats: png",
+        "cannot accept the image: too many pixels",
+        "The model could not process the image: invalid image data",
+        "The model `x` encountered an invalid input: NaN in image embedding",
+    ],
 )
 def test_what_is_wrong_with_one_question_is_of_that_question(words):
     fault = fault_of(400, json.dumps({"error": {"message": words}}).encode(), ("model", "messages", "n", "seed"), "KEY")
     assert fault.scope == "question"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The model `gpt-image-1` does not exist or you do not have access to it",
+        "invalid model: image-vl",
+        "No endpoints found that support image input",
+        "Model x does not support image_url content",
+    ],
+)
+def test_a_model_that_is_not_there_or_sees_nothing_stops_a_run(words):
+    assert fault_of(400, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY").scope == "everything"
+
+
+@pytest.mark.parametrize(
+    ("words", "scope"),
+    [
+        (
+            "Rate limit reached on requests per min. Please try again in 20s. Visit https://x/account/billing to add a card",
+            "moment",
+        ),
+        ("You exceeded your current quota, please check your plan and billing details. Please retry in 22.1s.", "moment"),
+        ("You exceeded your current quota, please check your plan and billing details.", "everything"),
+        ("rate limit of 3 per minute: insufficient balance", "everything"),
+    ],
+)
+def test_a_busy_minute_is_waited_for_and_an_empty_account_stops_a_run(words, scope):
+    assert fault_of(429, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY").scope == scope
 
 
 def test_choices_are_checked_before_anyone_sees_them():

@@ -28,14 +28,26 @@ FILTER = re.compile(
     re.IGNORECASE,
 )
 MONEY = re.compile(
-    r"arrear|insufficient.{0,3}(balance|quota|funds|credit)|good standing|exceeded your current quota|billing|credit balance|余额|欠费",
+    r"arrear|insufficient.{0,3}(balance|quota|funds|credit)|good standing|credit balance|余额|欠费", re.IGNORECASE
+)
+QUOTA = re.compile(r"exceeded your current quota|billing", re.IGNORECASE)
+"""What an empty account is told, and a busy minute as well, which also says when it ends."""
+SOON = re.compile(r"(try again|retry) (in|after) [0-9]|per[ -]?(second|minute|min)\b", re.IGNORECASE)
+_INSIDE = r"(?<![\w/'\"`.-])(images?|inputs?|outputs?|content|returned)(?![\w-])"
+NO_MODEL = re.compile(
+    rf"model((?!{_INSIDE}).){{0,60}}(not.{{0,3}}(exist|found)|(unknown|invalid)(?! (error|input|output)))"
+    r"|(invalid|unknown|no such) model(?! (in|out)put)",
     re.IGNORECASE,
 )
-NO_MODEL = re.compile(r"model.{0,60}(not.{0,3}(exist|found)|unknown|invalid)|(invalid|unknown|no such) model", re.IGNORECASE)
 BLIND = re.compile(
     r"(not|n't|no).{0,20}(support|accept|endpoints).{0,30}(image|vision|multi.?modal)|not a (multi.?modal|vision)",
     re.IGNORECASE,
 )
+ONE_IMAGE = re.compile(
+    r"image/(?!text)\w+|\b(this|the) image\b|\bimage.{0,30}\b(format|larger|bigger|smaller|size|dimension|pixel|resolution)",
+    re.IGNORECASE,
+)
+"""What is said of an image that was sent, not of images as such."""
 _SPOILT = r"(load|decod|read|open|process|download|fetch|identif|invalid|corrupt|truncat|broken|format|unsupported|large|small|dimension|pixel)"
 SPOILT = re.compile(rf"{_SPOILT}.{{0,40}}image|image.{{0,40}}{_SPOILT}", re.IGNORECASE)
 TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -95,7 +107,7 @@ def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, 
         return everything("give the address that it leads to as the base URL")
     if status in (408, 409, 425) or status >= 500:
         return of_the_moment("server_gone", detail, wait)
-    if status == 402 or MONEY.search(known):
+    if status == 402 or MONEY.search(known) or (QUOTA.search(known) and not SOON.search(said)):
         return everything("top up the account")
     if status == 429:
         return replace(of_the_moment("server_gone", detail, wait), limited=True)
@@ -103,7 +115,7 @@ def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, 
         return Fault(Failure(kind="refused", detail=detail), "question")
     if status in (401, 403):
         return everything(f"set {key_variable} to a key that it takes")
-    if BLIND.search(known):
+    if BLIND.search(known) and not ONE_IMAGE.search(said):
         return everything("name a model that sees images")
     if status in (404, 405, 410) or NO_MODEL.search(known):
         return everything("correct the model's name, or the base URL (most end in /v1)")
