@@ -140,6 +140,17 @@ def test_a_busy_minute_is_waited_for_and_an_empty_account_stops_a_run(words, sco
     assert fault_of(429, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY").scope == scope
 
 
+def test_a_count_of_no_tokens_for_what_was_asked_and_said_is_none():
+    def counts(content, prompt, completion):
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+        got = read_completion({"choices": [{"message": {"content": content}}], "usage": usage}, ChatRequest("m", [], 9))
+        return got.prompt_tokens, got.completion_tokens
+
+    assert counts("words", 0, 0) == (None, None)
+    assert counts("words", 7, 2) == (7, 2)
+    assert counts("", 7, 0) == (7, 0)
+
+
 def test_choices_are_checked_before_anyone_sees_them():
     with_tokens = ChatRequest("m", [], 9, top_logprobs=5)
     for logprob in (float("nan"), float("inf"), float("-inf"), True, "high", 1e9, None):

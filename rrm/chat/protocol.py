@@ -98,11 +98,11 @@ def read_completion(value: Any, request: ChatRequest) -> Completion:
         raise NoCompletion(f"{len(choices)} choices instead of {request.n}")
     usage = value.get("usage")
     counts = usage if isinstance(usage, dict) else {}
-    return Completion(
-        tuple(read_choice(choice, request.top_logprobs is not None) for choice in choices),
-        count(counts.get("prompt_tokens")),
-        count(counts.get("completion_tokens")),
-    )
+    read = tuple(read_choice(choice, request.top_logprobs is not None) for choice in choices)
+    # a prompt has tokens, and so has an answer: a count of 0 is one that the server did not make
+    said = any(choice.content or choice.reasoning for choice in read)
+    prompt, completion = count(counts.get("prompt_tokens")), count(counts.get("completion_tokens"))
+    return Completion(read, prompt or None, (completion or None) if said else completion)
 
 
 def count(value: Any) -> int | None:
