@@ -25,22 +25,31 @@ PLAUSIBLE = 16
 """Characters from which the value of an environment variable with a telling name counts as a key."""
 
 _NAMES_A_KEY = re.compile(r"(?:^|[_-])(?:api)?(?:key|token|secret|password|passwd|credential|authorization)s?$", re.I)
+_PLAUSIBLE = r"(?=[\w.~+/=-]*\d)(?=[\w.~+/=-]*[a-z])[\w.~+/=-]{8,}"
+"""What a header may carry: of letters and digits. The words of a sentence, and JSON's numbers and null, are none."""
 _CREDENTIALS = {
     # user:password@ of a URL
-    "://": (re.compile(r"(?<=://)[^/\s?#\"'<>\\]+@"), MASK + "@"),
+    "://": (re.compile(r"(?<=://)[^/\s?#\"'<>\\\u0080-\U0010ffff]+@"), MASK + "@"),
     # ?api_key=…, but not ?key=VARIABLE, by which a reward's spec names where the key is
     "=": (
         re.compile(
-            r"([?&;](?i:[\w-]*(?:key|token|secret|password|signature)|sig|auth)=)(?![A-Z][A-Z0-9_]*(?:[&\s#\"'<>\\]|$))[^&\s#\"'<>\\]+"
+            r"([?&;](?i:(?:[\w-]*[_-]|api|access|auth|client|refresh|secret|session)?(?:key|token|secret|password|signature)|sig|auth)=)(?![A-Z][A-Z0-9_]*(?:[&\s#\"'<>\\]|$))[^&\s#\"'<>\\]+"
         ),
         r"\1" + MASK,
     ),
     # Authorization: Bearer …, also as JSON and as JSON in a string
     "authorization": (
-        re.compile(r"(authorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:(?:bearer|basic|token)\s+)?)[^\s\"'<>\\,]+", re.I),
+        re.compile(
+            r"(authorization\\*[\"']?\s*[:=]\s*\\*[\"']?)"
+            rf"(?:((?:bearer|basic|token)\s+)[^\s\"'<>\\,]+|((?:[\w-]+\s+)?){_PLAUSIBLE})",
+            re.I | re.A,
+        ),
+        r"\1\2\3" + MASK,
+    ),
+    "api-key": (
+        re.compile(rf"(api-key=|api-key\\*[\"']?\s*[:=]\s*\\*[\"']?(?={_PLAUSIBLE}))[^\s\"'<>\\,]+", re.I | re.A),
         r"\1" + MASK,
     ),
-    "api-key": (re.compile(r"(api-key\\*[\"']?\s*[:=]\s*\\*[\"']?)[^\s\"'<>\\,]+", re.I), r"\1" + MASK),
     # Bearer … alone; a sentence about a flag bearer has no such word with a digit in it
     "bearer": (re.compile(r"(bearer\s+)(?=[^\s\"'<>\\]*\d)[\w.~+/=-]{16,}", re.I), r"\1" + MASK),
 }
