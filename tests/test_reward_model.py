@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -359,6 +360,30 @@ def test_closing_while_a_thread_judges_ends_both_at_once_and_the_thread_is_told(
         assert time.monotonic() - begin < 2
     with pytest.raises(InputError, match="is closed"):
         model.judge_many([edit(1)])
+
+
+def test_a_backend_that_fails_to_close_leaves_no_thread_and_nothing_that_was_opened_for_it():
+    class Broken(Fake):
+        async def close(self) -> None:
+            raise RuntimeError("the socket is gone")
+
+    ended: list[str] = []
+    owned = ExitStack()
+    owned.callback(ended.append, "server")
+    model = RewardModel(Broken(well), owned=owned)
+    with pytest.raises(RuntimeError, match="socket"):
+        model.close()
+    assert ended == ["server"]
+    assert not model.thread.is_alive()
+
+
+@pytest.mark.parametrize("does", [RewardModel.close, lambda model: model.judge_many([edit(2)])])
+def test_what_is_told_of_a_judgement_can_neither_ask_nor_close_and_says_so_instead_of_hanging(does):
+    with RewardModel(Fake(well)) as model, ThreadPoolExecutor(1) as threads:
+        judging = threads.submit(model.judge_many, [edit(1)], None, lambda place, found: does(model))
+        with pytest.raises(InputError, match="own thread"):
+            judging.result(timeout=5)
+        assert model.judge_many([edit(3)])[0].score == 3
 
 
 def test_a_forked_child_neither_hangs_nor_ends_what_is_its_parents():

@@ -34,6 +34,7 @@ TaskKey = tuple[str, str, str | None]
 """Digest of the source's pixels, instruction, requirement."""
 LONGEST_GOODBYE = 5.0
 """Seconds that closing waits for what is under way, and for connections."""
+INSIDE = "The reward model waits for its own thread: what `done` calls can neither ask nor close it; do that afterwards."
 CLOSED = "The reward model is closed; open it again with open_reward."
 FORKED = "The reward model was opened in the process that this one was forked from; open it here with open_reward."
 NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
@@ -95,16 +96,20 @@ class RewardModel:
         """
         if os.getpid() != self.pid:
             return
+        if threading.current_thread() is self.thread:
+            raise InputError(INSIDE)
         with self.door:
             if self.closing:
                 return
             self.closing = True
             ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
-        ended.result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-        self.owned.close()
+        try:
+            ended.result()
+        finally:  # a backend that fails to close leaves no thread and no server behind
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+            self.owned.close()
 
     async def _end(self) -> None:
         work = asyncio.all_tasks() - {asyncio.current_task()}
@@ -117,7 +122,10 @@ class RewardModel:
                 await self.backend.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of work in the model's own event loop, from whatever thread or loop the caller is in."""
+        """The result of work in the model's own event loop, from whatever thread or loop the caller is in but that one."""
+        if threading.current_thread() is self.thread:
+            work.close()
+            raise InputError(INSIDE)
         try:
             return self.begun(work).result()
         except CancelledError as error:
