@@ -85,7 +85,7 @@ def read_note(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object at `path`. Raises ValueError, in words, where it is damaged: no JSON, no object, or without these keys."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
     if not isinstance(note, dict) or set(keys) - set(note):
         raise ValueError(f"{path} is damaged (it lacks {' and '.join(keys)})")

@@ -167,6 +167,8 @@ def sqlite_error(code: int, message: str) -> sqlite3.OperationalError:
         (OSError(errno.ENOSPC, "No space left on device"), "OUT: the disk is full; make room there"),
         (OSError(errno.ENOSPC, "No space left on device", "/big/one.png"), "/big/one.png: the disk is full"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "/x: no file can have so long a name; correct it"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/rows.jsonl"), "/x/rows.jsonl: a folder stands where a file"),
+        (FileExistsError(errno.EEXIST, "File exists", "/link"), "/link: what stands there is no folder"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "OUT: the disk quota is used up"),
         (OSError(errno.EROFS, "Read-only file system", "/ro/x"), "/ro/x: it cannot be written"),
         (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: permission denied"),
@@ -236,7 +238,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("note", ["stage.json", "started.json"])
-@pytest.mark.parametrize("damage", ['{"fingerpr', "[1]", "{}", b"\xff\xfe", ""])
+@pytest.mark.parametrize("damage", ['{"fingerpr', "[1]", "{}", b"\xff\xfe", "", "[" * 200_000], ids=range(6))
 def test_a_damaged_note_is_one_sentence_and_doing_what_it_says_carries_on(tmp_path, note, damage):
     out = tmp_path / "out"
 
