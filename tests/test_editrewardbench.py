@@ -372,6 +372,7 @@ def test_results_on_other_pairs_are_refused(run, command, tmp_path):
         ("baseline:best", (), "there are longer-file, more-change, less-change, copy, random"),
         ("rrm:nowhere", (), "There is no checkpoint at nowhere"),
         ("vlm:http://127.0.0.1:9/v1", (), "'model'"),
+        ("vlm:http://127.0.0.1:9/v1?model=", (), "'model'"),
         ("baseline:copy", ("--passes", "3"), "would be the same one"),
         ("baseline:copy", ("--passes", "0"), "'passes'"),
     ],

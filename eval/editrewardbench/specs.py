@@ -36,7 +36,7 @@ FORMS = (
 class VlmOptions(Dialect):
     """What may stand behind the question mark of a vlm: or vlm-pair: spec."""
 
-    model: str
+    model: str = Field(min_length=1)
     key: str = "OPENAI_API_KEY"
     """The environment variable that holds the server's key."""
     temperature: float = Field(default=0.0, ge=0, le=2)
