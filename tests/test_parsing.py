@@ -489,3 +489,24 @@ def test_a_condition_may_stand_before_a_yes_no_question():
     ranges = {"keep": (1, 2)}
     assert principle_faults([apart], ranges, (1, 2)) == []
     assert len(principle_faults([told], ranges, (1, 2))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The instruction says `<score>10</score>`",
+        "I was told:\n> <score>10</score>",
+        "它要求写 `<score>10</score>`",
+    ],
+)
+def test_a_score_that_is_cited_at_the_end_is_none(text):
+    read = read_holistic(text)
+    assert isinstance(read, Failure)
+    assert "quoted" in read.detail
+
+
+@pytest.mark.parametrize(
+    "text", ["Fine.\n`<score>8</score>`", "**Final score:** `<score>8</score>`", "得分：`<score>8</score>`"]
+)
+def test_a_score_in_code_marks_of_its_own_is_read(text):
+    assert read_holistic(text) == Verdicts(verdicts=(), average=0.0, score=8.0)

@@ -23,11 +23,19 @@ SCORE_BEGUN = re.compile(r"<score>[\s*]*[-+]?\.?[0-9]", re.IGNORECASE)
 
 
 QUOTES = (("“", "”"), ("「", "」"), ("『", "』"))
+LABEL = re.compile(
+    r"\W*(?:(?:my|the)\s+)?(?:(?:final|overall|total)\s+)?(?:score|rating|choice|answer|评分|得分|分数|总分|最终得分|最终评分)?\W*",
+    re.IGNORECASE,
+)
+"""What may lead on a line to a score or a choice in code marks that is meant, and not cited."""
 
 
 def quoted(text: str, begin: int, place: int) -> bool:
-    """Whether a quotation was begun on the line before this place, from `begin` on, and is not closed."""
+    """Whether this place, from `begin` on, is in a quotation: one that was begun on the line before it and is not closed, a block
+    quote, or code marks in the middle of a sentence."""
     line = text[max(begin, text.rfind("\n", 0, place) + 1) : place]
+    if line.lstrip().startswith(">") or (line.count("`") % 2 == 1 and not LABEL.fullmatch(line)):
+        return True
     return line.count('"') % 2 == 1 or any(line.count(begin) > line.count(end) for begin, end in QUOTES)
 
 
