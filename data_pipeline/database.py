@@ -78,22 +78,25 @@ class Cursor(sqlite3.Cursor):
 
 
 class Connection(sqlite3.Connection):
-    """A connection that commits when it is told to, and whose errors are sentences."""
+    """A connection that commits when it is told to, and whose errors are sentences.
+
+    Cursors are made by `cursor`: only there does sqlite3 forget those that are gone.
+    """
 
     path = Path()
     cure = ""
 
     def execute(self, query: str, values: Any = ()) -> sqlite3.Cursor:
         """As sqlite3's, which goes past `cursor`."""
-        return Cursor(self).execute(query, values)
+        return self.cursor(Cursor).execute(query, values)
 
     def executemany(self, query: str, rows: Iterable[Any]) -> sqlite3.Cursor:
         """As sqlite3's."""
-        return Cursor(self).executemany(query, rows)
+        return self.cursor(Cursor).executemany(query, rows)
 
     def executescript(self, script: str) -> sqlite3.Cursor:
         """As sqlite3's."""
-        return Cursor(self).executescript(script)
+        return self.cursor(Cursor).executescript(script)
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -144,3 +145,15 @@ def test_a_call_that_was_not_answered_costs_nothing():
     with pytest.raises(OSError, match="reset"):
         asyncio.run(call())
     assert (budget.spent, budget.held) == (0, 0)
+
+
+def test_queries_that_are_over_hold_no_memory(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        sizes = []
+        for _ in range(2):
+            tracemalloc.start()
+            for _ in range(2000):
+                ledger.get("none")
+            sizes.append(tracemalloc.get_traced_memory()[0])
+            tracemalloc.stop()
+    assert sizes[-1] < 50_000  # a weak reference per query would be 180 kB
