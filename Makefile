@@ -36,14 +36,14 @@ plan: setup ## what `make data` will call and cost, measured on a sample of its 
 	@$(PY) -m data_pipeline plan --config "$(CONFIG)"
 
 bench-data: setup ## measure the data pipeline: rates, memory, kills, hostile answers, photographs → runs/bench/data.json
-	@$(PY) -m data_pipeline.bench
+	@$(PY) -m data_pipeline.perf
 
 bench-verifier: setup ## measure GCPO's step, forwards and rollouts beside trl and transformers → runs/bench/verifier.json
-	@$(PY) -m rrm.verifier.bench
+	@$(PY) -m rrm.perf.verifier
 
 bench-serving: MODEL ?= runs/demo/gcpo/model
 bench-serving: setup ## measure serving: rates, client overhead, Avg@4, agreement of vLLM and transformers → runs/bench/serving.json
-	@$(PY) -m rrm.reward.bench --model "$(MODEL)"
+	@$(PY) -m rrm.perf.serving --model "$(MODEL)"
 
 serve: MODEL ?= runs/demo/gcpo/model
 serve: setup ## serve an RRM over OpenAI's protocol with vLLM, on the CPU or on GPUs
@@ -54,7 +54,7 @@ doctor: setup ## look at a training's config, data and machine before it is paid
 	@$(PY) -m rrm.cli doctor --config "$(CONFIG)" $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU_MEMORY),--gpu-memory $(GPU_MEMORY))
 
 bench-gpu: setup ## measure SFT, GCPO and scoring at 3B and 7B on this GPU, random weights → runs/bench/gpu.json
-	@$(PY) -m rrm.verifier.bench_gpu
+	@$(PY) -m rrm.perf.gpu
 
 sft: CONFIG ?= configs/sandbox/sft.yaml
 sft: setup ## cold start of the RRM on the selected traces (trl SFTTrainer)
@@ -62,7 +62,7 @@ sft: setup ## cold start of the RRM on the selected traces (trl SFTTrainer)
 
 gcpo: CONFIG ?= configs/sandbox/gcpo.yaml
 gcpo: setup ## GCPO of the RRM on human preference pairs (trl GRPOTrainer)
-	@$(PY) -m rrm.verifier.gcpo --config "$(CONFIG)"
+	@$(PY) -m rrm.verifier.gcpo.trainer --config "$(CONFIG)"
 
 eval: CONFIG ?= configs/sandbox/eval.yaml
 eval: setup ## pairwise accuracy on a benchmark in EditReward-Bench's format
@@ -72,7 +72,7 @@ eval-served: setup ## the sandbox benchmark scored by the RRM through vLLM, and 
 	@$(PY) -m rrm.sandbox.build --config configs/sandbox/world.yaml
 	@$(PY) -m data_pipeline --config configs/sandbox/data.yaml
 	@$(PY) -m rrm.verifier.sft --config configs/sandbox/sft.yaml
-	@$(PY) -m rrm.verifier.gcpo --config configs/sandbox/gcpo.yaml
+	@$(PY) -m rrm.verifier.gcpo.trainer --config configs/sandbox/gcpo.yaml
 	@$(PY) -m eval.editrewardbench run --bench editscore --data runs/demo/world/benchmark --reward baseline:more-change --out runs/eval-served/more-change
 	@$(PY) -m eval.editrewardbench run --bench editscore --data runs/demo/world/benchmark --reward serve:runs/demo/gcpo/model --out runs/eval-served/rrm
 	@$(PY) -m eval.editrewardbench compare runs/eval-served/rrm runs/eval-served/more-change
@@ -99,6 +99,6 @@ ablation: setup ## what each part of the verifier is worth, over seeds (up to 3 
 	@$(PY) -m eval.ablation --config "$(CONFIG)"
 
 sandbox-base: setup ## pre-train the shipped sandbox checkpoints again (about an hour)
-	@$(PY) -m rrm.editor.base --out rrm/sandbox/checkpoints/editor-base
-	@$(PY) -m rrm.verifier.base --out rrm/sandbox/checkpoints/rrm-base
-	@$(PY) -m rrm.verifier.base --hidden 64 --layers 3 --out rrm/sandbox/checkpoints/rrm-base-mini
+	@$(PY) -m rrm.sandbox.models.editor_pretraining --out rrm/sandbox/checkpoints/editor-base
+	@$(PY) -m rrm.sandbox.models.verifier_pretraining --out rrm/sandbox/checkpoints/rrm-base
+	@$(PY) -m rrm.sandbox.models.verifier_pretraining --hidden 64 --layers 3 --out rrm/sandbox/checkpoints/rrm-base-mini

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_pipeline.foresight import dry_run, plan
+from data_pipeline.planning import dry_run, plan
 from data_pipeline.run import ENGINES, DataConfig, run
 from rrm.errors import InputError
-from rrm.lock import locked
 from rrm.rows.sources import fingerprint_files
-from rrm.stage import command, run_stage
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import command, run_stage
 
 
 def arguments_of(given: list[str]) -> argparse.Namespace:

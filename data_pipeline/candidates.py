@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
-from data_pipeline.editors import Editor, EditorClient, open_editor
 from data_pipeline.flow import in_order
+from data_pipeline.generators import Editor, EditorClient, open_editor
 from data_pipeline.intake import short_hash
 from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig
-from data_pipeline.stored import unreadable
-from data_pipeline.workbook import Workbook
+from data_pipeline.stored_images import unreadable
 from rrm.errors import InputError
 from rrm.images import ImageStore, fit
 from rrm.records import Failure, Quarantined, Task

@@ -18,11 +18,11 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url, png_bytes
-from rrm.pages import template
 from rrm.parsing import read_answer, thought_of
-from rrm.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
 from rrm.records import Failure, PreferencePair, Quarantined, Record, SFTRow
-from rrm.stage import write_text
+from rrm.render.pages import template
+from rrm.render.plots import STYLE, Bar, histogram, horizontal_bars, inline, new_axes, shortened
+from rrm.runtime.stage import write_text
 
 Row = TypeVar("Row", bound=Record)
 SFT_SAMPLES, PAIR_SAMPLES, QUARANTINE_SAMPLES = 6, 3, 5

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
 from data_pipeline.intake import Intake
 from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import Workbook, short_hash
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook, short_hash
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure, Quarantined

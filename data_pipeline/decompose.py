@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from data_pipeline.asking import Asking, Asks, about
+from data_pipeline.questions import Asking, Asks, about
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, one_call
 from rrm import prompts

@@ -15,12 +15,12 @@ from data_pipeline.judge import Judged
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import CHOSEN, ready
 from data_pipeline.rows import decompose_row, judge_row, write_table
+from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook
 from rrm.parsing import thought_of
 from rrm.records import PreferencePair, SFTRow, Trace
-from rrm.secrets import mask
-from rrm.stage import account, write_json
+from rrm.runtime.secrets import mask
+from rrm.runtime.stage import account, write_json
 
 SPLITS = {"train": "", "validation": "_validation"}
 """What is added to a file's name."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from data_pipeline.asking import Asking, Asks, about
+from data_pipeline.questions import Asking, Asks, about
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import one_call
 from rrm import prompts

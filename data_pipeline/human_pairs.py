@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from data_pipeline.workbook import Workbook, short_hash
+from data_pipeline.run_state import Workbook, short_hash
 from rrm.records import Failure, Label, Quarantined, Task
 from rrm.rows.labels import Labels
 from rrm.rows.pairs import PairRow

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from data_pipeline.duplicates import look_of
 from data_pipeline.human_pairs import add_vote, settle
 from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import Workbook, short_hash
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook, short_hash
 from rrm.errors import InputError
 from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from data_pipeline.asking import Asking, Asks, about
+from data_pipeline.questions import Asking, Asks, about
 from data_pipeline.select import first_readable, select
 from data_pipeline.settings import DataConfig
 from data_pipeline.think import think_calls, traces_of

@@ -10,14 +10,14 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from data_pipeline.asking import Asks
 from data_pipeline.decompose import Decomposed, decompose
 from data_pipeline.flow import in_order
 from data_pipeline.hard import Filtered, filter_task, rank
 from data_pipeline.judge import Judged, judge
-from data_pipeline.line import Line
+from data_pipeline.questions import Asks
+from data_pipeline.run_state import Workbook, principles_text
 from data_pipeline.settings import DataConfig
-from data_pipeline.workbook import Workbook, principles_text
+from data_pipeline.teacher_client import Line
 from rrm.errors import InputError
 from rrm.records import Quadruple, Quarantined, Record, Task
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from data_pipeline.judge import Judged
 from data_pipeline.select import accuracy
-from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.parsing import canonical
 from rrm.prompts import write_principles
 from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
-from rrm.secrets import masked
+from rrm.runtime.disk import written_at_once
+from rrm.runtime.secrets import masked
 
 Row = TypeVar("Row", bound=Record)
 GROUP = 1024

@@ -33,13 +33,13 @@ from data_pipeline.export import export
 from data_pipeline.intake import take_in
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import Engine, LocalEngine, choose, decompose_all, filter_hard, judge_all
+from data_pipeline.run_state import Workbook
 from data_pipeline.settings import SANDBOX, DataConfig
-from data_pipeline.stored import damaged
+from data_pipeline.stored_images import damaged
 from data_pipeline.teachers import Teachers
-from data_pipeline.workbook import Workbook
 from rrm.errors import InputError
 from rrm.images import ImageStore
-from rrm.stage import previous
+from rrm.runtime.stage import previous
 
 ENGINES = ("local", "ray")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.editors import Editor
+from data_pipeline.generators import Editor
 from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.images import MAX_PIXELS

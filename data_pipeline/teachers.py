@@ -15,9 +15,9 @@ from typing import Any
 
 from data_pipeline.budget import Budget
 from data_pipeline.ledger import Ledger, Paid
-from data_pipeline.line import Line
 from data_pipeline.settings import DataConfig, Teacher
-from data_pipeline.stored import unreadable
+from data_pipeline.stored_images import unreadable
+from data_pipeline.teacher_client import Line
 from rrm.chat import ChatRequest
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url

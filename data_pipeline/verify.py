@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.asking import Asking
+from data_pipeline.questions import Asking
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, one_call
 from rrm import prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from eval.run import EvalConfig, run
-from rrm.stage import command
+from rrm.runtime.stage import command
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from rrm.errors import InputError
 from rrm.records import Record
-from rrm.stage import command
+from rrm.runtime.stage import command
 
 
 class Anchor(Record):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from eval.jsonl import read_jsonl
 from rrm.errors import InputError
-from rrm.stage import DONE, STARTED, read_note
+from rrm.runtime.stage import DONE, STARTED, read_note
 
 STAGES = ("world", "data", "sft", "gcpo", "eval", "edit-nft", "edit-grpo", "edit-eval")
 MODELS = ("chance", "teacher", "sft", "gcpo")

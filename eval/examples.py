@@ -12,7 +12,7 @@ from eval.metrics import ScoredPair
 from eval.summary import HEADLINE, scored_pairs
 from rrm.images import png_bytes
 from rrm.records import Judgement
-from rrm.stage import write_json
+from rrm.runtime.stage import write_json
 
 PAIRS = 3
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from markupsafe import Markup
 
-from rrm.plots import STYLE, inline, new_axes
+from rrm.render.plots import STYLE, inline, new_axes
 
 COLOURS = {
     "chance": "#9aa0a6",

@@ -9,7 +9,7 @@ from typing import Any
 
 from rrm.errors import InputError
 from rrm.rows.text import open_text
-from rrm.secrets import mask
+from rrm.runtime.secrets import mask
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -33,8 +33,8 @@ from eval.wording import FILTERS
 from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import data_url
-from rrm.pages import template
-from rrm.stage import command, write_json, write_text
+from rrm.render.pages import template
+from rrm.runtime.stage import command, write_json, write_text
 
 NAMES = {
     "chance": "Chance",

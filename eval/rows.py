@@ -12,9 +12,9 @@ from typing import Generic, Protocol, TypeVar
 from pydantic import ValidationError
 
 from eval.jsonl import append_lines, cut_torn_line
-from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.records import Failure, Judgement, Record
+from rrm.runtime.disk import written_at_once
 
 PASSING = ("timed_out", "server_gone", "rejected")
 """Failures of the moment, or of the account and its settings: another run asks again."""

@@ -27,11 +27,11 @@ from eval.summary import compare, summarise_model, table
 from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
-from rrm.lock import locked
 from rrm.records import UNREADABLE, Failure, Judgement, Label, Principle
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
-from rrm.stage import DONE, STARTED, account, account_line, run_stage, write_json
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import DONE, STARTED, account, account_line, run_stage, write_json
 
 NOISELESS = "noiseless"
 Open = Callable[["EvalConfig", str], EditJudge]

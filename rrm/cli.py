@@ -19,7 +19,7 @@ from rrm.parsing import question_faults, read_principles
 from rrm.records import Failure, Judgement, Principle
 from rrm.rows.formats import FILES, Reading, whole_rows
 from rrm.rows.text import read_text
-from rrm.stage import command
+from rrm.runtime.stage import command
 
 NO_MODEL = (
     "No model is configured; pass --model FOLDER or set RRM_MODEL to one. `make demo` makes a small one "

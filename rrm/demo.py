@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from rrm.errors import InputError
-from rrm.stage import command
+from rrm.runtime.stage import command
 
 STAGES = (
     ("world", "rrm.sandbox.build", "world.yaml"),
     ("data", "data_pipeline", "data.yaml"),
     ("sft", "rrm.verifier.sft", "sft.yaml"),
-    ("gcpo", "rrm.verifier.gcpo", "gcpo.yaml"),
+    ("gcpo", "rrm.verifier.gcpo.trainer", "gcpo.yaml"),
     ("eval", "eval", "eval.yaml"),
     ("edit-nft", "rrm.editor.train", "edit_nft.yaml"),
     ("edit-grpo", "rrm.editor.train", "edit_grpo.yaml"),

@@ -1,8 +1,8 @@
-"""The exceptions that a user is meant to read. Exit codes of all commands: see `rrm.stage.command`."""
+"""The exceptions that a user is meant to read. Exit codes of all commands: see `rrm.runtime.stage.command`."""
 
 from __future__ import annotations
 
-from rrm.screen import shown
+from rrm.runtime.screen import shown
 
 
 class InputError(Exception):

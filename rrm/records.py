@@ -13,7 +13,7 @@ from typing import Any, Literal
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rrm.screen import shown
+from rrm.runtime.screen import shown
 
 Category = Literal["follow", "keep", "quality"]
 Label = Literal["a", "b", "same"]

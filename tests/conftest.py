@@ -15,10 +15,10 @@ import torch
 from rrm.images import ImageStore
 from rrm.prompts import write_answer, write_principles
 from rrm.records import PreferencePair, Record, SFTRow
-from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import decompose, human_utility, sample_steps, true_verdicts, write_instruction
 from rrm.sandbox.language import think
 from rrm.sandbox.reading import read_scene
+from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
 
 torch.set_num_threads(2)
@@ -70,8 +70,8 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained tiny verifier with its processor, asked in the brief style."""
+    from rrm.sandbox.models.verifier import build_model, build_processor
     from rrm.verifier.checkpoint import Origin, save
-    from rrm.verifier.tiny import build_model, build_processor
 
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     processor = build_processor()

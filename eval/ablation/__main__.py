@@ -16,8 +16,8 @@ from eval.ablation.jobs import run_jobs
 from eval.ablation.page import write_page
 from eval.ablation.study import AblationConfig, plan
 from rrm.errors import InputError
-from rrm.lock import locked
-from rrm.stage import command, write_json
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import command, write_json
 
 
 def main() -> None:

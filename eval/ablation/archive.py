@@ -15,10 +15,10 @@ import pyarrow.parquet as parquet
 from eval.ablation.judged import Judged
 from eval.ablation.study import Job, Study
 from eval.index import PairIndex, Truth
-from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.records import Judgement
-from rrm.stage import fingerprint_of
+from rrm.runtime.disk import written_at_once
+from rrm.runtime.stage import fingerprint_of
 
 FILE, EVIDENCE = "judgements.parquet", "verifier.json"
 

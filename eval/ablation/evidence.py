@@ -18,8 +18,8 @@ from eval.ablation.judged import Judged, judged_here
 from eval.ablation.study import AblationConfig, Study
 from eval.collect import read_json
 from eval.summary import QUALITY_BANDS, band_of
+from rrm.runtime.stage import DONE
 from rrm.sandbox.language import agrees
-from rrm.stage import DONE
 
 PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "peft", "tokenizers", "numpy", "scipy", "pillow")
 COMPARED = (("gcpo", "sft-tv"), ("sft-tv", "sft-t"), ("sft-tv", "sft-v"), ("sft-tv", "sft-holistic"))

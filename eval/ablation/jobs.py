@@ -15,7 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from eval.ablation.study import Job
-from rrm.signals import closed_when_killed
+from rrm.runtime.signals import closed_when_killed
 
 POLL_SECONDS = 0.5
 AFTER_EACH_SHARE = 0.05

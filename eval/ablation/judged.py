@@ -11,7 +11,7 @@ from eval.index import PairIndex, Truth, edit_id, read_index
 from eval.rows import JudgedRow, read_records
 from eval.summary import scored_pairs
 from rrm.records import Judgement
-from rrm.stage import DONE
+from rrm.runtime.stage import DONE
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from eval.summary import QUALITY_BANDS
 from eval.wording import FILTERS, MISSING
-from rrm.plots import STYLE, new_axes
-from rrm.stage import write_text
+from rrm.render.plots import STYLE, new_axes
+from rrm.runtime.stage import write_text
 
 BLUE, ORANGE, GREY, GREEN, VIOLET = "#3b7dd8", "#e09f3e", "#9aa0a6", "#2a9d8f", "#b07aa1"
 LABELS = {

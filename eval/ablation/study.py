@@ -121,7 +121,7 @@ class Study:
             **self.recipe("gcpo"), "data": self.folder(seed, "data-tv"), "base": self.folder(seed, parent, "model"),
             "out": self.folder(seed, name), "seed": seed, **over,
         }  # fmt: skip
-        return self.add(f"seed{seed}/{name}", "rrm.verifier.gcpo", keys, (f"seed{seed}/{parent}",), rank)
+        return self.add(f"seed{seed}/{name}", "rrm.verifier.gcpo.trainer", keys, (f"seed{seed}/{parent}",), rank)
 
     def add_eval(self, seed: int, name: str, spec: str, needs: tuple[str, ...], rank: int, **over: Any) -> str:
         """The judgements of one model on the seed's benchmark."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.editors import Editor
+from data_pipeline.generators import Editor
 from eval.editors import gedit, imgedit
 from eval.editors.gsb import gsb, read_votes
 from eval.editors.items import Bench, EditItem, ItemResult
@@ -23,12 +23,12 @@ from eval.editors.judge import AnswerRow, JudgeSettings, judge_all
 from eval.editors.report import check_comparable, comparison, gsb_text, published, read_results, tables, write_report
 from eval.editors.sample import SETTINGS, sample
 from eval.rows import Kept
-from rrm.disk import disk_troubles_named
 from rrm.errors import InputError, NothingMade
-from rrm.lock import locked
 from rrm.rows.formats import Reading
 from rrm.rows.labels import label_option
-from rrm.stage import account_line, command, read_note, write_json
+from rrm.runtime.disk import disk_troubles_named
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import account_line, command, read_note, write_json
 
 BENCHES = {"gedit": gedit.BENCH, "imgedit": imgedit.BENCH}
 

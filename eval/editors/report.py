@@ -14,7 +14,7 @@ from eval.editors.judge import JudgeSettings
 from eval.rows import read_records
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
-from rrm.stage import account, read_note, write_json, write_text
+from rrm.runtime.stage import account, read_note, write_json, write_text
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 VERSIONS = ("edit-rrm", "openai", "pillow", "numpy", "scipy")

@@ -10,15 +10,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.editors import WITHOUT_EFFECT, Editor, EditorClient, open_editor
 from data_pipeline.flow import in_order
+from data_pipeline.generators import WITHOUT_EFFECT, Editor, EditorClient, open_editor
 from eval.editors.items import EditItem
 from eval.jsonl import append_lines, cut_torn_line, read_jsonl
-from rrm.disk import written_at_once
 from rrm.errors import InputError
 from rrm.images import inside, open_image, png_bytes
 from rrm.records import Failure
-from rrm.stage import write_json
+from rrm.runtime.disk import written_at_once
+from rrm.runtime.stage import write_json
 
 FAILURES, SETTINGS = "failures.jsonl", "editor.json"
 EDITS_IN_FLIGHT = 8

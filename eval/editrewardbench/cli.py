@@ -17,7 +17,7 @@ from pathlib import Path
 from eval.benches import KINDS
 from eval.editrewardbench.specs import FORMS
 from rrm.rows.labels import label_option
-from rrm.stage import command, write_json
+from rrm.runtime.stage import command, write_json
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from eval.editrewardbench import paired
 from eval.editrewardbench.outcomes import Outcome, grouped, read_outcomes
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
-from rrm.stage import read_note
+from rrm.runtime.stage import read_note
 
 SUMMARY = "summary.json"
 AGAIN = "run the same `editrewardbench run` again: what was judged is kept"

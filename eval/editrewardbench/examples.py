@@ -14,7 +14,7 @@ from eval.editrewardbench.outcomes import Outcome
 from eval.scoring import Rows
 from rrm.errors import InputError
 from rrm.records import Record
-from rrm.stage import write_json
+from rrm.runtime.stage import write_json
 
 EXAMPLES = "examples.json"
 MISTAKES, UNREADABLE, RIGHT = 12, 3, 3

@@ -17,9 +17,9 @@ from eval.figures import COLOURS, intervals
 from eval.wording import FILTERS
 from rrm.errors import InputError
 from rrm.images import data_url
-from rrm.pages import template
-from rrm.plots import BLUE, histogram
-from rrm.stage import write_text
+from rrm.render.pages import template
+from rrm.render.plots import BLUE, histogram
+from rrm.runtime.stage import write_text
 
 PAGE = "report.html"
 GAPS = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0)

@@ -42,13 +42,13 @@ from eval.index import PairIndex, open_bench
 from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
 from eval.scoring import Rows
 from rrm.config import Config
-from rrm.disk import disk_troubles_named
 from rrm.errors import InputError, NothingMade
-from rrm.lock import locked
 from rrm.records import Label
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
-from rrm.stage import write_json, write_text
+from rrm.runtime.disk import disk_troubles_named
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import write_json, write_text
 
 
 class BenchConfig(Config):

@@ -11,7 +11,7 @@ from eval.editrewardbench.outcomes import Outcome, breakdown, cell, grouped
 from eval.editrewardbench.overlap import Training
 from eval.wording import percent, percent_span
 from rrm.records import Failure
-from rrm.stage import account, account_line
+from rrm.runtime.stage import account, account_line
 
 HEADLINE = "overall"
 LISTED = 12

@@ -24,7 +24,7 @@ from rrm.chat.stop import StopRule
 from rrm.chat.waits import asked_wait, backoff
 from rrm.errors import InputError
 from rrm.records import Failure
-from rrm.secrets import key_of, know_url
+from rrm.runtime.secrets import key_of, know_url
 
 PER_POOL = 16
 """Requests at once in one pool of connections: httpx takes longer per request the more a pool holds."""

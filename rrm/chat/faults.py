@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rrm.records import Failure, FailureKind
-from rrm.screen import shown
+from rrm.runtime.screen import shown
 
 LONGEST_DETAIL = 300
 """Characters of a server's words that are kept."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from rrm.config import Config
-from rrm.secrets import know_fields
+from rrm.runtime.secrets import know_fields
 
 OURS = {"model", "messages", "n", "stream"}
 """Fields of a request that `extra` may not set."""

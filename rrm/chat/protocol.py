@@ -12,7 +12,7 @@ from PIL.Image import Image
 from rrm.images import data_url, png_bytes
 from rrm.parsing import sound
 from rrm.records import Choice, Token
-from rrm.secrets import mask
+from rrm.runtime.secrets import mask
 
 MOST_COUNTED = 10**9
 """Tokens of one call: a count beyond is none."""

@@ -157,7 +157,7 @@ class Plan:
     server: bool = False
     """Whether a vLLM server of its own generates instead."""
     traces: int = 1
-    """Neighbouring sequences with one and the same prompt, whose images are encoded once (rrm.verifier.vision)."""
+    """Neighbouring sequences with one and the same prompt, whose images are encoded once (rrm.verifier.fast.vision)."""
     reference: bool = False
     """Whether a second, frozen model is held for the KL term."""
     cuda: bool = True
@@ -309,7 +309,7 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
     """A forward and backward on top of what stays. With checkpointing a block keeps its input (s·h a token) and is worked out again, one at a time.
 
     Under LoRA the vision tower is frozen and outside the graph, unless checkpointing makes its inputs require a gradient. A prompt that GCPO reads once for
-    its traces (rrm.verifier.shared_prompts, without checkpointing) is counted for each of them: there the estimate is an upper bound.
+    its traces (rrm.verifier.fast.shared_prompts, without checkpointing) is counted for each of them: there the estimate is an upper bound.
     """
     s, tokens = plan.weight_bytes, plan.micro * plan.length
     patches = plan.seen(plan.micro) * plan.image * shape.patches_per_token

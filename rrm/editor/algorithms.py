@@ -13,7 +13,7 @@ from torch import Tensor
 from rrm.editor.flow import SDEStep, clipped_loss, log_density, mean_kl, noised, sample_sde, sde_mean, time_schedule
 from rrm.editor.nft import nft_loss, old_decay, optimality
 from rrm.editor.settings import EditorConfig
-from rrm.editor.tiny import TinyKontext
+from rrm.sandbox.models.editor import TinyKontext
 
 
 class ParameterSets:

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from rrm.config import Config
 from rrm.editor.reward import Truth, truth_of
 from rrm.editor.tasks import EditorTask, read_tasks
-from rrm.editor.tiny import TinyKontext
 from rrm.errors import InputError
 from rrm.records import Failure
+from rrm.runtime.stage import command, run_stage, write_json
 from rrm.sandbox.edits import decompose
-from rrm.stage import command, run_stage, write_json
+from rrm.sandbox.models.editor import TinyKontext
 
 COPY = "copy_source"
 CATEGORIES = ("follow", "keep", "quality")

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rrm.checkpoints import keep_newest, newest_whole, seal
-from rrm.disk import written_at_once
 from rrm.editor.algorithms import Algorithm, ParameterSets, Rollout, algorithm_of
 from rrm.editor.groups import Advantages, group_advantages
 from rrm.editor.nft import average_decay, blend
 from rrm.editor.reward import RewardFn, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import EditorTask
-from rrm.editor.tiny import TinyKontext, images_of, tokens_of
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure
-from rrm.signals import asked_to_stop
+from rrm.runtime.checkpoints import keep_newest, newest_whole, seal
+from rrm.runtime.disk import written_at_once
+from rrm.runtime.signals import asked_to_stop
+from rrm.sandbox.models.editor import TinyKontext, images_of, tokens_of
 
 CHECKPOINTS, STATE, METRICS, MODEL = "checkpoints", "state.pt", "metrics.jsonl", "model"
 KEPT = 2

@@ -13,7 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from rrm.records import Token
 from rrm.reward.asking import LIKELIEST, Progress, Question, Reply
-from rrm.stage import content_digest
+from rrm.runtime.stage import content_digest
 from rrm.verifier.judge import Judge
 from rrm.verifier.rollout import complete
 

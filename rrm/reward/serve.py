@@ -27,11 +27,11 @@ from rrm.chat import reached
 from rrm.errors import InputError
 from rrm.images import MAX_DECODED_PIXELS, MAX_PIXELS
 from rrm.reward.keyed import KEY, KeyRequired
-from rrm.secrets import key_of
-from rrm.signals import closed_when_killed
-from rrm.stage import content_digest
+from rrm.runtime.secrets import key_of
+from rrm.runtime.signals import closed_when_killed
+from rrm.runtime.stage import content_digest
+from rrm.runtime.watcher import Watcher
 from rrm.verifier.checkpoint import check_checkpoint, style_of
-from rrm.watcher import Watcher
 
 NOWHERE = "no-domain.invalid"
 """The only domain that images may be fetched from: a name that the internet's standards keep unused."""

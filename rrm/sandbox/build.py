@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from rrm.config import Config
 from rrm.images import png_bytes
+from rrm.runtime.stage import command, run_stage
 from rrm.sandbox.benchmark import benchmark_rows, write_benchmark
 from rrm.sandbox.cases import Case, Edit, sample_cases, scripted_images, true_edit
 from rrm.sandbox.edits import decompose
-from rrm.stage import command, run_stage
 
 SAME_BELOW = 1.0
 """Difference in utility that people don't notice."""
@@ -59,7 +59,7 @@ def base_images(config: WorldConfig, rng: np.random.Generator, cases: Sequence[C
     samples: list[list[Image.Image]] = [[] for _ in cases]
     if config.editor_base is None or config.editor_samples == 0:
         return samples
-    from rrm.editor.tiny import TinyKontext  # torch, which a world of scripted edits does without
+    from rrm.sandbox.models.editor import TinyKontext  # torch, which a world of scripted edits does without
 
     editor = TinyKontext.load(config.editor_base)
     chosen = np.flatnonzero(rng.random(len(cases)) < config.editor_share)

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import Step, human_utility, sample_steps, true_verdicts, write_instruction
 from rrm.sandbox.reading import Reading, read_scene
+from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import Scene, draw, sample_scene
 
 

@@ -22,9 +22,9 @@ from PIL import Image
 
 from rrm.errors import InputError
 from rrm.images import png_bytes, read_image
-from rrm.sandbox.editors import EDITORS, script_edit
 from rrm.sandbox.edits import Step, parse_instruction
 from rrm.sandbox.reading import BLOB, Reading, read_scene
+from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import Scene
 
 MODEL = "sandbox-editor"

@@ -16,9 +16,9 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen
 from rrm.errors import InputError
 from rrm.images import MAX_PIXELS
 from rrm.prompts import Style
-from rrm.stage import read_note, write_json, write_text
+from rrm.runtime.stage import read_note, write_json, write_text
+from rrm.verifier.fast.vision import batch_vision_attention
 from rrm.verifier.model_card import Origin, model_card
-from rrm.verifier.vision import batch_vision_attention
 
 CARD = "rrm.json"
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from rrm.checkpoints import check_whole
 from rrm.config import read_yaml
-from rrm.disk import folder_at_once
 from rrm.errors import InputError
-from rrm.lock import locked
-from rrm.stage import command
+from rrm.runtime.checkpoints import check_whole
+from rrm.runtime.disk import folder_at_once
+from rrm.runtime.lock import locked
+from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
-from rrm.verifier.gcpo import GCPOStage
-from rrm.verifier.pairs import read_pairs
+from rrm.verifier.gcpo.pairs import read_pairs
+from rrm.verifier.gcpo.trainer import GCPOStage
 from rrm.verifier.sft import SFTStage, read_rows
 from rrm.verifier.training import TrainingStage, merged, origin, read_state
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from rrm.verifier.vision import distinct_images, rows_of
+from rrm.verifier.fast.vision import distinct_images, rows_of
 
 ROOM = 64
 """Tokens that a cache layer has room for before it is copied into a larger one."""

@@ -23,7 +23,7 @@ from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
-from rrm.stage import command
+from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table

@@ -31,13 +31,13 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
-from rrm.checkpoints import check_whole, checkpoints_in, keep_newest, newest_whole, seal
 from rrm.config import Config
-from rrm.disk import folder_at_once, written_at_once
 from rrm.errors import InputError
 from rrm.prompts import Style
-from rrm.signals import asked_to_stop
-from rrm.stage import fingerprint_of, run_stage
+from rrm.runtime.checkpoints import check_whole, checkpoints_in, keep_newest, newest_whole, seal
+from rrm.runtime.disk import folder_at_once, written_at_once
+from rrm.runtime.signals import asked_to_stop
+from rrm.runtime.stage import fingerprint_of, run_stage
 from rrm.verifier.checkpoint import Origin, load, save
 
 WINDOW, LEAST = 50, 3
