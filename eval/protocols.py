@@ -4,7 +4,7 @@ Pure functions of pairs and of scores by edit id. A score that is missing (None)
 every denominator. A tie margin is for what a benchmark's rules cannot tell of a pointwise model: when two scores are the same. It is
 only ever chosen on validation pairs (`validation_split`, `pick_margin`); without them it is 0.
 
-Intervals are 95% intervals clustered by source (`eval.metrics.share_interval`).
+Intervals are 95% intervals clustered by source (`rrm.statistics.interval_of_share`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from eval.benches import check_kind
 from eval.benches.records import Label
 from eval.index import PairIndex
 from eval.thresholds import Thresholds, pick_margin, pick_thresholds, validation_split
+from rrm import statistics
 
 __all__ = ["Thresholds", "pick_margin", "pick_thresholds", "summarise_bench", "validation_split"]
 
@@ -60,11 +61,11 @@ def cell(right: Sequence[bool], pairs: Sequence[PairIndex], scores: Scores) -> C
     """The share of right pairs, with what it is made of."""
     values = [float(one) for one in right]
     return {
-        "value": metrics.mean(values),
+        "value": statistics.mean(values),
         "n": len(pairs),
         "right": sum(right),
         "unparseable": unparseable(pairs, scores),
-        "ci95": metrics.of_share(values, [pair.source for pair in pairs]),
+        "ci95": statistics.interval_of_share(values, [pair.source for pair in pairs]),
     }
 
 
@@ -199,7 +200,7 @@ def compass(pairs: Sequence[PairIndex], scores: Scores, given: Thresholds) -> di
     """
     right = [compass_right(pair, scores, given.margin) for pair in pairs]
     dimensions, sources = [pair.dimension for pair in pairs], [pair.source for pair in pairs]
-    value, interval = metrics.macro_share([float(one) for one in right], dimensions, sources)
+    value, interval = statistics.macro_share([float(one) for one in right], dimensions, sources)
     found = {
         name: cell([compass_right(pair, scores, given.margin) for pair in members], members, scores)
         for name, members in by_dimension(pairs).items()
@@ -241,7 +242,7 @@ def principled(pairs: Sequence[PairIndex], scores: Scores) -> dict[str, Any]:
     for dimension, members in by_dimension([pair for pair in pairs if pair.decided]).items():
         known = scored(members, scores)
         half = [pair.half_tie for pair in known]
-        value, interval = metrics.macro_share(half, [pair.task_type for pair in known], [pair.source for pair in known])
+        value, interval = statistics.macro_share(half, [pair.task_type for pair in known], [pair.source for pair in known])
         found[dimension] = {**metrics.summarise(known), "macro_half_tie": value, "macro_half_tie_ci95": interval}
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 from eval import metrics
 from eval.index import PairIndex, Truth
 from eval.wording import percent, percent_span
+from rrm import statistics
 from rrm.records import Judgement
 
 HEADLINE = "overall"
@@ -40,14 +41,16 @@ def score_by_quality(judgements: Mapping[str, Judgement], truths: Mapping[str, T
     table = {}
     for band, scores in bands.items():
         readable = [score for score in scores if score is not None]
-        table[band] = {"n": len(scores), "unscored": len(scores) - len(readable), "mean_score": metrics.mean(readable)}
+        table[band] = {"n": len(scores), "unscored": len(scores) - len(readable), "mean_score": statistics.mean(readable)}
     return table
 
 
-def verdicts_report(judgements: Mapping[str, Judgement], truths: Mapping[str, Truth]) -> metrics.VerdictAccuracy:
+def verdicts_report(judgements: Mapping[str, Judgement], truths: Mapping[str, Truth]) -> statistics.VerdictAccuracy:
     """How well the verdicts on all edits agree with the truth; a holistic judgement has none, and is left out."""
     given = {name: None if j.read is None else j.read.verdicts for name, j in judgements.items()}
-    return metrics.verdict_accuracy([(verdicts, truths[name].verdicts) for name, verdicts in given.items() if verdicts != ()])
+    return statistics.verdict_accuracy(
+        [(verdicts, truths[name].verdicts) for name, verdicts in given.items() if verdicts != ()]
+    )
 
 
 def summarise_model(

@@ -18,6 +18,7 @@ from eval.ablation.judged import Judged, judged_here
 from eval.ablation.study import AblationConfig, Study
 from eval.collect import read_json
 from eval.summary import QUALITY_BANDS, band_of
+from rrm import statistics
 from rrm.runtime.stage import DONE
 from rrm.sandbox.language import agrees
 
@@ -34,8 +35,8 @@ def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
             if judgement.score is not None:
                 scores[band_of(one.truths[name].utility)].append(judgement.score)
     return {
-        **{band: metrics.mean(values) for band, values in scores.items()},
-        "all": metrics.mean([v for s in scores.values() for v in s]),
+        **{band: statistics.mean(values) for band, values in scores.items()},
+        "all": statistics.mean([v for s in scores.values() for v in s]),
     }
 
 
@@ -45,22 +46,22 @@ def measures(found: Sequence[Judged]) -> dict[str, Any]:
     sources = [pair.source for pair in scored]
     judgements = [(name, j, one.truths[name]) for one in found for name, j in one.judgements.items()]
     given = [(None if j.read is None else j.read.verdicts, truth.verdicts) for _, j, truth in judgements]
-    verdicts = metrics.verdict_accuracy([(said, truth) for said, truth in given if said != ()])
+    verdicts = statistics.verdict_accuracy([(said, truth) for said, truth in given if said != ()])
     consistent = [agrees(j.thought, j.read.verdicts) for _, j, _ in judgements if j.read is not None and j.read.verdicts]
     checked = [bool(value) for value in consistent if value is not None]
     readable = sum(j.read is not None for _, j, _ in judgements)
     return {
         **metrics.accuracies(scored),
-        "ci95": metrics.of_share([pair.half_tie for pair in scored], sources),
-        "strict_ci95": metrics.of_share([pair.strict for pair in scored], sources),
+        "ci95": statistics.interval_of_share([pair.half_tie for pair in scored], sources),
+        "strict_ci95": statistics.interval_of_share([pair.strict for pair in scored], sources),
         "tie_rate": sum(pair.tied for pair in scored) / len(scored),
         "edits": len(judgements),
         "trace_validity": readable / len(judgements),
         "verdict_balanced_accuracy": verdicts.balanced,
         "verdict_recall_met": verdicts.recall_of_1,
         "verdict_recall_not_met": verdicts.recall_of_0,
-        "thoughts_complete": metrics.mean([float(value is not None) for value in consistent]),
-        "verdicts_agree_with_thought": metrics.mean(checked),
+        "thoughts_complete": statistics.mean([float(value is not None) for value in consistent]),
+        "verdicts_agree_with_thought": statistics.mean(checked),
         "mean_score_by_quality": mean_scores(found),
     }
 
@@ -81,8 +82,8 @@ def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any
     return {
         "pooled": metrics.paired_difference(ours, theirs),
         "seeds": by_seed,
-        "score_shift": metrics.mean(shifts),
-        "score_shift_ci95": metrics.clustered_interval(shifts, [name for name, _ in stricter]),
+        "score_shift": statistics.mean(shifts),
+        "score_shift_ci95": statistics.interval_of_mean(shifts, [name for name, _ in stricter]),
     }
 
 

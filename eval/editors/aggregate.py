@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.editors.items import ItemResult
-from eval.metrics import error_of_macro, macro, p_of
+from rrm.statistics import error_of_macro, macro, p_of
 
 Estimate = dict[str, Any]
 """{mean, se, ci95}; None for what cannot be worked out."""
@@ -82,7 +82,7 @@ def summarise(results: Sequence[ItemResult], measures: Sequence[str]) -> dict[st
 def paired(first: Sequence[ItemResult], second: Sequence[ItemResult], measure: str) -> dict[str, Any]:
     """How much higher `first` scores than `second` on the items that both have a score for: {n, left_out, mean, se, ci95, p}.
 
-    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error (`eval.metrics.p_of`).
+    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error (`rrm.statistics.p_of`).
     """
     other = {result.item_id: result for result in second}
     both = [

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.metrics import clustered_interval, error_of_mean, interval_of, mean
 from rrm.errors import InputError
 from rrm.records import Label
 from rrm.rows.fields import BadRow, bad, missing
 from rrm.rows.formats import PLAIN, Reading, whole_rows
 from rrm.rows.labels import GSB, Given, Said, counted, decided, said
 from rrm.rows.votes import agreement as alpha
+from rrm.statistics import error_of_mean, interval_of_mean, interval_or_none, mean
 
 Side = Literal["G", "S", "B"]
 SIDES: Mapping[Label, Side] = {"a": "G", "same": "S", "b": "B"}
@@ -139,8 +139,8 @@ def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
     for vote in votes:
         sums[vote.item] += VALUE[vote.side]
     centre = mean(values)
-    normal = clustered_interval(values, clusters)
-    interval = normal and interval_of(max(-1.0, normal[0]), min(1.0, normal[1]))
+    normal = interval_of_mean(values, clusters)
+    interval = normal and interval_or_none(max(-1.0, normal[0]), min(1.0, normal[1]))
     by_item: dict[str, Counter[Label]] = defaultdict(Counter)
     for vote in votes:
         by_item[vote.item][LABELS[vote.side]] += vote.rater is not None

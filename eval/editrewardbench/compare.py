@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.editrewardbench import paired
 from eval.editrewardbench.outcomes import Outcome, grouped, read_outcomes
 from eval.wording import MISSING, percent, points, points_span
+from rrm import statistics
 from rrm.errors import InputError
 from rrm.runtime.stage import read_note
 
@@ -82,12 +82,12 @@ def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) 
         "sources": len(set(sources)),
         "first": sum(right) / len(first),
         "second": sum(theirs) / len(first),
-        "strict": vars(paired.bootstrap_difference(right, theirs, sources, seed=seed)),
-        "half_tie": vars(paired.bootstrap_difference(*halves, sources, seed=seed)),
-        "macro": vars(paired.bootstrap_difference(right, theirs, sources, tasks, seed=seed)),
-        "mcnemar": vars(paired.mcnemar(right, theirs)),
-        "agreement": paired.agreement(*sides),
-        "kappa": paired.kappa(*sides),
+        "strict": vars(statistics.bootstrap_difference(right, theirs, sources, seed=seed)),
+        "half_tie": vars(statistics.bootstrap_difference(*halves, sources, seed=seed)),
+        "macro": vars(statistics.bootstrap_difference(right, theirs, sources, tasks, seed=seed)),
+        "mcnemar": vars(statistics.mcnemar(right, theirs)),
+        "agreement": statistics.agreement(*sides),
+        "kappa": statistics.kappa(*sides),
     }
 
 
@@ -125,9 +125,11 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
         "second": {"folder": str(second), "reward": summaries[1]["reward"]},
         "left_out": max(summary["result"]["n"] for summary in summaries) - len(ours),
         "seed": seed,
-        "resamples": paired.RESAMPLES,
+        "resamples": statistics.RESAMPLES,
         "dimensions": {name: differences(found, other[name], seed) for name, found in by_dimension.items()},
-        "spearman": paired.rank_correlation([scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]),
+        "spearman": statistics.rank_correlation(
+            [scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]
+        ),
         "changed": changed(ours, theirs),
     }
 

@@ -14,6 +14,7 @@ from eval import metrics
 from eval.editrewardbench.pairwise import PairVote
 from eval.index import PairIndex
 from eval.rows import read_records
+from rrm import statistics
 from rrm.errors import InputError
 from rrm.records import Failure, Judgement, Record
 
@@ -151,9 +152,9 @@ def cell(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     for name, value in (("strict", lambda o: float(o.right)), ("half_tie", lambda o: o.half)):
         values = [value(o) for o in outcomes]
         found |= {
-            name: metrics.mean(values),
-            f"{name}_se": metrics.error_of_mean(values, sources),
-            f"{name}_ci95": metrics.of_share(values, sources),
+            name: statistics.mean(values),
+            f"{name}_se": statistics.error_of_mean(values, sources),
+            f"{name}_ci95": statistics.interval_of_share(values, sources),
         }
     return found
 
@@ -185,13 +186,13 @@ def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     strict, half = [float(o.right) for o in outcomes], [o.half for o in outcomes]
     found = cell(outcomes)
     for name, values in (("macro", strict), ("macro_half_tie", half)):
-        found[name], found[f"{name}_ci95"] = metrics.macro_share(values, tasks, sources)
-        found[f"{name}_se"] = metrics.error_of_macro(values, tasks, sources)
+        found[name], found[f"{name}_ci95"] = statistics.macro_share(values, tasks, sources)
+        found[f"{name}_se"] = statistics.error_of_macro(values, tasks, sources)
     return {
         **found,
         "by_task": by_task(outcomes),
         "by_group": {
-            name: {**cell(found), "macro": metrics.mean([float(one["strict"]) for one in by_task(found).values()])}
+            name: {**cell(found), "macro": statistics.mean([float(one["strict"]) for one in by_task(found).values()])}
             for name, found in grouped(outcomes, lambda o: TASK_GROUP.get(o.task_type)).items()
         },
     }

@@ -23,7 +23,6 @@ from eval.editrewardbench.examples import write_examples
 from eval.editrewardbench.judging import Judging, judge_pairs
 from eval.editrewardbench.outcomes import PAIRS, Outcome
 from eval.editrewardbench.overlap import NOTES, looks_of, read_training, shared_pairs
-from eval.editrewardbench.paired import FEW
 from eval.editrewardbench.protocol_lines import (
     PUBLIC,
     RESIZES,
@@ -49,6 +48,7 @@ from rrm.rows.text import Encoding
 from rrm.runtime.disk import disk_troubles_named
 from rrm.runtime.lock import locked
 from rrm.runtime.stage import write_json, write_text
+from rrm.statistics import FEW_CLUSTERS
 
 
 class BenchConfig(Config):
@@ -133,8 +133,8 @@ def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool, unreadabl
     if not config.by_protocol:
         notes.append(f"Not as the benchmark's protocol has it: {bench['size_note']} Published numbers do not compare.")
     notes += votes_notes(bench["votes"] or {})
-    if bench["sources"] < FEW:
-        notes.append(f"Fewer than {FEW} source images: the intervals are too narrow to be relied on.")
+    if bench["sources"] < FEW_CLUSTERS:
+        notes.append(f"Fewer than {FEW_CLUSTERS} source images: the intervals are too narrow to be relied on.")
     return notes
 
 

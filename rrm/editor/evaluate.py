@@ -26,6 +26,7 @@ from rrm.records import Failure
 from rrm.runtime.stage import command, run_stage, write_json
 from rrm.sandbox.edits import decompose
 from rrm.sandbox.models.editor import TinyKontext
+from rrm.statistics import mean_over_clusters
 
 COPY = "copy_source"
 CATEGORIES = ("follow", "keep", "quality")
@@ -52,17 +53,10 @@ class EvaluateConfig(Config):
         return {name: path for name, path in named.items() if path is not None}
 
 
-def clustered_interval(values: np.ndarray, clusters: Sequence[str]) -> tuple[float, list[float] | None]:
-    """Mean of the clusters' means, and its 95% normal interval over clusters, for values (B,) with their clusters' names.
-
-    Samples of one source are not independent, so a source counts once. The interval is None where it cannot be estimated: for one
-    cluster, and where clusters do not vary.
-    """
-    names = np.array(clusters)
-    means = np.array([values[names == name].mean() for name in dict.fromkeys(clusters)])
-    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
-    centre = float(means.mean())
-    return round(centre, 4), [round(centre - half, 4), round(centre + half, 4)] if half > 1e-12 else None
+def rounded_mean(values: np.ndarray, sources: Sequence[str]) -> tuple[float, list[float] | None]:
+    """`mean_over_clusters` with four digits: samples of one source count once."""
+    centre, interval = mean_over_clusters(list(values), sources)
+    return round(float(centre or 0.0), 4), interval and [round(end, 4) for end in interval]
 
 
 def category_share(truth: Truth, category: str) -> float:
@@ -74,7 +68,7 @@ def category_share(truth: Truth, category: str) -> float:
 def summary_of(truths: Sequence[Truth], sources: Sequence[str], base: np.ndarray | None) -> dict[str, Any]:
     """One editor's numbers over its samples; `base` holds the base editor's rewards of the same samples, where there are."""
     rewards = np.array([truth.reward for truth in truths])
-    reward, interval = clustered_interval(rewards, sources)
+    reward, interval = rounded_mean(rewards, sources)
     summary = {
         "reward": reward,
         "ci95": interval,
@@ -84,7 +78,7 @@ def summary_of(truths: Sequence[Truth], sources: Sequence[str], base: np.ndarray
         "sources": len(set(sources)),
     }
     if base is not None:
-        gain, gain_interval = clustered_interval(rewards - base, sources)
+        gain, gain_interval = rounded_mean(rewards - base, sources)
         summary |= {"gain_over_base": gain, "gain_ci95": gain_interval}
     return summary
 

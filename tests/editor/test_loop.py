@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from rrm.editor.evaluate import EvaluateConfig, clustered_interval, evaluate
+from rrm.editor.evaluate import EvaluateConfig, evaluate, rounded_mean
 from rrm.editor.loop import train
 from rrm.editor.reward import RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
@@ -224,7 +224,7 @@ def test_copying_the_source_is_worth_a_fifth(world, tmp_path):
 
 
 def test_samples_of_one_source_count_once_in_the_interval():
-    mean, (low, high) = clustered_interval(np.array([0.0, 0.2, 1.0, 1.0, 1.0, 1.0]), ["a", "a", "b", "b", "b", "b"])
+    mean, (low, high) = rounded_mean(np.array([0.0, 0.2, 1.0, 1.0, 1.0, 1.0]), ["a", "a", "b", "b", "b", "b"])
     assert mean == 0.55
     half = 1.96 * np.std([0.1, 1.0], ddof=1) / np.sqrt(2)
     assert (low, high) == (round(0.55 - half, 4), round(0.55 + half, 4))

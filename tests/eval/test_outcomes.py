@@ -5,7 +5,7 @@ from PIL import Image
 
 from eval.editrewardbench.examples import SIDE, thumbnail
 from eval.editrewardbench.outcomes import Outcome, cell
-from eval.metrics import macro_share, of_share, unanimous
+from rrm.statistics import exact_interval, interval_of_share, macro_share
 
 
 def outcome(number, source, side):
@@ -31,16 +31,16 @@ def test_all_wrong_is_no_certainty_either():
     assert found["strict_ci95"] == pytest.approx((0.0, 1 - 0.025**0.1))
 
 
-def test_only_shares_of_one_kind_are_unanimous():
+def test_only_shares_of_one_kind_are_exact_interval():
     """Mixed values, and ties that all count half, have the clustered interval."""
-    assert unanimous([1.0, 0.0], ["x", "y"]) is None
-    assert unanimous([0.5, 0.5], ["x", "y"]) is None
-    assert unanimous([], []) is None
+    assert exact_interval([1.0, 0.0], ["x", "y"]) is None
+    assert exact_interval([0.5, 0.5], ["x", "y"]) is None
+    assert exact_interval([], []) is None
 
 
 def test_an_interval_of_a_share_stays_within_0_and_1():
     """Three of four sources right: 0.75 ± 1.96 · √(4/3 · (3/16² + 9/16²)) would end past 1."""
-    low, high = of_share([1.0, 1.0, 1.0, 0.0], list("wxyz"))
+    low, high = interval_of_share([1.0, 1.0, 1.0, 0.0], list("wxyz"))
     assert low == pytest.approx(0.75 - 1.959964 * (4 / 3 * 12 / 256) ** 0.5)
     assert high == 1
 
