@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eval.jsonl import read_jsonl
+from eval.cache import read_jsonl
 from rrm.errors import InputError
 from rrm.runtime.stage import DONE, STARTED, read_note
 

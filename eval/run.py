@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from eval.benches import BenchRow, Kind
+from eval.cache import AnswerCache, JudgedRow
 from eval.endpoint import SANDBOX, EndpointJudge
 from eval.examples import write_examples
 from eval.index import PairIndex, TaskKey, open_bench, principles_file, sandbox_principles
 from eval.judges import ChanceJudge, EditJudge, NoiselessTeacher, RewardJudge
 from eval.protocols import summarise_bench
-from eval.rows import JudgedRow, Kept
 from eval.scoring import Decomposition, judge_all, own_principles
 from eval.summary import compare, summarise_model, table
 from rrm.chat import Dialect
@@ -148,7 +148,7 @@ def task_principles(
 ) -> dict[TaskKey, tuple[Principle, ...] | Failure]:
     """The principles of every task, from where the config says."""
     if config.principles == "decompose":
-        return own_principles(judge, pairs, rows, Kept(folder / "principles.jsonl", Decomposition), config.batch)
+        return own_principles(judge, pairs, rows, AnswerCache(folder / "principles.jsonl", Decomposition), config.batch)
     if config.principles == SANDBOX:
         return {pair.task: sandbox_principles(pair.instruction) for pair in pairs}
     known = principles_file(Path(config.principles))
@@ -176,7 +176,7 @@ def evaluate(config: EvalConfig, out: Path, opened: Open) -> dict[str, Any]:
     summaries, judgements = {}, {}
     for name, spec in config.models.items():
         with opened(config, spec) as judge:
-            store = Kept(kept / name / "rows.jsonl", JudgedRow)
+            store = AnswerCache(kept / name / "rows.jsonl", JudgedRow)
             principles = task_principles(config, judge, pairs, rows, kept / name)
             judgements[name] = judge_all(judge, pairs, rows, principles, store, config.batch, name)
             summary = {"model": name, "spec": spec, "fingerprint": judge.fingerprint}

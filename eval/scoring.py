@@ -12,9 +12,9 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from eval.benches import BenchRow
+from eval.cache import AnswerCache, JudgedRow, row_key
 from eval.index import PairIndex, Principles, TaskKey, index_of
 from eval.judges import Done, Edit, EditJudge
-from eval.rows import JudgedRow, Kept, row_key
 from rrm.images import MAX_DECODED_PIXELS
 from rrm.prompts import decompose_system, decompose_text
 from rrm.records import Failure, Judgement, Principle, Record, TaskToDecompose
@@ -77,7 +77,7 @@ def bar_of(total: int, name: str) -> tqdm:
 
 
 def own_principles(
-    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, store: Kept[Decomposition], batch: int
+    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Decomposition], batch: int
 ) -> dict[TaskKey, Principles | Failure]:
     """The judge's own principles for every task; only tasks that `store` has nothing settled of are asked about."""
     asked = repr((decompose_system("full"), decompose_text("full", ""), decompose_text("brief", "")))
@@ -113,7 +113,7 @@ def judge_all(
     pairs: Sequence[PairIndex],
     rows: Rows,
     principles: dict[TaskKey, Principles | Failure],
-    store: Kept[JudgedRow],
+    store: AnswerCache[JudgedRow],
     batch: int,
     name: str,
 ) -> dict[str, Judgement]:

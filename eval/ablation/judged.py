@@ -7,8 +7,8 @@ from functools import cache
 
 from eval import metrics
 from eval.ablation.study import Study
+from eval.cache import JudgedRow, read_records
 from eval.index import PairIndex, Truth, edit_id, read_index
-from eval.rows import JudgedRow, read_records
 from eval.summary import scored_pairs
 from rrm.records import Judgement
 from rrm.runtime.stage import DONE

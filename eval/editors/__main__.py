@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.generators import Editor
+from eval.cache import AnswerCache
 from eval.editors import gedit, imgedit
 from eval.editors.gsb import gsb, read_votes
 from eval.editors.items import Bench, EditItem, ItemResult
 from eval.editors.judge import AnswerRow, JudgeSettings, judge_all
 from eval.editors.report import check_comparable, comparison, gsb_text, published, read_results, tables, write_report
 from eval.editors.sample import SETTINGS, sample
-from eval.rows import Kept
 from rrm.errors import InputError, NothingMade
 from rrm.rows.formats import Reading
 from rrm.rows.labels import label_option
@@ -79,7 +79,7 @@ def run_judge(arguments: argparse.Namespace) -> None:
     names = (*asked, "extra", "max_tokens_field")
     settings = JudgeSettings.checked({name: getattr(arguments, name) for name in names}, "the command line")
     with disk_troubles_named(out), locked(out):
-        rows = Kept(out / "rows.jsonl", AnswerRow, retry=arguments.retry_failed)
+        rows = AnswerCache(out / "rows.jsonl", AnswerRow, retry=arguments.retry_failed)
         results, digests = asyncio.run(judge_all(bench, items_of(arguments), outputs, settings, rows))
         about = {
             "bench": str(arguments.bench),

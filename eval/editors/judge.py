@@ -13,9 +13,9 @@ from pydantic import Field
 from tqdm import tqdm
 
 from data_pipeline.flow import in_order
+from eval.cache import AnswerCache
 from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import SYSTEM, read_scores
-from eval.rows import Kept
 from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit, inside, open_image, pixel_digest
@@ -78,7 +78,7 @@ def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image |
 class Judge:
     """Asks the server for scores, unless an answer to the same question about the same pixels is kept."""
 
-    def __init__(self, settings: JudgeSettings, rows: Kept[AnswerRow], client: ChatClient):
+    def __init__(self, settings: JudgeSettings, rows: AnswerCache[AnswerRow], client: ChatClient):
         self.settings, self.rows, self.client = settings, rows, client
         self.keys: dict[str, list[str]] = {}
         """Of the answers on every item, by its id."""
@@ -133,7 +133,7 @@ class Judge:
 
 
 async def judge_all(
-    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: Kept[AnswerRow]
+    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: AnswerCache[AnswerRow]
 ) -> tuple[list[ItemResult], dict[str, str]]:
     """One result per item in their order, and digests of what was judged: `content` of the items, `prompts` of the words.
 

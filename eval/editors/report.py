@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.anchors import anchor_table, anchors_for
+from eval.cache import read_records
 from eval.editors.aggregate import Estimate, counts, paired
 from eval.editors.items import Bench, ItemResult
 from eval.editors.judge import JudgeSettings
-from eval.rows import read_records
 from eval.wording import MISSING, percent, points, points_span
 from rrm.errors import InputError
 from rrm.runtime.stage import account, read_note, write_json, write_text

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from data_pipeline.flow import in_order
 from data_pipeline.generators import WITHOUT_EFFECT, Editor, EditorClient, open_editor
+from eval.cache import append_lines, cut_torn_line, read_jsonl
 from eval.editors.items import EditItem
-from eval.jsonl import append_lines, cut_torn_line, read_jsonl
 from rrm.errors import InputError
 from rrm.images import inside, open_image, png_bytes
 from rrm.records import Failure

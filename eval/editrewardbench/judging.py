@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.cache import AnswerCache, JudgedRow
 from eval.editrewardbench.outcomes import Outcome, failure_of, failures_of, from_scores, from_votes, mean_scores
 from eval.editrewardbench.pairwise import PairVote, Vote, vote_all
 from eval.editrewardbench.provenance import TEMPLATE, short_hash
 from eval.editrewardbench.specs import is_pairwise, open_judges, open_pair_judge, sampling_of
 from eval.index import PairIndex, Principles, TaskKey
-from eval.rows import JudgedRow, Kept
 from eval.scoring import Decomposition, Rows, judge_all, own_principles
 from rrm.records import Failure, Judgement, Principle
 
@@ -121,7 +121,7 @@ def judge_pairs(
     reward: dict[str, Any] = {"spec": spec, "pairwise": is_pairwise(spec), "sampling": sampling_of(spec, seed)}
     if is_pairwise(spec):
         with open_pair_judge(spec) as pair_judge:
-            store = Kept(out / "votes.jsonl", Vote, retry)
+            store = AnswerCache(out / "votes.jsonl", Vote, retry)
             votes = vote_all(pair_judge, pairs, rows, store, batch)
             used = {order.key for pair in pairs for order in pair_judge.orders_of(pair)}
             reward |= {"fingerprint": pair_judge.fingerprint, "prompt_hash": short_hash(pair_judge.words(TEMPLATE))}
@@ -129,7 +129,10 @@ def judge_pairs(
     judged = []
     with open_judges(spec, passes, seed) as judges:
         reward |= {"fingerprint": judges[0].fingerprint, "prompt_hash": short_hash(judges[0].prompt(TEMPLATE, PLACEHOLDER))}
-        made, kept = Kept(out / "principles.jsonl", Decomposition, retry), Kept(out / "rows.jsonl", JudgedRow, retry)
+        made, kept = (
+            AnswerCache(out / "principles.jsonl", Decomposition, retry),
+            AnswerCache(out / "rows.jsonl", JudgedRow, retry),
+        )
         principles: dict[TaskKey, Principles | Failure] = {pair.task: () for pair in pairs}
         if judges[0].needs_principles:  # written once: passes differ in what is drawn from there on
             principles = own_principles(judges[0], pairs, rows, made, batch)

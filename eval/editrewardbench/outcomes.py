@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any, Literal
 
 from eval import metrics
+from eval.cache import read_records
 from eval.editrewardbench.pairwise import PairVote
 from eval.index import PairIndex
-from eval.rows import read_records
 from rrm import statistics
 from rrm.errors import InputError
 from rrm.records import Failure, Judgement, Record

@@ -12,10 +12,10 @@ from typing import Literal
 
 from PIL import Image
 
+from eval.cache import AnswerCache, row_key
 from eval.endpoint import EndpointJudge
 from eval.index import PairIndex, index_of
 from eval.judges import Done
-from eval.rows import Kept, row_key
 from eval.scoring import Rows, ask_all, bar_of
 from rrm.parsing import Answer, written
 from rrm.parsing.marks import last_marks, mark, together
@@ -146,7 +146,7 @@ class PairJudge(EndpointJudge):
         self.check([vote.failure for vote in votes])
 
 
-def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: Kept[Vote], batch: int) -> list[PairVote]:
+def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Vote], batch: int) -> list[PairVote]:
     """What the judge says of every pair, in order; only what `store` has no settled vote on is asked."""
     orders = [judge.orders_of(pair) for pair in pairs]
     keys = [order.key for both in orders for order in both]

@@ -14,13 +14,13 @@ from data_pipeline.budget import Budget
 from data_pipeline.ledger import Ledger, Paid
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Teachers, one_call
+from eval.cache import AnswerCache
 from eval.editors.items import EditItem
 from eval.editors.judge import AnswerRow, Judge, JudgeSettings
 from eval.editors.prompts import consistency_question
 from eval.editrewardbench.specs import endpoint_of, sampling_of
 from eval.editrewardbench.vlm import VlmJudge
 from eval.judges import Edit
-from eval.rows import Kept
 from rrm.chat import ChatClient
 from rrm.images import ImageStore
 from rrm.parsing import read_answer
@@ -55,7 +55,7 @@ def by_editors_judge(odd: Odd, tmp_path: Path) -> str | None:
 
     async def go() -> Any:
         async with ChatClient(settings.url, timeout=TIMEOUT) as client:
-            judge = Judge(settings, Kept(tmp_path / f"{len(odd.bodies)}.jsonl", AnswerRow), client)
+            judge = Judge(settings, AnswerCache(tmp_path / f"{len(odd.bodies)}.jsonl", AnswerRow), client)
             return await judge.answer(item, consistency_question("redden it"), GREY)
 
     return kind_of(asyncio.run(go()).failure)

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from eval import rows
+from eval import cache
+from eval.cache import AnswerCache, JudgedRow
 from eval.editrewardbench.baselines import BaselineJudge
-from eval.rows import JudgedRow, Kept
 from rrm.errors import InputError
 from rrm.records import Failure, Judgement
 from rrm.runtime.lock import locked
@@ -162,7 +162,7 @@ def test_a_folder_that_another_run_is_at_work_in_is_left_alone(bench, tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(bench, tmp_path, monkeypatch):
     assert bench("baseline:more-change", out="whole")[0] == 0
-    append, written = rows.append_lines, []
+    append, written = cache.append_lines, []
 
     def full(path, lines):
         written.append(path)
@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(bench, 
             raise OSError(errno.ENOSPC, "No space left on device")
         append(path, lines)
 
-    monkeypatch.setattr(rows, "append_lines", full)
+    monkeypatch.setattr(cache, "append_lines", full)
     code, _, wrong = bench("baseline:more-change")
     assert (code, len(written)) == (2, 4)
     assert f"{tmp_path / 'out'}: the disk is full" in wrong
@@ -213,11 +213,14 @@ def test_of_several_rows_the_last_counts_and_a_failure_of_the_moment_is_asked_ag
         return JudgedRow(key=key, source="s", edited="e", instruction="i", judgement=judgement)
 
     late, lost = (Judgement(failure=Failure(kind=kind)) for kind in ("timed_out", "unparseable"))
-    kept = Kept(tmp_path / "rows.jsonl", JudgedRow)
+    kept = AnswerCache(tmp_path / "rows.jsonl", JudgedRow)
     for key, judgement in (("a", late), ("b", lost), ("c", late), ("c", Judgement(expected=3.0))):
         kept.add(row(key, judgement))
     assert [kept.settled(key) for key in "abcd"] == [True, True, True, False]  # once in a run is enough
-    again, retried = Kept(tmp_path / "rows.jsonl", JudgedRow), Kept(tmp_path / "rows.jsonl", JudgedRow, retry=True)
+    again, retried = (
+        AnswerCache(tmp_path / "rows.jsonl", JudgedRow),
+        AnswerCache(tmp_path / "rows.jsonl", JudgedRow, retry=True),
+    )
     assert [again.settled(key) for key in "abcd"] == [False, True, True, False]
     assert [retried.settled(key) for key in "abcd"] == [False, False, True, False]
     again.put_in_order("cb")

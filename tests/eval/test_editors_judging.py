@@ -10,13 +10,13 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 
+from eval.cache import AnswerCache
 from eval.editors import gedit, imgedit
 from eval.editors.__main__ import main
 from eval.editors.aggregate import paired, summarise
 from eval.editors.items import ItemResult
 from eval.editors.judge import AnswerRow, JudgeSettings, answer_key, judge_all
 from eval.editors.prompts import RUBRICS, SYSTEM, consistency_question, quality_question, read_scores, rubric_question
-from eval.rows import Kept
 from rrm.errors import InputError
 from rrm.records import Choice, Failure
 from rrm.runtime.lock import locked
@@ -204,7 +204,7 @@ def edited(tmp_path):
 def judged(edited, url, path, retry=False, **settings):
     bench, outputs = edited
     chosen = JudgeSettings(url=url, model="vlm", retries=0, in_flight=2, **settings)
-    rows = Kept(path, AnswerRow, retry)
+    rows = AnswerCache(path, AnswerRow, retry)
     return asyncio.run(judge_all(gedit.BENCH, gedit.read_gedit(str(bench), "en"), outputs, chosen, rows))[0]
 
 

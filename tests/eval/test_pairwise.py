@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from eval.benches import read_bench
+from eval.cache import AnswerCache
 from eval.editrewardbench import cli
 from eval.editrewardbench.pairwise import Vote, both_orders, read_choice, vote_all
 from eval.editrewardbench.specs import check_spec, is_pairwise, open_judges, open_pair_judge
 from eval.index import index_of
-from eval.rows import Kept
 from rrm.errors import InputError
 from rrm.records import Failure
 
@@ -91,7 +91,7 @@ def redder(shown):
 def votes_on(url, rows, path):
     with open_pair_judge(f"vlm-pair:{url}?model=m") as judge:
         pairs = [index_of(row) for row in rows]
-        return vote_all(judge, pairs, lambda: iter(rows), Kept(path, Vote), batch=3)
+        return vote_all(judge, pairs, lambda: iter(rows), AnswerCache(path, Vote), batch=3)
 
 
 def test_a_preference_that_both_orders_share_counts_and_each_pair_is_shown_in_both(tmp_path):
@@ -125,7 +125,9 @@ def test_a_second_run_asks_nothing_and_another_model_is_asked_anew(tmp_path):
         assert len(bodies) == 4
         assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 4
         with open_pair_judge(f"vlm-pair:{url}?model=other") as judge:
-            vote_all(judge, [index_of(row) for row in rows], lambda: iter(rows), Kept(tmp_path / "votes.jsonl", Vote), batch=8)
+            vote_all(
+                judge, [index_of(row) for row in rows], lambda: iter(rows), AnswerCache(tmp_path / "votes.jsonl", Vote), batch=8
+            )
         assert len(bodies) == 8
 
 
