@@ -25,7 +25,9 @@ def requirements() -> str:
     """What the project and all of its extras need: a solution for all together holds one for each."""
     declared = configparser.ConfigParser()
     declared.read(DECLARED)
-    return "\n".join([declared["options"]["install_requires"], *declared["options.extras_require"].values()])
+    groups = [declared["options"]["install_requires"], *declared["options.extras_require"].values()]
+    lines = [line for group in groups for line in group.splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("edit-rrm["))
 
 
 def index() -> list[str]:

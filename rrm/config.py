@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rrm.errors import InputError
+from rrm.package_files import expand_package_paths
 from rrm.rows.text import read_text
 
 
@@ -30,7 +31,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 class Config(BaseModel):
-    """Base of every stage's config. Paths are relative to the working folder."""
+    """Base of every stage's config. Paths are relative to the working folder; `package:NAME` is a file that comes with the package."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +60,7 @@ class Config(BaseModel):
     def checked(cls, values: dict[str, Any], where_from: str) -> Self:
         """The config with these values. Raises InputError, naming where they are from, for an unknown key or a wrong value."""
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(expand_package_paths(values))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rrm.errors import InputError
+from rrm.package_files import package_file
 from rrm.runtime.stage import command
 
 STAGES = (
@@ -45,7 +46,9 @@ def run_politely(command: Sequence[str]) -> int:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configs", type=Path, required=True)
+    parser.add_argument(
+        "--configs", type=Path, default=package_file("rrm/configs/sandbox"), help="default: those of the package"
+    )
     configs = parser.parse_args().configs
     missing = [name for _, _, name in STAGES if not (configs / name).is_file()]
     if missing:

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from rrm.images import ImageStore, open_image
+from rrm.package_files import package_file
 from rrm.parsing import read_answer
 from rrm.prompts import Style
 from rrm.records import Failure, PreferencePair
@@ -46,7 +47,7 @@ from rrm.verifier.gcpo.pairs import build_dataset, pair_rows
 from rrm.verifier.gcpo.trainer import GCPOStage, GCPOTrainer, Read, arguments
 from rrm.verifier.rollout import complete
 
-BASE = Path("rrm/sandbox/checkpoints/rrm-base")
+BASE = package_file("rrm/sandbox/checkpoints/rrm-base")
 STYLE: Style = "brief"
 PAIRS, TRACES, TOKENS = 8, 8, 64
 """The sandbox's update: pairs × 2 × traces; tokens per trace, about what the demo's RRM writes."""
