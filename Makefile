@@ -66,7 +66,7 @@ gcpo: setup ## GCPO of the RRM on human preference pairs (trl GRPOTrainer)
 
 eval: CONFIG ?= configs/sandbox/eval.yaml
 eval: setup ## pairwise accuracy on a benchmark in EditReward-Bench's format
-	@$(PY) -m eval --config "$(CONFIG)"
+	@$(PY) -m eval.editrewardbench run --config "$(CONFIG)"
 
 eval-served: setup ## the sandbox benchmark scored by the RRM through vLLM, and by trivial baselines (makes world, data and RRM first)
 	@$(PY) -m rrm.sandbox.build --config configs/sandbox/world.yaml

@@ -84,9 +84,11 @@ def read_metrics(stage: Stage) -> list[dict[str, Any]]:
 
 
 def read_models(stage: Stage) -> dict[str, dict[str, Any]]:
-    """Every evaluated model's summary, by name; nothing where the evaluation is not done."""
-    names = (stage.result or {}).get("models", {})
-    return {name: read_json(stage.folder / name / "summary.json") for name in names}
+    """Every judge's summary, by name, with its headline numbers; nothing without an evaluation."""
+    headlines = (stage.result or {}).get("models", {})
+    return {
+        name: {**read_json(stage.folder / name / "summary.json"), "headline": headline} for name, headline in headlines.items()
+    }
 
 
 def read_editors(stage: Stage) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ from eval.collect import (
     read_stages,
     summarise_run,
 )
+from eval.editrewardbench.examples import Example, read_examples
 from eval.figures import COLOURS, Curve, bars, curves, intervals
 from eval.wording import FILTERS
 from rrm.config import Config
@@ -47,6 +48,7 @@ NAMES = {
     "grpo": "After GRPO",
 }
 CATEGORIES = {"follow": "Instruction followed", "keep": "Rest preserved", "quality": "Image clean"}
+EXAMPLES = 3
 PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "datasets", "openai", "diffusers")
 
 
@@ -59,11 +61,11 @@ class ReportConfig(Config):
     """The folder of the configs that the stages ran with, shown in the report."""
 
 
-def inlined(path: Path) -> str:
-    """The PNG at `path` as a URL that carries it. Raises InputError where it is missing."""
+def inlined(path: Path, kind: str = "png") -> str:
+    """The image at `path` as a URL that carries it. Raises InputError where it is missing."""
     if not path.is_file():
         raise InputError(f"{path} is missing; run its stage again.")
-    return data_url(path.read_bytes())
+    return data_url(path.read_bytes(), kind)
 
 
 def installed(package: str) -> str:
@@ -132,19 +134,51 @@ def editor_figures(editors: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup
     }
 
 
+def example_pairs(examples: Sequence[Example]) -> list[Example]:
+    """Two pairs judged right, of different task types if there are any, and a mistake; each of a
+    source of its own, filled up with others where one kind is lacking."""
+    right = [example for example in examples if example.kind == "right"]
+    mistakes = [example for example in examples if example.kind != "right"]
+    others = [e for e in right if e.outcome.task_type != right[0].outcome.task_type]
+    chosen: dict[str, Example] = {}
+    for example in (*right[:1], *others[:1], *mistakes[:1], *right, *mistakes):
+        if example.outcome.decided and example.judgements is not None:
+            chosen.setdefault(example.outcome.source, example)
+    return list(chosen.values())[:EXAMPLES]
+
+
+def example_edits(folder: Path, example: Example) -> list[dict[str, Any]]:
+    """The two edits, the preferred one first, with image, judgement and verdicts."""
+    edits = []
+    for side, image, judgement in zip("ab", example.images[1:], example.judgements or (), strict=True):
+        verdicts = judgement.read.verdicts if judgement.read else [None] * len(judgement.principles)
+        edits.append(
+            {
+                "preferred": example.outcome.label == side,
+                "image": inlined(folder / image, "jpeg"),
+                "judgement": judgement.model_dump(mode="json"),
+                "verdicts": list(zip(judgement.principles, verdicts, strict=True)),
+            }
+        )
+    return sorted(edits, key=lambda edit: not edit["preferred"])
+
+
 def judged_examples(stage: Stage) -> dict[str, Any] | None:
-    """The judged edits that the evaluation kept, images included."""
-    if not stage.done:
+    """Edits that the last judge of the evaluation judged, images included."""
+    models = list((stage.result or {}).get("models", {}))
+    if not models:
         return None
-    examples = read_json(stage.folder / "examples.json")
-    for pair in examples["pairs"]:
-        pair["source"] = inlined(stage.folder / pair["source"])
-        for edit in pair["edits"]:
-            edit["image"] = inlined(stage.folder / edit["image"])
-            read = edit["judgement"]["read"]
-            verdicts = read["verdicts"] if read else [None] * len(edit["judgement"]["principles"])
-            edit["verdicts"] = list(zip(edit["judgement"]["principles"], verdicts, strict=True))
-    return dict(examples)
+    folder = stage.folder / models[-1]
+    pairs = [
+        {
+            "instruction": example.outcome.instruction,
+            "task_type": example.outcome.task_type,
+            "source": inlined(folder / example.images[0], "jpeg"),
+            "edits": example_edits(folder, example),
+        }
+        for example in example_pairs(read_examples(folder))
+    ]
+    return {"model": models[-1], "pairs": pairs}
 
 
 def editor_samples(stage: Stage) -> list[dict[str, Any]] | None:

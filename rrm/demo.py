@@ -21,13 +21,13 @@ STAGES = (
     ("data", "data_pipeline", "data.yaml"),
     ("sft", "rrm.verifier.sft", "sft.yaml"),
     ("gcpo", "rrm.verifier.gcpo.trainer", "gcpo.yaml"),
-    ("eval", "eval", "eval.yaml"),
+    ("eval", "eval.editrewardbench run", "eval.yaml"),
     ("edit-nft", "rrm.editor.train", "edit_nft.yaml"),
     ("edit-grpo", "rrm.editor.train", "edit_grpo.yaml"),
     ("edit-eval", "rrm.editor.evaluate", "edit_eval.yaml"),
     ("report", "eval.report", "report.yaml"),
 )
-"""Name, module and config of every stage, in the order in which one feeds the next."""
+"""Name, module (with its subcommand, if any) and config of every stage, in the order in which one feeds the next."""
 
 
 def run_politely(command: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def main() -> None:
         raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
     for number, (stage, module, config) in enumerate(STAGES, 1):
         print(f"── {number}/{len(STAGES)} {stage} ──", flush=True)
-        code = run_politely([sys.executable, "-m", module, "--config", str(configs / config)])
+        code = run_politely([sys.executable, "-m", *module.split(), "--config", str(configs / config)])
         if code != 0:
             raise SystemExit(code)
 

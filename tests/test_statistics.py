@@ -8,38 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from eval import metrics
-from eval.metrics import ScoredPair
 from rrm import statistics
 from rrm.statistics import agreement, bootstrap_difference, kappa, mcnemar, rank_correlation
 
-RIGHT = ("s1", "color_alter", 8.0, 3.0)
-WRONG = ("s1", "color_alter", 3.0, 8.0)
-TIE = ("s2", "extract", 5.0, 5.0)
-LOST = ("s2", "extract", None, 5.0)
 Z = 1.959963984540054
-
-
-def pairs(*rows):
-    return [ScoredPair(*row) for row in rows]
-
-
-def test_a_tie_is_wrong_strictly_and_half_right_otherwise_and_an_unreadable_side_is_wrong_both_ways():
-    found = metrics.accuracies(pairs(RIGHT, WRONG, TIE, LOST))
-    assert found == {"strict": 0.25, "half_tie": 0.375, "n": 4, "right": 1, "ties": 1, "unparseable": 1}
-
-
-def test_two_missing_scores_are_unparseable_and_not_a_tie():
-    (pair,) = pairs(("s", "t", None, None))
-    assert pair.unparseable
-    assert not pair.tied
-    assert (pair.strict, pair.half_tie) == (0.0, 0.0)
-
-
-def test_a_score_of_zero_is_a_score():
-    (pair,) = pairs(("s", "t", 1.0, 0.0))
-    assert pair.right
-    assert not pair.unparseable
 
 
 def test_the_interval_is_clustered_by_source():
@@ -92,40 +64,6 @@ def test_no_interval_is_without_width():
 def test_p_is_1_where_nothing_differs_and_unknown_where_all_differ_alike():
     assert statistics.p_of_zero_mean([0.0, 0.0], ["a", "b"]) == 1
     assert statistics.p_of_zero_mean([1.0, 1.0], ["a", "b"]) is None
-
-
-def test_the_summary_tells_task_types_and_groups_apart():
-    summary = metrics.summarise(pairs(RIGHT, WRONG, TIE, LOST, ("s3", "my_own_task", 9.0, 1.0)))
-    assert summary["strict"] == pytest.approx(2 / 5)
-    assert summary["macro"] == pytest.approx((0.5 + 0 + 1) / 3)
-    assert summary["by_task"]["extract"]["half_tie"] == 0.25
-    assert summary["by_group"]["appearance"]["n"] == 2
-    assert summary["by_group"]["scene"]["ties"] == 1
-    assert "object" not in summary["by_group"]
-    assert sum(group["n"] for group in summary["by_group"].values()) == 4
-
-
-def test_a_group_of_task_types_is_a_mean_over_them_beside_its_pairs_pooled():
-    rows = [("s1", "extract", 1.0, 2.0), ("s2", "background_change", 2.0, 1.0), ("s3", "background_change", 2.0, 1.0)]
-    group = metrics.summarise(pairs(*rows))["by_group"]["scene"]
-    assert (group["strict"], group["macro"]) == (pytest.approx(2 / 3), 0.5)
-
-
-def test_all_thirteen_task_types_have_a_group():
-    assert sorted(len(members) for members in metrics.GROUPS.values()) == [2, 3, 4, 4]
-
-
-def test_a_paired_difference_looks_at_the_same_pairs():
-    first = pairs(("a", "t", 2.0, 1.0), ("a", "t", 2.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", 0.0, 1.0))
-    second = pairs(("a", "t", 0.0, 1.0), ("a", "t", 1.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", None, 1.0))
-    found = metrics.paired_difference(first, second)
-    # half-tie differences 1, ½, 0, 0; mean 3/8; cluster sums of residuals 6/8, −3/8, −3/8
-    assert found["half_tie"] == pytest.approx(3 / 8)
-    error = math.sqrt(1.5 * ((6 / 8) ** 2 + 2 * (3 / 8) ** 2)) / 4
-    assert found["ci95"] == pytest.approx((3 / 8 - Z * error, 3 / 8 + Z * error))
-    assert found["strict"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="same pairs"):
-        metrics.paired_difference(first, second[:3])
 
 
 def test_balanced_accuracy_is_the_mean_of_both_recalls():

@@ -14,7 +14,8 @@ import pyarrow.parquet as parquet
 
 from eval.ablation.judged import Judged
 from eval.ablation.study import Job, Study
-from eval.index import PairIndex, Truth
+from eval.editrewardbench.sandbox_truth import EditTruth
+from eval.pairs import PairIndex
 from rrm.errors import InputError
 from rrm.records import Judgement
 from rrm.runtime.disk import written_at_once
@@ -32,10 +33,15 @@ class Archive:
     pairs: dict[str, int] = field(default_factory=dict)
 
 
+def folder_in(spec: str) -> str:
+    """The checkpoint folder that a judge's spec names; empty for any other judge."""
+    return spec.removeprefix("rrm:").partition("?")[0] if spec.startswith("rrm:") else ""
+
+
 def recipe(study: Study, job: str) -> str:
     """A hash of everything that is configured from the world to this job's result, a shipped checkpoint's content included."""
     one = study.jobs[job]
-    named = [Path(str(path)) for path in (one.keys.get("base"), *one.keys.get("models", {}).values()) if path]
+    named = [Path(str(path)) for path in (one.keys.get("base"), *map(folder_in, one.keys.get("judges", {}).values())) if path]
     shipped = [path for path in named if path.is_dir() and not path.is_relative_to(study.config.out)]
     parts = {
         "job": one.name,
@@ -84,14 +90,14 @@ def read_archive(folder: Path) -> Archive:
     if not (folder / FILE).is_file() or not (folder / EVIDENCE).is_file():
         raise InputError(f"{folder} holds no {FILE} and {EVIDENCE}; name the evidence folder of an earlier run.")
     pairs: dict[int, list[PairIndex]] = {}
-    truths: dict[int, dict[str, Truth]] = {}
+    truths: dict[int, dict[str, EditTruth]] = {}
     found: dict[tuple[str, int], dict[str, Judgement]] = {}
     for row in parquet.read_table(folder / FILE).to_pylist():
         seed, value = row["seed"], json.loads(row["value"])
         if row["kind"] == "pair":
             pairs.setdefault(seed, []).append(PairIndex(**{**value, "edited": tuple(value["edited"])}))
         elif row["kind"] == "edit":
-            truths.setdefault(seed, {})[row["edit"]] = Truth(tuple(value["verdicts"]), value["utility"])
+            truths.setdefault(seed, {})[row["edit"]] = EditTruth(tuple(value["verdicts"]), value["utility"])
         else:
             found.setdefault((row["recipe"], seed), {})[row["edit"]] = Judgement.model_validate(value)
     judged = {name: Judged(pairs[seed], truths[seed], said, seed) for (name, seed), said in found.items()}

@@ -12,12 +12,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-from eval import metrics
 from eval.ablation.archive import Archive, recipe
 from eval.ablation.judged import Judged, judged_here
 from eval.ablation.study import AblationConfig, Study
 from eval.collect import read_json
-from eval.summary import QUALITY_BANDS, band_of
+from eval.editrewardbench.sandbox_truth import QUALITY_BANDS, band_of
+from eval.outcomes import accuracies, paired_difference
 from rrm import statistics
 from rrm.runtime.stage import DONE
 from rrm.sandbox.language import agrees
@@ -42,8 +42,7 @@ def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
 
 def measures(found: Sequence[Judged]) -> dict[str, Any]:
     """All numbers of one model over one or several seeds' benchmarks."""
-    scored = [pair for one in found for pair in one.scored]
-    sources = [pair.source for pair in scored]
+    shares = accuracies([outcome for one in found for outcome in one.outcomes])
     judgements = [(name, j, one.truths[name]) for one in found for name, j in one.judgements.items()]
     given = [(None if j.read is None else j.read.verdicts, truth.verdicts) for _, j, truth in judgements]
     verdicts = statistics.verdict_accuracy([(said, truth) for said, truth in given if said != ()])
@@ -51,10 +50,11 @@ def measures(found: Sequence[Judged]) -> dict[str, Any]:
     checked = [bool(value) for value in consistent if value is not None]
     readable = sum(j.read is not None for _, j, _ in judgements)
     return {
-        **metrics.accuracies(scored),
-        "ci95": statistics.interval_of_share([pair.half_tie for pair in scored], sources),
-        "strict_ci95": statistics.interval_of_share([pair.strict for pair in scored], sources),
-        "tie_rate": sum(pair.tied for pair in scored) / len(scored),
+        **{name: shares[name] for name in ("strict", "half_tie", "n", "right", "ties")},
+        "unparseable": shares["unreadable"],
+        "ci95": shares["half_tie_ci95"],
+        "strict_ci95": shares["strict_ci95"],
+        "tie_rate": shares["ties"] / shares["n"],
         "edits": len(judgements),
         "trace_validity": readable / len(judgements),
         "verdict_balanced_accuracy": verdicts.balanced,
@@ -68,9 +68,9 @@ def measures(found: Sequence[Judged]) -> dict[str, Any]:
 
 def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
     """How much better the first model is on the same pairs: overall, and the difference of verdicts and of scores."""
-    ours, theirs = ([pair for one in found for pair in one.scored] for found in (first, second))
+    ours, theirs = ([outcome for one in found for outcome in one.outcomes] for found in (first, second))
     by_seed = {
-        str(a.seed): metrics.paired_difference(a.scored, b.scored) for a, b in zip(first, second, strict=True)
+        str(a.seed): paired_difference(a.outcomes, b.outcomes) for a, b in zip(first, second, strict=True)
     }  # fmt: skip
     stricter = [
         (f"{a.seed}/{name}", judgement.score - other.score)
@@ -80,7 +80,7 @@ def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any
     ]
     shifts = [shift for _, shift in stricter]
     return {
-        "pooled": metrics.paired_difference(ours, theirs),
+        "pooled": paired_difference(ours, theirs),
         "seeds": by_seed,
         "score_shift": statistics.mean(shifts),
         "score_shift_ci95": statistics.interval_of_mean(shifts, [name for name, _ in stricter]),

@@ -46,7 +46,7 @@ def start(job: Job, out: Path, threads: int) -> Running:
         path.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(job.keys, sort_keys=False))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "10"}
-    command = [sys.executable, "-m", job.module, "--config", str(config)]
+    command = [sys.executable, "-m", *job.module.split(), "--config", str(config)]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     return Running(job, process, log)

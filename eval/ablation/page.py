@@ -12,7 +12,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from eval.summary import QUALITY_BANDS
+from eval.editrewardbench.sandbox_truth import QUALITY_BANDS
 from eval.wording import FILTERS, MISSING
 from rrm.render.plots import STYLE, new_axes
 from rrm.runtime.stage import write_text

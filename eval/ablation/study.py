@@ -14,6 +14,10 @@ VARIANTS = {"holistic": "holistic", "t": "T", "v": "V", "tv": "T+V"}
 """Name of a run → variant of the data pipeline."""
 
 
+BATCH = 64
+"""Edits that a checkpoint judges at once."""
+
+
 class AblationConfig(Config):
     """The size of the study. The recipes are those of `recipes`; what stands here is laid over them."""
 
@@ -59,7 +63,7 @@ class AblationConfig(Config):
 
 @dataclass(frozen=True)
 class Job:
-    """One stage: `python -m module --config …` with these keys, after the jobs that it needs."""
+    """One stage: `python -m MODULE --config …` (a module with its subcommand, if any) with these keys, after the jobs that it needs."""
 
     name: str
     module: str
@@ -123,13 +127,18 @@ class Study:
         }  # fmt: skip
         return self.add(f"seed{seed}/{name}", "rrm.verifier.gcpo.trainer", keys, (f"seed{seed}/{parent}",), rank)
 
-    def add_eval(self, seed: int, name: str, spec: str, needs: tuple[str, ...], rank: int, **over: Any) -> str:
+    def add_eval(self, seed: int, name: str, spec: str, needs: tuple[str, ...], rank: int) -> str:
         """The judgements of one model on the seed's benchmark."""
         keys = {
-            **self.recipe("eval"), "bench": self.folder(seed, "world", "benchmark"), "models": {name: spec}, "compare": [],
-            "out": self.folder(seed, f"eval-{name}"), **over,
+            **self.recipe("eval"), "data": self.folder(seed, "world", "benchmark"), "judges": {name: spec}, "compare": [],
+            "out": self.folder(seed, f"eval-{name}"),
         }  # fmt: skip
-        return self.add(f"seed{seed}/eval-{name}", "eval", keys, (f"seed{seed}/world", *needs), rank)
+        return self.add(f"seed{seed}/eval-{name}", "eval.editrewardbench run", keys, (f"seed{seed}/world", *needs), rank)
+
+
+def checkpoint(folder: str | Path) -> str:
+    """The judge's spec of a checkpoint."""
+    return f"rrm:{folder}?batch={BATCH}"
 
 
 def seed_rank(study: Study, seed: int) -> int:
@@ -146,12 +155,12 @@ def plan(config: AblationConfig) -> Study:
         data = study.add_data(seed, "tv", study.add_world(seed), first)
         trained(study, seed, study.add_sft(seed, "tv", config.main, first), first)
         trained(study, seed, study.add_gcpo(seed, "gcpo", "sft-tv", {}, first), first)
-        study.add_eval(seed, "noiseless", "noiseless", (), first)
-        study.add_eval(seed, "chance", "chance", (), first)
+        study.add_eval(seed, "noiseless", "sandbox:noiseless", (), first)
+        study.add_eval(seed, "chance", "baseline:chance", (), first)
         for teacher in config.teachers:
-            study.add_eval(seed, teacher, "teacher", (), turns + first, teacher_model=teacher)
+            study.add_eval(seed, teacher, f"sandbox:{teacher}", (), turns + first)
         for size, base in config.bases.items():
-            study.add_eval(seed, "base" if size == config.main else f"base-{size}", base, (), turns + first)
+            study.add_eval(seed, "base" if size == config.main else f"base-{size}", checkpoint(base), (), turns + first)
             if size != config.main:
                 trained(study, seed, study.add_sft(seed, "tv", size, 2 * turns + first), 2 * turns + first)
                 small = study.add_gcpo(seed, f"gcpo-{size}", f"sft-tv-{size}", {}, 2 * turns + first)
@@ -172,4 +181,4 @@ def plan(config: AblationConfig) -> Study:
 def trained(study: Study, seed: int, job: str, rank: int) -> str:
     """The evaluation of a trained model."""
     name = job.partition("/")[2]
-    return study.add_eval(seed, name, str(study.folder(seed, name, "model")), (job,), rank)
+    return study.add_eval(seed, name, checkpoint(study.folder(seed, name, "model")), (job,), rank)

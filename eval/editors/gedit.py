@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from eval.benches.reading import decode, raw_rows, text_of
 from eval.editors.aggregate import summarise as summarise_set
 from eval.editors.items import Bench, EditItem, ItemResult, Question
 from eval.editors.prompts import consistency_question, quality_question
+from eval.reading import RawRow, raw_rows
 from rrm.errors import InputError
 from rrm.images import pixel_digest
 from rrm.rows.formats import PLAIN, Reading
@@ -43,21 +43,22 @@ def output_path(task: str, language: str, key: str) -> str:
     return f"fullset/{task}/{language}/{key}.png"
 
 
-def item_of(raw: Mapping[str, Any], where: str, folder: Any) -> EditItem:
-    """The typed row with its source decoded. Raises InputError for a missing column or an unreadable image."""
-    missing = [column for column in COLUMNS if column not in raw]
+def item_of(row: RawRow) -> EditItem:
+    """The typed row with its source decoded. Raises InputError for a missing column or image."""
+    raw, where = row.values, row.where
+    lacking = [column for column in COLUMNS if column not in raw]
     column = next((name for name in IMAGES if raw.get(name) is not None), None)
-    if missing or column is None:
-        raise InputError(f"{where} lacks {', '.join([*missing, *([] if column else [IMAGES[0]])])}, which GEdit-Bench has.")
-    task, key, language = (text_of(raw, name, where) for name in ("task_type", "key", "instruction_language"))
+    if lacking or column is None:
+        raise InputError(f"{where} lacks {', '.join([*lacking, *([] if column else [IMAGES[0]])])}, which GEdit-Bench has.")
+    task, key, language = (row.text(name) for name in ("task_type", "key", "instruction_language"))
     if any("/" in part or "\\" in part or part.startswith(".") for part in (task, key, language)):
         raise InputError(f"{where}: task, key and language become a path; they must hold no slash and no leading dot.")
-    source = decode(raw[column], where, folder)
+    source = row.image(raw[column])
     return EditItem(
         item_id=f"{task}/{language}/{key}",
         group=task,
         language=language,
-        instruction=text_of(raw, "instruction", where),
+        instruction=row.text("instruction"),
         intersection=bool(raw.get("Intersection_exist", False)),
         output=output_path(task, language, key),
         source=source,
@@ -73,16 +74,17 @@ def read_gedit(bench: str, language: Language, limit: int | None = None, reading
     """
     seen: dict[str, int] = {}
     outputs: set[str] = set()
-    for where, raw, folder in raw_rows(bench, reading=reading):
+    for row in raw_rows(bench, reading=reading):
+        raw = row.values
         if raw.get("instruction_language") != language and "instruction_language" in raw:
             continue
         task = str(raw.get("task_type"))
         seen[task] = seen.get(task, 0) + 1
         if limit is not None and seen[task] > limit:
             continue
-        item = item_of(raw, where, folder)
+        item = item_of(row)
         if item.output in outputs:
-            raise InputError(f"{where}: a second row for {item.output}; every key must stand once per task and language.")
+            raise InputError(f"{row.where}: a second row for {item.output}; every key must stand once per task and language.")
         outputs.add(item.output)
         yield item
     if not seen:

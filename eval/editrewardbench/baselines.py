@@ -1,6 +1,6 @@
-"""Judges that know nothing of editing. Where one of them does well, a benchmark can be solved without looking at the edit.
+"""Judges that know nothing of editing: where one does well, the benchmark needs no reward model.
 
-Their scores are on the scale of 0–10 by a rule that keeps the order of what was measured, and mean nothing else.
+Scores from 0 to 10 keep the order of what was measured, and mean nothing else.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from eval.judges import AloneJudge, Edit, Principles
+from eval.editrewardbench.judges import Edit, LocalJudge, Principles
 from rrm.images import png_bytes
-from rrm.records import Judgement, TaskToDecompose
+from rrm.records import Judgement, Principle, TaskToDecompose, Verdicts
 
 HALF_WAY = 1 << 20
 """Bytes at which a file's score is 5."""
@@ -57,12 +57,13 @@ MEASURES: dict[str, Callable[[Image.Image, Image.Image], tuple[float, str]]] = {
     "less-change": less_change,
     "copy": no_copy,
 }
-RANDOM = "random"
-BASELINES = (*MEASURES, RANDOM)
+RANDOM, CHANCE = "random", "chance"
+DRAWN = (RANDOM, CHANCE)
+BASELINES = (*MEASURES, *DRAWN)
 
 
-class BaselineJudge(AloneJudge):
-    """Scores by one of BASELINES. Only `random` depends on the seed."""
+class BaselineJudge(LocalJudge):
+    """Scores by one of MEASURES, or at random."""
 
     needs_principles = False
 
@@ -84,3 +85,33 @@ class BaselineJudge(AloneJudge):
             return Judgement(expected=random.Random(f"{self.seed}|{edit.edit_id}").uniform(0, 10), thought="(random)")
         score, thought = MEASURES[self.name](edit.source, edit.edited)
         return Judgement(expected=score, thought=thought)
+
+
+class ChanceJudge(LocalJudge):
+    """Random scores (0–10, one decimal) and coin-toss verdicts on the principles."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.fingerprint = f"chance|{seed}"
+
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+        """It reads nothing, but tosses a coin per principle."""
+        return f"{len(principles)} coins"
+
+    def decompose(self, task: TaskToDecompose) -> Principles:
+        """A single question, since it looks at nothing."""
+        return (Principle(question="Was the instruction followed?", category="follow"),)
+
+    def judge(self, edit: Edit) -> Judgement:
+        """The same judgement for the same seed and edit."""
+        dice = random.Random(f"{self.seed}|{edit.edit_id}")
+        verdicts = tuple(dice.getrandbits(1) for _ in edit.principles)
+        score = round(dice.uniform(0, 10), 1)
+        average = sum(verdicts) / len(verdicts)
+        read = Verdicts.model_validate({"verdicts": verdicts, "average": average, "score": score})
+        return Judgement(principles=edit.principles, thought="(random)", read=read)
+
+
+def open_baseline(name: str, seed: int) -> LocalJudge:
+    """The baseline of this name."""
+    return ChanceJudge(seed) if name == CHANCE else BaselineJudge(name, seed)

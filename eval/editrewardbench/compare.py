@@ -6,50 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.editrewardbench.outcomes import Outcome, grouped, read_outcomes
+from eval.editrewardbench.results import read_outcomes, read_summary
+from eval.outcomes import Outcome, by_dimension
 from eval.wording import MISSING, percent, points, points_span
 from rrm import statistics
 from rrm.errors import InputError
-from rrm.runtime.stage import read_note
 
-SUMMARY = "summary.json"
-AGAIN = "run the same `editrewardbench run` again: what was judged is kept"
-NEEDED = {
-    "bench": ("kind", "where", "content_hash", "pairs", "resized", "size_note"),
-    "reward": ("spec", "pairwise"),
-    "result": ("n", "account", "headline", "dimensions"),
-}
-"""What is looked up in a summary, part by part."""
 SHOWN = 20
 """Changed pairs that are printed; the result holds all of them."""
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of the run in this folder. Raises InputError where there is none."""
-    if not (folder / SUMMARY).is_file():
-        raise InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
-    try:
-        summary = read_note(folder / SUMMARY, *NEEDED)
-        lacking = [name for name, keys in NEEDED.items() for key in keys if key not in summary[name]]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{error}; {AGAIN}.") from error
-    if lacking:
-        raise InputError(f"{folder / SUMMARY} is damaged, or of another version; {AGAIN}.")
-    return summary
-
-
-def refuse_other_bench(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
+def refuse_other_benchmark(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
     """Raises InputError unless both results are of the same benchmark content, read by the same protocol."""
     ours, theirs = first["bench"], second["bench"]
     if (ours["kind"], ours["content_hash"]) == (theirs["kind"], theirs["content_hash"]):
         return
     sizes = [", edits at their source's size" if b["resized"] else "" for b in (ours, theirs)]
-    said = [
+    parts = [
         f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} pairs{size})"
         for name, b, size in zip(names, (ours, theirs), sizes, strict=True)
     ]
     raise InputError(
-        f"These results are not of the same pairs: {'; '.join(said)}. Run both on the same data, --limit and --resize."
+        f"These results are not of the same pairs: {'; '.join(parts)}. Run both on the same data, --limit and --resize."
     )
 
 
@@ -75,7 +53,7 @@ def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) 
     """How much more accurate the first result is, and whether that may be chance, for one set of pairs."""
     sources, tasks = [o.source for o in first], [o.task_type for o in first]
     right, theirs = [o.right for o in first], [o.right for o in second]
-    halves = [o.half for o in first], [o.half for o in second]
+    halves = [o.half_tie for o in first], [o.half_tie for o in second]
     sides = [o.side or "unreadable" for o in first], [o.side or "unreadable" for o in second]
     return {
         "n": len(first),
@@ -93,7 +71,7 @@ def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) 
 
 def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[str, Any]]:
     """The pairs that only one of both has right, those that the first alone has right before the others."""
-    found = [
+    rows = [
         {
             "item": a.item,
             "number": a.number,
@@ -108,16 +86,15 @@ def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[st
         for a, b in zip(first, second, strict=True)
         if a.right != b.right
     ]
-    return sorted(found, key=lambda row: row["right"] != "first")
+    return sorted(rows, key=lambda row: row["right"] != "first")
 
 
 def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     """The comparison of the results in two folders, the supposedly better one first. Raises InputError unless they share pairs."""
     summaries = read_summary(first), read_summary(second)
-    refuse_other_bench(*summaries, (str(first), str(second)))
+    refuse_other_benchmark(*summaries, (str(first), str(second)))
     ours, theirs = in_step(read_outcomes(first), read_outcomes(second))
-    by_dimension = grouped(ours, lambda o: o.dimension)
-    other = grouped(theirs, lambda o: o.dimension)
+    other = by_dimension(theirs)
     scores = edit_scores(ours), edit_scores(theirs)
     return {
         "bench": summaries[0]["bench"],
@@ -126,7 +103,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
         "left_out": max(summary["result"]["n"] for summary in summaries) - len(ours),
         "seed": seed,
         "resamples": statistics.RESAMPLES,
-        "dimensions": {name: differences(found, other[name], seed) for name, found in by_dimension.items()},
+        "dimensions": {name: differences(members, other[name], seed) for name, members in by_dimension(ours).items()},
         "spearman": statistics.rank_correlation(
             [scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]
         ),
@@ -134,7 +111,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def chance(p: float | None) -> str:
+def p_text(p: float | None) -> str:
     """A p-value."""
     return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -158,12 +135,12 @@ def described(result: Mapping[str, Any]) -> str:
         m = d["mcnemar"]
         lines += ["", f"{name}: {d['n']} pairs of {d['sources']} sources; A {percent(d['first'])}%, B {percent(d['second'])}%"]
         for key, title in (("strict", "strict"), ("half_tie", "ties ½"), ("macro", "macro over task types")):
-            found = d[key]
+            difference = d[key]
             lines.append(
-                f"  {title:<22} {points(found['value']):>6}  95% {points_span(found['interval'])}  p {chance(found['p'])}"
+                f"  {title:<22} {points(difference['value']):>6}  95% {points_span(difference['interval'])}  p {p_text(difference['p'])}"
             )
         lines.append(
-            f"  McNemar, exact         only A right {m['only_first']}, only B right {m['only_second']}, p {chance(m['p'])}"
+            f"  McNemar, exact         only A right {m['only_first']}, only B right {m['only_second']}, p {p_text(m['p'])}"
         )
         lines.append(f"  same outcome           {percent(d['agreement'])}%, Cohen's κ {number(d['kappa'])}")
     if result["spearman"] is not None:

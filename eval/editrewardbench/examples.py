@@ -1,40 +1,41 @@
-"""Pairs to look at: where the judge was most certain and wrong, where it could not be read, and where it was most certain and right."""
+"""Pairs to look at: the most certain mistakes, unreadable pairs, and the most certain right ones."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from eval.editrewardbench.outcomes import Outcome
-from eval.scoring import Rows
+from eval.editrewardbench.answers import Answers
+from eval.editrewardbench.judging import Rows
+from eval.outcomes import Outcome
 from rrm.errors import InputError
-from rrm.records import Record
+from rrm.records import Judgement, Record
 from rrm.runtime.stage import write_json
 
 EXAMPLES = "examples.json"
 MISTAKES, UNREADABLE, RIGHT = 12, 3, 3
 SIDE = 384
 """Pixels of a thumbnail's longer side, at most."""
-Words = Callable[[Outcome], Sequence[Mapping[str, Any]]]
-"""What the judge said of a pair: {title, text} each."""
 
 
 class Example(Record):
-    """A pair that is shown: why, what came of it, its three images below the result's folder, and what was said of it."""
+    """A pair with its three images below the result's folder and what the judge wrote."""
 
     kind: Literal["mistake", "unreadable", "right"]
     outcome: Outcome
     images: tuple[str, str, str]
     words: tuple[dict[str, str], ...]
+    judgements: tuple[Judgement, Judgement] | None = None
+    """Of both edits, in the first pass; None of a pairwise judge."""
 
 
 def read_examples(folder: Path) -> list[Example]:
-    """The pairs that a run left in its folder to be shown; none where there are none. Raises InputError for a damaged file."""
+    """The pairs that a run left to be shown. Raises InputError for a damaged file."""
     path = folder / EXAMPLES
     try:
         return TypeAdapter(list[Example]).validate_json(path.read_bytes()) if path.is_file() else []
@@ -49,7 +50,7 @@ def certainty(outcome: Outcome) -> float:
 
 def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """The most certain mistakes, the first unreadable pairs and the most certain right ones, one of a pair of edits each."""
-    found: dict[str, list[Outcome]] = {}
+    examples: dict[str, list[Outcome]] = {}
     taken: set[tuple[str, str]] = set()
     wrong = [o for o in outcomes if not o.right and o.side is not None]
     for kind, chosen, count in (
@@ -57,12 +58,12 @@ def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
         ("unreadable", [o for o in outcomes if o.side is None], UNREADABLE),
         ("right", sorted((o for o in outcomes if o.right), key=certainty, reverse=True), RIGHT),
     ):
-        found[kind] = []
+        examples[kind] = []
         for outcome in chosen:
-            if len(found[kind]) < count and outcome.edits not in taken:
+            if len(examples[kind]) < count and outcome.edits not in taken:
                 taken.add(outcome.edits)
-                found[kind].append(outcome)
-    return found
+                examples[kind].append(outcome)
+    return examples
 
 
 def thumbnail(image: Image.Image, path: Path) -> None:
@@ -75,10 +76,10 @@ def thumbnail(image: Image.Image, path: Path) -> None:
     small.save(path, quality=88)
 
 
-def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, words: Words) -> None:
+def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: Answers) -> None:
     """Writes `out/examples.json` and the images that it names, in place of those of an earlier run."""
     chosen = choose(outcomes)
-    wanted = {o.number: (kind, o) for kind, found in chosen.items() for o in found}
+    wanted = {o.number: (kind, o) for kind, members in chosen.items() for o in members}
     shutil.rmtree(out / "examples", ignore_errors=True)
     (out / "examples").mkdir(parents=True)
     shown: dict[int, Example] = {}
@@ -90,9 +91,15 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, words: Wo
         for name, image in zip(names, (row.source, *row.edited), strict=True):
             thumbnail(image, out / name)
         shown[row.number] = Example.model_validate(
-            {"kind": kind, "outcome": outcome, "images": (source, a, b), "words": words(outcome)}
+            {
+                "kind": kind,
+                "outcome": outcome,
+                "images": (source, a, b),
+                "words": answers.texts(outcome),
+                "judgements": answers.judgements and [answers.judgements[name] for name in outcome.edits],
+            }
         )
         if len(shown) == len(wanted):
             break
-    kept = [shown[o.number] for found in chosen.values() for o in found if o.number in shown]
+    kept = [shown[o.number] for members in chosen.values() for o in members if o.number in shown]
     write_json(out / EXAMPLES, [example.model_dump(mode="json") for example in kept])

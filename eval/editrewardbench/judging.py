@@ -1,142 +1,160 @@
-"""What a judge, pointwise or pairwise, says of a benchmark's pairs, in the one form that outcomes are made from."""
+"""Asks a judge about every edit of a benchmark once; an interrupted run carries on.
+
+Every answer is on disk as soon as it is there; the file is put in the benchmark's order at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from eval.cache import AnswerCache, JudgedRow
-from eval.editrewardbench.outcomes import Outcome, failure_of, failures_of, from_scores, from_votes, mean_scores
-from eval.editrewardbench.pairwise import PairVote, Vote, vote_all
-from eval.editrewardbench.provenance import TEMPLATE, short_hash
-from eval.editrewardbench.specs import is_pairwise, open_judges, open_pair_judge, sampling_of
-from eval.index import PairIndex, Principles, TaskKey
-from eval.scoring import Decomposition, Rows, judge_all, own_principles
-from rrm.records import Failure, Judgement, Principle
+from PIL.Image import Image
+from tqdm import tqdm
 
-PLACEHOLDER = (Principle(question="{principle}?", category="follow"),)
-"""Stands for every principle where a prompt is hashed."""
-AS_SCORES = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}
+from eval.cache import AnswerCache, JudgedRow, row_key
+from eval.editrewardbench.judges import Done, Edit, EditJudge, Principles
+from eval.pairs import BenchmarkRow, PairIndex, TaskKey, index_of
+from rrm.images import MAX_DECODED_PIXELS
+from rrm.prompts import decompose_system, decompose_text
+from rrm.records import Failure, Judgement, Principle, Record, TaskToDecompose
 
-
-@dataclass(frozen=True)
-class Judging:
-    """A judge's answers on all pairs of a benchmark.
-
-    `scored` gives pairs and scores per edit id as `eval.protocols` reads them. A pairwise judge has no scores: there its choice in a
-    pair stands for two that are in that order, under ids that no other pair has.
-    """
-
-    reward: dict[str, Any]
-    answers: Sequence[Failure | None]
-    """Of every judgement (of every pass) or vote, why it has no score or no choice; None where it has."""
-    unreadable: int
-    """Lines of kept answers that could not be read, and were asked for again."""
-    outcomes: Callable[[Sequence[PairIndex], float], list[Outcome]]
-    """By any tie margin."""
-    single: Callable[[Sequence[PairIndex], float], list[list[Outcome]]]
-    """Of every pass alone."""
-    scored: Callable[[Sequence[PairIndex]], tuple[list[PairIndex], dict[str, float | None]]]
-    words: Callable[[Outcome], list[dict[str, Any]]]
-    """What was said of a pair."""
+Rows = Callable[[], Iterator[BenchmarkRow]]
+"""Reads the benchmark from its start."""
+BATCH_PIXELS = MAX_DECODED_PIXELS
+"""A batch ends where its images have this many pixels: 100 million take 400 MB."""
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 
-def said_in(judgement: Judgement) -> str:
-    """The thought; where there is none, why the judgement failed."""
-    return judgement.thought or ("" if judgement.failure is None else f"{judgement.failure.kind}: {judgement.failure.detail}")
+class Decomposition(Record):
+    """The principles that a judge wrote for a task, or why there are none."""
+
+    key: str
+    principles: tuple[Principle, ...] = ()
+    failure: Failure | None = None
 
 
-def of_passes(passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any], unreadable: int) -> Judging:
-    """A pointwise judge's judgements of every edit, once per pass."""
-    scores = mean_scores(passes)
-    failures = failures_of(passes)
-    answers = [failure_of(judgement) for judged in passes for judgement in judged.values()]
-
-    def outcomes(pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
-        return from_scores(pairs, scores, failures, margin)
-
-    def single(pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
-        return [from_scores(pairs, mean_scores([judged]), failures_of([judged]), margin) for judged in passes]
-
-    def scored(pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], dict[str, float | None]]:
-        return list(pairs), scores
-
-    def words(outcome: Outcome) -> list[dict[str, Any]]:
-        return [
-            {
-                "title": f"On the {place} edit" + (f", pass {number}" if len(passes) > 1 else ""),
-                "text": said_in(judged[edit_id]),
-            }
-            for place, edit_id in zip(("first", "second"), outcome.edits, strict=True)
-            for number, judged in enumerate(passes, 1)
-        ]
-
-    return Judging(reward, answers, unreadable, outcomes, single, scored, words)
+def batches(requests: Iterable[Request], most: int, images_of: Callable[[Request], Iterable[Image]]) -> Iterator[list[Request]]:
+    """The requests, `most` at a time, and fewer where their images have `BATCH_PIXELS` in sum."""
+    part: list[Request] = []
+    held = 0
+    for one in requests:
+        part.append(one)
+        held += sum(image.width * image.height for image in images_of(one))
+        if len(part) == most or held >= BATCH_PIXELS:
+            yield part
+            part, held = [], 0
+    if part:
+        yield part
 
 
-def place_of(pair: PairIndex | Outcome) -> tuple[str, str]:
-    """What tells a pair's votes from all others': the ids of both edits, which hold the task, in order."""
-    return pair.edits if isinstance(pair, Outcome) else pair.edit_ids
+def ask_all(
+    requests: Iterable[Request],
+    images_of: Callable[[Request], Iterable[Image]],
+    ask: Callable[[Sequence[Request], Done[Answer]], None],
+    keep: Callable[[Request, Answer], object],
+    batch: int,
+    bar: tqdm,
+) -> None:
+    """Sends every request, at most `batch` at a time, and keeps every answer as it comes."""
+
+    def together(part: Sequence[Request]) -> None:
+        def done(place: int, answer: Answer) -> None:
+            keep(part[place], answer)
+            bar.update()
+
+        ask(part, done)
+
+    with bar:
+        for part in batches(requests, batch, images_of):
+            together(part)
 
 
-def of_votes(
+def bar_of(total: int, name: str) -> tqdm:
+    """A progress bar, which is not shown where there is nothing to do."""
+    return tqdm(total=total, desc=name, disable=not total)
+
+
+def own_principles(
+    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Decomposition], batch: int
+) -> dict[TaskKey, Principles | Failure]:
+    """The judge's own principles for every task; asks only for what `store` lacks."""
+    prompt = repr((decompose_system("full"), decompose_text("full", ""), decompose_text("brief", "")))
+    keys: dict[TaskKey, str] = {}
+    for pair in pairs:
+        words = pair.instruction if pair.requirement is None else repr((pair.instruction, pair.requirement))
+        keys[pair.task] = row_key(judge.fingerprint, prompt, pair.source, words)
+    pending = {key for key in keys.values() if not store.settled(key)}
+
+    def requests() -> Iterator[tuple[str, TaskToDecompose]]:
+        for row in rows() if pending else ():
+            key = keys[index_of(row).task]
+            if key in pending:
+                pending.discard(key)
+                yield key, TaskToDecompose(row.source, row.instruction, row.requirement)
+
+    def ask(part: Sequence[tuple[str, TaskToDecompose]], done: Done[Principles | Failure]) -> None:
+        judge.decompose_many([task for _, task in part], done)
+
+    def keep(item: tuple[str, TaskToDecompose], answer: Principles | Failure) -> None:
+        if isinstance(answer, Failure):
+            store.add(Decomposition(key=item[0], failure=answer))
+        else:
+            store.add(Decomposition(key=item[0], principles=answer))
+
+    ask_all(requests(), lambda one: (one[1].source,), ask, keep, batch, bar_of(len(pending), "principles"))
+    store.put_in_order(keys.values())
+    return {task: store[key].failure or store[key].principles for task, key in keys.items()}
+
+
+def judge_all(
+    judge: EditJudge,
     pairs: Sequence[PairIndex],
-    votes: Sequence[PairVote],
-    answers: Sequence[Failure | None],
-    reward: dict[str, Any],
-    unreadable: int,
-) -> Judging:
-    """A pairwise judge's votes on these pairs; `answers` as in `Judging`."""
-    table = {place_of(pair): vote for pair, vote in zip(pairs, votes, strict=True)}
+    rows: Rows,
+    principles: dict[TaskKey, Principles | Failure],
+    store: AnswerCache[JudgedRow],
+    batch: int,
+    name: str,
+) -> dict[str, Judgement]:
+    """A judgement for every edit id of the pairs; asks only for what `store` lacks.
 
-    def outcomes(wanted: Sequence[PairIndex], margin: float) -> list[Outcome]:
-        return from_votes(wanted, [table[place_of(pair)] for pair in wanted])
-
-    def scored(wanted: Sequence[PairIndex]) -> tuple[list[PairIndex], dict[str, float | None]]:
-        own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(wanted)]
-        scores: dict[str, float | None] = {}
-        for pair, outcome in zip(own, outcomes(wanted, 0.0), strict=True):
-            scores |= zip(pair.edit_ids, AS_SCORES[outcome.side] if outcome.side else (None, None), strict=True)
-        return own, scores
-
-    def words(outcome: Outcome) -> list[dict[str, Any]]:
-        thoughts = table[place_of(outcome)].thoughts
-        return [
-            {"title": title, "text": text}
-            for title, text in zip(("As shown here", "Shown in swapped order"), thoughts, strict=True)
-        ]
-
-    return Judging(reward, answers, unreadable, outcomes, lambda wanted, margin: [outcomes(wanted, margin)], scored, words)
-
-
-def judge_pairs(
-    spec: str, passes: int, seed: int, pairs: Sequence[PairIndex], rows: Rows, out: Path, batch: int, retry: bool = False
-) -> Judging:
-    """What the judge that the spec names says of the pairs; asks only what the files in `out` hold nothing settled of.
-
-    Raises InputError where the judge refuses everything; what it answered before is kept.
+    The edits of a task without principles get its failure.
     """
-    reward: dict[str, Any] = {"spec": spec, "pairwise": is_pairwise(spec), "sampling": sampling_of(spec, seed)}
-    if is_pairwise(spec):
-        with open_pair_judge(spec) as pair_judge:
-            store = AnswerCache(out / "votes.jsonl", Vote, retry)
-            votes = vote_all(pair_judge, pairs, rows, store, batch)
-            used = {order.key for pair in pairs for order in pair_judge.orders_of(pair)}
-            reward |= {"fingerprint": pair_judge.fingerprint, "prompt_hash": short_hash(pair_judge.words(TEMPLATE))}
-        return of_votes(pairs, votes, [store[key].failure for key in sorted(used)], reward, store.unreadable)
-    judged = []
-    with open_judges(spec, passes, seed) as judges:
-        reward |= {"fingerprint": judges[0].fingerprint, "prompt_hash": short_hash(judges[0].prompt(TEMPLATE, PLACEHOLDER))}
-        made, kept = (
-            AnswerCache(out / "principles.jsonl", Decomposition, retry),
-            AnswerCache(out / "rows.jsonl", JudgedRow, retry),
-        )
-        principles: dict[TaskKey, Principles | Failure] = {pair.task: () for pair in pairs}
-        if judges[0].needs_principles:  # written once: passes differ in what is drawn from there on
-            principles = own_principles(judges[0], pairs, rows, made, batch)
-        for number, judge in enumerate(judges, 1):
-            name = f"pass {number} of {passes}" if passes > 1 else "judging"
-            judged.append(judge_all(judge, pairs, rows, principles, kept, batch, name))
-    return of_passes(judged, reward, made.unreadable + kept.unreadable)
+    keys: dict[str, str] = {}
+    failed: dict[str, Judgement] = {}
+    for pair in pairs:
+        of_task = principles[pair.task]
+        for edit_id, edited in zip(pair.edit_ids, pair.edited, strict=True):
+            if isinstance(of_task, Failure):
+                failed[edit_id] = Judgement(failure=of_task)
+            else:
+                words = judge.prompt(pair.instruction, of_task, pair.requirement)
+                keys[edit_id] = row_key(judge.fingerprint, words, pair.source, edited)
+    pending = {edit_id for edit_id, key in keys.items() if not store.settled(key)}
+
+    def requests() -> Iterator[tuple[str, Edit]]:
+        for row in rows() if pending else ():
+            pair = index_of(row)
+            of_task = principles[pair.task]
+            for edit_id, edited, image in zip(pair.edit_ids, pair.edited, row.edited, strict=True):
+                if edit_id in pending and not isinstance(of_task, Failure):
+                    pending.discard(edit_id)
+                    yield edited, Edit(edit_id, row.source, image, row.instruction, of_task, row.requirement)
+
+    def ask(part: Sequence[tuple[str, Edit]], done: Done[Judgement]) -> None:
+        judge.judge_many([edit for _, edit in part], done)
+
+    sources = {edit_id: pair.source for pair in pairs for edit_id in pair.edit_ids}
+
+    def keep(item: tuple[str, Edit], judgement: Judgement) -> None:
+        edited, e = item
+        store.add(
+            JudgedRow(
+                key=keys[e.edit_id], source=sources[e.edit_id], edited=edited, instruction=e.instruction,
+                requirement=e.requirement, judgement=judgement,
+            )
+        )  # fmt: skip
+
+    ask_all(requests(), lambda one: (one[1].source, one[1].edited), ask, keep, batch, bar_of(len(pending), name))
+    store.put_in_order(keys.values())
+    return failed | {edit_id: store[key].judgement for edit_id, key in keys.items()}

@@ -1,5 +1,5 @@
-"""What a benchmark shares with the data that a reward model was trained on: the same or nearly the same source image, and whether
-the instruction is the same as well. A score on such pairs may be memory.
+"""What a benchmark shares with a model's training data: (nearly) the same source image, and whether
+the instruction is the same, too. A score on such pairs may be memorised.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from data_pipeline.clean import source_of
 from data_pipeline.duplicates import LOOK_BYTES, look_of, near_pairs, normalised, stacked
-from eval.index import PairIndex
-from eval.scoring import Rows
+from eval.editrewardbench.judging import Rows
+from eval.pairs import PairIndex
 from rrm.errors import InputError
 from rrm.images import ImageStore, open_image, read_image
 from rrm.rows.fields import BadRow, ImageRef
@@ -25,11 +25,6 @@ from rrm.rows.sources import rows_of
 TABLES = ("sft.parquet", "preferences.parquet", "same.parquet")
 Shared = Literal["task", "image"]
 """The image and the instruction, or the image with another instruction."""
-NOTES = {
-    "editscore": "The inputs of EditScore's own set come from GEdit-Bench and ImgEdit: an editor or a reward model that was tuned on "
-    "either has seen them."
-}
-"""What is known of a benchmark without looking at anyone's data."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,11 @@ def table_rows(path: Path) -> Iterator[TrainingRow]:
     """Rows of one of the data stage's tables, whose images lie in `images/` beside it under their digests."""
     try:
         table = parquet.ParquetFile(path)
-        found = {name for name in ("source", "instruction") if name not in table.schema_arrow.names}
+        lacking = {name for name in ("source", "instruction") if name not in table.schema_arrow.names}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
-    if found:
-        raise InputError(f"{path} lacks {', '.join(sorted(found))}; name a data stage's folder, or a JSONL of both.")
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(sorted(lacking))}; name a data stage's folder, or a JSONL of both.")
     store = ImageStore(path.parent / "images")
     for batch in table.iter_batches(columns=["source", "instruction"]):
         for row in batch.to_pylist():
@@ -68,7 +63,8 @@ def table_rows(path: Path) -> Iterator[TrainingRow]:
 
 
 def manifest_rows(manifest: Path, reading: Reading) -> Iterator[TrainingRow | None]:
-    """Rows of a data stage's folder, of one of its tables, or of any source with images and instructions; None for a bad one."""
+    """Rows of a data stage's folder, of one of its tables, or of any source of images and
+    instructions; None for a bad row."""
     tables = [manifest / name for name in TABLES if (manifest / name).is_file()] if manifest.is_dir() else []
     if manifest.name in TABLES and manifest.is_file():
         tables = [manifest]
@@ -129,9 +125,10 @@ def looks_of(rows: Rows) -> dict[str, bytes]:
 
 
 def shared_pairs(pairs: Sequence[PairIndex], looks: Mapping[str, bytes], training: Training) -> list[Shared | None]:
-    """What each pair shares with the training data, in order: image and instruction, the image alone, or nothing (None).
+    """What each pair shares with the training data: image and instruction, the image, or None.
 
-    An image counts as the same where it looks the same (`data_pipeline.duplicates`), so that resizing and re-encoding do not hide it.
+    Images are compared by perceptual hash (`data_pipeline.duplicates`): resizing and re-encoding do
+    not hide a copy.
     """
     sources = list(looks)
     assert all(len(look) == LOOK_BYTES for look in looks.values())
@@ -139,8 +136,8 @@ def shared_pairs(pairs: Sequence[PairIndex], looks: Mapping[str, bytes], trainin
     # a repeat within the training looks is impossible: they are keys; one within the benchmark's is allowed on the left side
     for i, j in near_pairs(stacked(looks.values()), stacked(training.looks)):
         like.setdefault(sources[i], set()).update(training.instructions[j])
-    found: list[Shared | None] = []
+    shared: list[Shared | None] = []
     for pair in pairs:
         words = like.get(pair.source)
-        found.append(None if words is None else "task" if normalised(pair.instruction) in words else "image")
-    return found
+        shared.append(None if words is None else "task" if normalised(pair.instruction) in words else "image")
+    return shared

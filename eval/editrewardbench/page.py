@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.editrewardbench.compare import read_summary
 from eval.editrewardbench.examples import read_examples
-from eval.editrewardbench.outcomes import Outcome, cell, read_outcomes
+from eval.editrewardbench.results import read_outcomes, read_summary
 from eval.figures import COLOURS, intervals
+from eval.outcomes import Outcome, accuracies
 from eval.wording import FILTERS
 from rrm.errors import InputError
 from rrm.images import data_url
@@ -63,11 +63,11 @@ def score_figure(outcomes: Sequence[Outcome]) -> Markup | None:
 
 def gap_bins(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """Accuracy by how far apart the scores are, of the pairs that people decided; bins without a pair are left out."""
-    decided = [(o, o.gap) for o in outcomes if o.truth != "tie"]
-    found = {"no difference": [o for o, gap in decided if gap == 0]}
+    decided = [(o, o.gap) for o in outcomes if o.decided]
+    bins = {"no difference": [o for o, gap in decided if gap == 0]}
     for low, high in pairwise(GAPS):
-        found[f"up to {high:g}"] = [o for o, gap in decided if gap is not None and low < gap <= high]
-    return {name: cell(members) for name, members in found.items() if members}
+        bins[f"up to {high:g}"] = [o for o, gap in decided if gap is not None and low < gap <= high]
+    return {name: accuracies(members) for name, members in bins.items() if members}
 
 
 def gap_figure(outcomes: Sequence[Outcome]) -> Markup | None:
@@ -78,11 +78,11 @@ def gap_figure(outcomes: Sequence[Outcome]) -> Markup | None:
 
 def examples_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The pairs to look at, images included, by their title."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    titled: dict[str, list[dict[str, Any]]] = {}
     for example in read_examples(folder):
         images = [inlined(folder / name) for name in example.images]
-        found.setdefault(TITLES[example.kind], []).append({**example.model_dump(mode="json"), "images": images})
-    return found
+        titled.setdefault(TITLES[example.kind], []).append({**example.model_dump(mode="json"), "images": images})
+    return titled
 
 
 def page(folder: Path) -> str:

@@ -1,7 +1,7 @@
-"""A judge that is shown both edits of a pair, once in each order, and says which is the better one.
+"""A judge that is shown both edits of a pair, once in each order, and says which is better.
 
-It prefers an edit only where both answers name it: one that names a place, whichever edit stands there, comes to a tie. It gives no
-score to an edit alone.
+It prefers an edit only where both answers name it; otherwise (position bias) the pair is a tie. It
+gives no scores.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Literal
 from PIL import Image
 
 from eval.cache import AnswerCache, row_key
-from eval.endpoint import EndpointJudge
-from eval.index import PairIndex, index_of
-from eval.judges import Done
-from eval.scoring import Rows, ask_all, bar_of
+from eval.editrewardbench.endpoint import EndpointJudge
+from eval.editrewardbench.judges import Done
+from eval.editrewardbench.judging import Rows, ask_all, bar_of
+from eval.outcomes import Side
+from eval.pairs import PairIndex, index_of
 from rrm.parsing import Answer, written
 from rrm.parsing.marks import last_marks, mark, together
 from rrm.parsing.said import folded, said, unreadable
@@ -24,7 +25,6 @@ from rrm.prompts import DATA, task_text
 from rrm.records import Failure, Record
 
 Place = Literal["first", "second", "tie"]
-Side = Literal["a", "b", "tie"]
 SYSTEM = f"""\
 You compare two edits of one image. You see the source image, then edit A, then edit B, and the instruction that both were made from. \
 Weigh how completely each carries out the instruction, whether it leaves everything else as it was, and whether the result is clean. \
@@ -42,11 +42,11 @@ def question(instruction: str, requirement: str | None = None) -> str:
 
 
 def read_choice(answer: Answer) -> Place | Failure:
-    """The choice that ends an answer; none, several side by side that disagree, or one that is something else is unreadable."""
-    found = said(answer)
-    if isinstance(found, Failure):
-        return found
-    text = folded(found.answer)
+    """The choice at the end of an answer; unreadable where there is none, another, or several."""
+    parts = said(answer)
+    if isinstance(parts, Failure):
+        return parts
+    text = folded(parts.answer)
     marks = last_marks(text, CHOICE)
     if isinstance(marks, str):
         return unreadable(text, f"no <choice> at the end: {marks}")
@@ -57,7 +57,7 @@ def read_choice(answer: Answer) -> Place | Failure:
 
 
 class Vote(Record):
-    """One answer to one order of two edits. `key` hashes the model, every word of its prompt, and the three images in order."""
+    """One answer to one order of two edits. `key` hashes judge, prompt and the three images in order."""
 
     key: str
     source: str
@@ -72,7 +72,7 @@ class Vote(Record):
 
 @dataclass(frozen=True)
 class PairVote:
-    """What both orders together say of a pair; `consistent` where both are readable and name the same edit, or both a tie."""
+    """Both orders of a pair together; `consistent` where both name the same edit, or both a tie."""
 
     side: Side | None
     failure: Failure | None
@@ -81,7 +81,7 @@ class PairVote:
 
 
 def both_orders(forward: Vote, backward: Vote) -> PairVote:
-    """The preferred edit where both orders name it, else a tie; a failure of either is the pair's. In `forward` a stands first."""
+    """The edit that both orders name, else a tie; a failure of either is the pair's."""
     thoughts = (forward.thought, backward.thought)
     failure = forward.failure or backward.failure
     if failure is not None or forward.place is None or backward.place is None:
@@ -140,19 +140,19 @@ class PairJudge(EndpointJudge):
             failure=place if isinstance(place, Failure) else None,
         )
 
-    def vote_many(self, asked: Sequence[Showing], done: Done[Vote]) -> None:
-        """Gives `done` one vote per order, all asked at once; InputError where the server refuses everything, or answered none of them."""
-        votes = self.gather((self.vote(*one) for one in asked), done)
+    def vote_many(self, requests: Sequence[Showing], done: Done[Vote]) -> None:
+        """Gives `done` one vote per order, all at once. Raises InputError where the server refuses all."""
+        votes = self.gather((self.vote(*one) for one in requests), done)
         self.check([vote.failure for vote in votes])
 
 
 def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Vote], batch: int) -> list[PairVote]:
-    """What the judge says of every pair, in order; only what `store` has no settled vote on is asked."""
+    """Both orders' votes on every pair, in order; asks only for what `store` lacks."""
     orders = [judge.orders_of(pair) for pair in pairs]
     keys = [order.key for both in orders for order in both]
     pending = {key for key in keys if not store.settled(key)}
 
-    def wanted() -> Iterator[Showing]:
+    def requests() -> Iterator[Showing]:
         for row in rows() if pending else ():
             for order in judge.orders_of(index_of(row)):
                 if order.key in pending:
@@ -160,6 +160,6 @@ def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: An
                     yield order, row.source, row.edited
 
     bar = bar_of(len(pending), "votes")
-    ask_all(wanted(), lambda one: (one[1], *one[2]), judge.vote_many, lambda _, vote: store.add(vote), batch, bar)
+    ask_all(requests(), lambda one: (one[1], *one[2]), judge.vote_many, lambda _, vote: store.add(vote), batch, bar)
     store.put_in_order(keys)
     return [both_orders(store[one.key], store[two.key]) for one, two in orders]

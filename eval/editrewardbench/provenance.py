@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from eval.index import PairIndex
+from eval.pairs import PairIndex
 
 PACKAGES = ("edit-rrm", "torch", "transformers", "vllm", "openai", "datasets", "pillow", "numpy", "scipy")
 TEMPLATE = "{instruction}"
@@ -38,10 +38,10 @@ def revision_of(where: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Python and the packages that a result depends on; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

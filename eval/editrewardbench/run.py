@@ -1,145 +1,218 @@
-"""`editrewardbench run`: a judge on a public benchmark, and everything that its number depends on.
+"""`editrewardbench run`: one judge on a benchmark, and everything that its number depends on.
 
-The folder named by --out holds
-    rows.jsonl, votes.jsonl   judgements (votes of a pairwise judge), each written as it comes, keyed by model, sampling, prompt and pixels: a
-                              run that was interrupted carries on, and one with other settings asks anew and mixes with nothing
-    principles.jsonl          the principles that the judge itself wrote, keyed in the same way
-    pairs.jsonl               what came of every pair, by the settings of the last run
-    summary.json              its numbers, with the settings that they are of
-    examples.json, examples/  pairs to look at
+What it writes is described in `eval.editrewardbench.results`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from eval.editrewardbench.compare import SUMMARY
+from eval.benchmarks import OpenBenchmark, benchmark_of, open_benchmark, summarise
+from eval.editrewardbench.answers import Answers, collect_answers
+from eval.editrewardbench.citation import cited_cell, is_public, lines_of, published, size_note
 from eval.editrewardbench.examples import write_examples
-from eval.editrewardbench.judging import Judging, judge_pairs
-from eval.editrewardbench.outcomes import PAIRS, Outcome
-from eval.editrewardbench.overlap import NOTES, looks_of, read_training, shared_pairs
-from eval.editrewardbench.protocol_lines import (
-    PUBLIC,
-    RESIZES,
-    TITLES,
-    anchors_note,
-    headline_of,
-    is_public,
-    lines_of,
-    published,
-    size_line,
-)
+from eval.editrewardbench.judges import Principles
+from eval.editrewardbench.judging import Rows
+from eval.editrewardbench.overlap import looks_of, read_training, shared_pairs
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
+from eval.editrewardbench.results import PAIRS, SUMMARY
 from eval.editrewardbench.specs import check_spec, is_pairwise
-from eval.editrewardbench.summary import last_line, most_frequent, overlap_of, passes_of, result_of
-from eval.index import PairIndex, open_bench
-from eval.protocols import PUBLIC_RULE, Thresholds, pick_margin, pick_thresholds, summarise_bench, validation_split
-from eval.scoring import Rows
+from eval.editrewardbench.summary import last_line, most_frequent_failure, overlap_of, passes_of, result_of
+from eval.editrewardbench.truth import Truth, Truths
+from eval.outcomes import Outcome
+from eval.pairs import PairIndex
+from eval.protocol import Benchmark, Thresholds, pick_margin, pick_thresholds, validation_split
 from rrm.config import Config
 from rrm.errors import InputError, NothingMade
-from rrm.records import Label
-from rrm.rows.formats import Reading
+from rrm.records import Failure, Label, Principle
+from rrm.rows.formats import Reading, whole_rows
 from rrm.rows.text import Encoding
 from rrm.runtime.disk import disk_troubles_named
 from rrm.runtime.lock import locked
 from rrm.runtime.stage import write_json, write_text
 from rrm.statistics import FEW_CLUSTERS
 
+DECOMPOSE = "decompose"
 
-class BenchConfig(Config):
-    """What is run on what."""
+
+class BenchmarkSettings(Config):
+    """What is judged and how, whoever judges."""
 
     bench: str
+    """Whose format and protocol: a file of `eval.benchmarks`; jsonl is any preference set."""
     data: str
-    reward: str
-    out: str
+    """Folder, file, or hub id (owner/name@revision)."""
     passes: int = Field(default=1, gt=0)
+    """Sampled judgements per edit, whose mean counts (Avg@K)."""
     limit: int | None = Field(default=None, gt=0)
-    """As `read_bench` counts it: rows of every dimension of editscore, groups of every K of tiger, else rows. All unless set."""
+    """Only the first rows of every dimension (editscore), groups of every K (tiger), or rows."""
     validation: float = Field(default=0.0, ge=0, lt=1)
-    """The share of the sources on which a tie margin is fixed, and which is no part of the result."""
+    """Share of the sources on which the tie margin is fixed; they are no part of the result."""
     train_manifest: str | None = None
+    """What the model was trained on: a data folder, or rows of source and instruction."""
     batch: int = Field(default=32, gt=0)
     """Edits judged at once; requests in flight for a server."""
     seed: int = 0
+    """Of sampling, splits and the random baselines."""
     retry: bool = False
-    """Whether what failed before is asked again, for whatever reason it failed."""
+    """Whether all failures are asked again, and not just transient ones."""
     encoding: Encoding | None = None
     """Of text files that are not UTF-8, such as gb18030."""
     labels: dict[str | int | float | bool, Label | None] | None = None
-    """What labels of a preference set mean that are not certain: value → a, b, same, or None to leave its rows out."""
+    """Meaning of uncertain labels of a preference set: value → a, b, same, or null to leave out."""
     resize: bool | None = None
-    """Whether edits are brought to their source's size before they are judged; as the benchmark's protocol has it unless set."""
+    """Whether edits are resized to their source's size; as the benchmark's protocol unless set."""
+    principles: str = DECOMPOSE
+    """`decompose` (each judge writes its own), a JSONL file by instruction, or `truth`."""
+    truth: str | None = None
+    """`sandbox`: verdicts are held against the truth of the sandbox's pixels."""
+
+    @field_validator("bench")
+    @classmethod
+    def known_benchmark(cls, value: str) -> str:
+        """Refuses the name of no benchmark."""
+        benchmark_of(value)
+        return value
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The benchmark of this name."""
+        return benchmark_of(self.bench)
 
     @property
     def resized(self) -> bool:
-        """Whether edits are brought to their source's size."""
-        return self.bench in RESIZES if self.resize is None else self.resize
+        """Whether edits are resized to their source's size."""
+        return self.benchmark.resizes if self.resize is None else self.resize
 
-    @property
-    def by_protocol(self) -> bool:
-        """Whether that is as the benchmark's protocol has it."""
-        return self.resized == (self.bench in RESIZES)
+    def open(self) -> OpenBenchmark:
+        """The benchmark, read once."""
+        return open_benchmark(self.bench, self.data, self.limit, self.resized, Reading(self.encoding), self.labels)
+
+    def truth_from(self, truths: Truths) -> Truth | None:
+        """The truth that is named, of those that the command knows."""
+        if self.truth is None:
+            if self.principles == "truth":
+                raise InputError("'principles: truth' needs a 'truth', such as sandbox.")
+            return None
+        if self.truth not in truths:
+            raise InputError(f"There is no truth '{self.truth}'; known: {', '.join(truths) or 'none'}.")
+        return truths[self.truth]()
 
 
-def bench_of(config: BenchConfig, pairs: Sequence[PairIndex]) -> dict[str, Any]:
+class BenchConfig(BenchmarkSettings):
+    """One judge on a benchmark."""
+
+    reward: str
+    """The judge, as `eval.editrewardbench.specs` reads it."""
+    out: str
+    """Folder of the results; the same command carries on there."""
+    judgements: str | None = None
+    """Folder of the cached answers; `out` unless set."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    summary: dict[str, Any]
+    outcomes: list[Outcome]
+    failures: Sequence[Failure | None]
+
+
+def description_of(config: BenchmarkSettings, opened: OpenBenchmark) -> dict[str, Any]:
     """What identifies the benchmark."""
+    pairs = opened.pairs
     return {
         "kind": config.bench,
-        "title": TITLES[config.bench],
+        "title": config.benchmark.title,
         "where": config.data,
         "revision": revision_of(config.data),
         "content_hash": content_hash(pairs),
         "limit": config.limit,
         "resized": config.resized,
-        "size_note": size_line(config.bench, config.resized),
+        "size_note": size_note(config.benchmark, config.resized),
         "pairs": len(pairs),
         "edits": len({name for pair in pairs for name in pair.edit_ids}),
         "sources": len({pair.source for pair in pairs}),
+        "votes": opened.votes,
     }
+
+
+def principles_file(path: Path) -> dict[str, Principles]:
+    """Principles by instruction, from JSONL of {"instruction", "principles": [{"question", "category"}]}."""
+    if not path.is_file():
+        raise InputError(f"There are no principles at {path}; 'principles' is truth, decompose, or the path of a JSONL file.")
+    table = {}
+    for where, value in whole_rows(path):
+        try:
+            principles = tuple(Principle.model_validate(entry) for entry in value["principles"])
+            table[str(value["instruction"])] = principles
+        except (KeyError, TypeError, ValueError) as error:
+            wanted = '{"instruction", "principles": [{"question", "category"}]}'
+            raise InputError(f"{where} is not {wanted}.") from error
+        if not principles:
+            raise InputError(f"{where} names no principle.")
+    return table
+
+
+def given_principles(
+    config: BenchmarkSettings, pairs: Sequence[PairIndex], truth: Truth | None
+) -> Callable[[str], Principles] | None:
+    """The principles of an instruction, from where the config says; None where judges write them."""
+    if config.principles == DECOMPOSE:
+        return None
+    if truth is not None and config.principles == "truth":
+        return truth.principles
+    table = principles_file(Path(config.principles))
+    lacking = {pair.instruction for pair in pairs} - set(table)
+    if lacking:
+        raise InputError(f"{config.principles} lacks principles for {len(lacking)} instructions, such as '{min(lacking)}'.")
+    return table.__getitem__
 
 
 def with_overlap(
     outcomes: list[Outcome], pairs: Sequence[PairIndex], manifest: str | None, rows: Rows, reading: Reading
 ) -> tuple[list[Outcome], Any]:
-    """The outcomes, each with what it shares with the training data, and what is said of that; None without training data."""
+    """The outcomes with what each shares with the training data, and a summary of that."""
     if manifest is None:
         return outcomes, None
     training = read_training(Path(manifest), reading)
     shared = shared_pairs(pairs, looks_of(rows), training)
-    marked = [o.model_copy(update={"shared": found}) for o, found in zip(outcomes, shared, strict=True)]
+    marked = [o.model_copy(update={"shared": part}) for o, part in zip(outcomes, shared, strict=True)]
     return marked, overlap_of(marked, manifest, training)
 
 
-def notes_of(config: BenchConfig, bench: dict[str, Any], public: bool, unreadable: int) -> list[str]:
-    """What a reader of the numbers has to know beside them; `public`: the set is the whole one that numbers were published of."""
-    another = config.bench in PUBLIC and not public and config.limit is None
-    notes = [NOTES[config.bench]] if config.bench in NOTES and not another else []
-    if another:
+def notes_of(config: BenchmarkSettings, description: dict[str, Any], public: bool, unreadable: int) -> list[str]:
+    """What a reader of the numbers has to know beside them."""
+    benchmark = config.benchmark
+    other_set = benchmark.public is not None and not public and config.limit is None
+    notes = [benchmark.note] if benchmark.note and not other_set else []
+    if benchmark.public is not None and other_set:
         notes.append(
-            f"This is not the set of {PUBLIC[config.bench][0]}: numbers that were published of that one do not compare."
+            f"This is not the set of {benchmark.public.hub_id}: numbers that were published of that one do not compare."
         )
-    if not Path(config.data).exists() and bench["revision"] is None:
+    if not Path(config.data).exists() and description["revision"] is None:
         notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
     if config.limit is not None:
         notes.append(f"Only the first of the benchmark (--limit {config.limit}): no number of the whole.")
     if unreadable:
         notes.append(f"{unreadable} kept answers could not be read; they were asked for again.")
-    if not config.by_protocol:
-        notes.append(f"Not as the benchmark's protocol has it: {bench['size_note']} Published numbers do not compare.")
-    notes += votes_notes(bench["votes"] or {})
-    if bench["sources"] < FEW_CLUSTERS:
+    if config.resized != benchmark.resizes:
+        notes.append(f"Not as the benchmark's protocol has it: {description['size_note']} Published numbers do not compare.")
+    notes += votes_notes(description["votes"] or {})
+    if description["sources"] < FEW_CLUSTERS:
         notes.append(f"Fewer than {FEW_CLUSTERS} source images: the intervals are too narrow to be relied on.")
     return notes
 
 
 def votes_notes(votes: Mapping[str, Any]) -> list[str]:
-    """What is told of several votes on one pair, and of pairs that are none."""
+    """What is to be known of several votes on one pair, and of rows that are no pair."""
     notes = []
     if votes.get("voted_several_times"):
         agreed = "" if votes["alpha"] is None else f" Raters agree by Krippendorff's alpha {votes['alpha']:.2f}."
@@ -152,15 +225,10 @@ def votes_notes(votes: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes one outcome a line, at once or not at all."""
-    write_text(path, "".join(o.model_dump_json() + "\n" for o in outcomes))
-
-
-def thresholds_of(
-    config: BenchConfig, judging: Judging, pairs: Sequence[PairIndex]
+def fix_thresholds(
+    config: BenchmarkSettings, answers: Answers, pairs: Sequence[PairIndex]
 ) -> tuple[list[PairIndex], Thresholds, dict[str, Any] | None]:
-    """The pairs that the result is of, the thresholds, and what these were fixed on; None where no share is held out for that."""
+    """(pairs of the result, thresholds, what these were fixed on); None without a validation share."""
     if not config.validation:
         return list(pairs), Thresholds(), None
     held, tested = validation_split(pairs, config.validation, config.seed)
@@ -168,64 +236,75 @@ def thresholds_of(
         raise InputError(
             f"--validation {config.validation} leaves {len(held)} pairs to fix a margin on and {len(tested)} to test."
         )
-    own, scores = judging.scored(held)
-    # two bad edits are a class of their own in this benchmark alone
-    found = pick_thresholds(own, scores) if config.bench == "genai" else Thresholds(pick_margin(own, scores))
-    return tested, found, {"share": config.validation, "pairs": len(held), "seed": config.seed, **vars(found)}
+    own, scores = answers.scored(held)
+    thresholds = pick_thresholds(own, scores) if config.benchmark.both_bad else Thresholds(pick_margin(own, scores))
+    return tested, thresholds, {"share": config.validation, "pairs": len(held), "seed": config.seed, **vars(thresholds)}
 
 
-def run_bench(config: BenchConfig, command: str) -> dict[str, Any]:
-    """Judges the benchmark, writes everything into `out`, and returns the summary.
-
-    Raises InputError for bad input, and for a folder that another run is at work in; NothingMade, after everything was
-    written, where there is not one score or choice.
-    """
-    check_spec(config.reward, config.passes)
-    if config.validation and is_pairwise(config.reward):
-        raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
-    with disk_troubles_named(config.out), locked(config.out):
-        summary, failed = run_locked(config, command)
-    if summary["result"]["account"]["out"] == 0:
-        raise NothingMade(f"'{config.reward}' judged nothing ({failed}); {last_line(summary)}.")
-    return summary
-
-
-def run_locked(config: BenchConfig, command: str) -> tuple[dict[str, Any], str]:
-    """`run_bench` in a folder that no other run can get at; the summary, and the most frequent failure in words."""
-
+def judge_benchmark(config: BenchConfig, opened: OpenBenchmark, command: str, truth: Truth | None = None) -> Result:
+    """The judge's result on an opened benchmark, written into `out`, whose lock the caller holds."""
     out = Path(config.out)
-    reading = Reading(config.encoding)
-    opened = open_bench(config.bench, config.data, config.limit, config.resized, reading, config.labels)
-    everything, rows = opened.pairs, opened.rows
-    judging = judge_pairs(config.reward, config.passes, config.seed, everything, rows, out, config.batch, config.retry)
-    pairs, thresholds, validation = thresholds_of(config, judging, everything)
-    margin = thresholds.margin
-    outcomes, overlap = with_overlap(judging.outcomes(pairs, margin), pairs, config.train_manifest, rows, reading)
-    bench = bench_of(config, everything) | {"votes": opened.votes}
-    public = not config.limit and is_public(config.bench, config.data, everything)
-    own, scores = judging.scored(pairs)
-    protocol = summarise_bench(config.bench, own, scores, margin, thresholds.bad_below, thresholds.four_margin)
-    if judging.reward["pairwise"]:
-        protocol["convention"].pop(PUBLIC_RULE, None)  # which ranks by scores
+    answers = collect_answers(
+        config.reward,
+        config.passes,
+        config.seed,
+        opened.pairs,
+        opened.rows,
+        Path(config.judgements or config.out),
+        config.batch,
+        config.retry,
+        given_principles(config, opened.pairs, truth),
+        truth,
+    )
+    pairs, thresholds, validation = fix_thresholds(config, answers, opened.pairs)
+    outcomes, overlap = with_overlap(
+        answers.outcomes(pairs, thresholds.margin), pairs, config.train_manifest, opened.rows, Reading(config.encoding)
+    )
+    benchmark, pairwise = config.benchmark, answers.reward["pairwise"]
+    public = not config.limit and is_public(benchmark, config.data, opened.pairs)
+    protocol = summarise(config.bench, *answers.scored(pairs), thresholds)
+    for name in benchmark.needs_scores if pairwise else ():
+        protocol["convention"].pop(name, None)
+    description, citation = description_of(config, opened), benchmark.citation_of(pairwise)
+    measured = truth.measure(opened.rows, answers.judgements) if truth and answers.judgements is not None else None
     summary = {
-        "bench": bench,
-        "reward": judging.reward,
-        "result": result_of(outcomes, judging.answers),
-        "passes": passes_of(judging.single(pairs, margin), outcomes),
+        "bench": description,
+        "reward": answers.reward,
+        "result": result_of(outcomes, answers.failures),
+        "passes": passes_of(answers.of_each_pass(pairs, thresholds.margin), outcomes),
         "validation": validation,
-        "headline": headline_of(config.bench, judging.reward["pairwise"], protocol["convention"]),
+        "headline": cited_cell(citation, protocol["convention"]),
         "protocol": protocol,
         "protocol_lines": lines_of(protocol),
-        "anchors": published(config.bench, judging.reward["pairwise"]) if public and config.by_protocol else [],
-        "anchors_note": anchors_note(config.bench),
+        "anchors": published(benchmark, citation) if public and config.resized == benchmark.resizes else [],
+        "anchors_note": benchmark.anchors_note,
         "overlap": overlap,
-        "notes": notes_of(config, bench, public, judging.unreadable),
+        "truth": measured,
+        "notes": notes_of(config, description, public, answers.unreadable),
         "config": config.model_dump(mode="json"),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
     }
-    write_outcomes(out / PAIRS, outcomes)
-    write_examples(out, outcomes, rows, judging.words)
+    write_text(out / PAIRS, "".join(o.model_dump_json() + "\n" for o in outcomes))
+    write_examples(out, outcomes, opened.rows, answers)
     write_json(out / SUMMARY, summary)
-    return summary, most_frequent(judging.answers)
+    return Result(summary, outcomes, answers.failures)
+
+
+def run_bench(config: BenchConfig, command: str, truths: Truths | None = None) -> dict[str, Any]:
+    """Judges the benchmark, writes everything into `out`, and returns the summary.
+
+    Raises InputError for bad input and for a folder that another run is at work in; NothingMade,
+    after everything was written, where there is not one score or choice.
+    """
+    check_spec(config.reward, config.passes)
+    if config.validation and is_pairwise(config.reward):
+        raise InputError("A pairwise judge says itself what is a tie; leave --validation out.")
+    truth = config.truth_from(truths or {})
+    with disk_troubles_named(config.out), locked(config.out):
+        result = judge_benchmark(config, config.open(), command, truth)
+    if result.summary["result"]["account"]["out"] == 0:
+        failure = most_frequent_failure(result.failures)
+        raise NothingMade(f"'{config.reward}' judged nothing ({failure}); {last_line(result.summary)}.")
+    return result.summary

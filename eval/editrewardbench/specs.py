@@ -1,9 +1,12 @@
 """A judge from a line of text, as the command line names it.
 
-rrm:FOLDER?mode=…&k=…            an RRM in this process              server:URL,URL?model=…    an RRM behind servers
-serve:FOLDER                     the same, through vLLM, which is started and stopped
-vlm:URL?model=NAME               any VLM, one score per edit         vlm-pair:URL?model=NAME   any VLM, shown both edits in both orders
-baseline:longer-file             one of `eval.editrewardbench.baselines`
+rrm:FOLDER?mode=…&k=…      an RRM in this process
+serve:FOLDER               the same, through vLLM, which is started and stopped
+server:URL,URL?model=…     an RRM behind servers
+vlm:URL?model=NAME         any VLM, one score per edit; with &principles=true as a teacher judges
+vlm-pair:URL?model=NAME    any VLM, shown both edits in both orders
+baseline:longer-file       one of `eval.editrewardbench.baselines`
+sandbox:NAME               one of the sandbox's teachers, where `truth` is the sandbox's
 """
 
 from __future__ import annotations
@@ -11,22 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import Field
 
-from eval.editrewardbench.baselines import BASELINES, RANDOM, BaselineJudge
+from eval.editrewardbench.baselines import BASELINES, DRAWN, open_baseline
+from eval.editrewardbench.endpoint import EndpointJudge, VlmJudge
+from eval.editrewardbench.judges import EditJudge, RewardJudge
 from eval.editrewardbench.pairwise import PairJudge
-from eval.editrewardbench.vlm import VlmJudge
-from eval.endpoint import EndpointJudge
-from eval.judges import EditJudge, RewardJudge
+from eval.editrewardbench.truth import Truth
 from rrm.chat import Dialect
 from rrm.errors import InputError
 
 Endpoint = TypeVar("Endpoint", bound=EndpointJudge)
-Kind = Literal["rrm", "serve", "server", "vlm", "vlm-pair", "baseline"]
-KINDS: tuple[Kind, ...] = ("rrm", "serve", "server", "vlm", "vlm-pair", "baseline")
+Kind = Literal["rrm", "serve", "server", "vlm", "vlm-pair", "baseline", "sandbox"]
+KINDS: tuple[Kind, ...] = ("rrm", "serve", "server", "vlm", "vlm-pair", "baseline", "sandbox")
 FORMS = (
     "rrm:FOLDER, serve:FOLDER, server:URL?model=NAME, vlm:URL?model=NAME, vlm-pair:URL?model=NAME, "
     f"or baseline:NAME with NAME one of {', '.join(BASELINES)}"
@@ -43,6 +46,8 @@ class VlmOptions(Dialect):
     max_tokens: int = Field(default=2048, gt=0)
     timeout: float = Field(default=120.0, gt=0)
     """Seconds."""
+    principles: bool = False
+    """Whether it writes and answers principles, as a teacher does, instead of giving one score."""
 
 
 def kind_of(spec: str) -> Kind:
@@ -83,12 +88,6 @@ def baseline_of(spec: str) -> str:
     return name
 
 
-class BenchJudge(EditJudge, Protocol):
-    """A judge that says whether it judges by principles at all."""
-
-    needs_principles: bool
-
-
 def endpoint_of(cls: type[Endpoint], spec: str, seed: int | None) -> Endpoint:
     """A judge of this class at the server that the spec names."""
     url, options = vlm_of(spec)
@@ -109,7 +108,9 @@ def check_spec(spec: str, passes: int) -> None:
     kind = kind_of(spec)
     drawn = True
     if kind == "baseline":
-        drawn = baseline_of(spec) == RANDOM
+        drawn = baseline_of(spec) in DRAWN
+    elif kind == "sandbox":
+        drawn = False
     elif kind in ("vlm", "vlm-pair"):
         drawn = vlm_of(spec)[1].temperature > 0
     else:
@@ -134,8 +135,11 @@ def sampling_of(spec: str, seed: int) -> dict[str, Any]:
     """
     kind = kind_of(spec)
     if kind in ("vlm", "vlm-pair"):
-        return {**vlm_of(spec)[1].record(), "seed": seed}
-    named = {} if kind == "baseline" else options_of(spec)
+        options = vlm_of(spec)[1].record()
+        if not options["principles"]:
+            options.pop("principles")
+        return {**options, "seed": seed}
+    named = {} if kind in ("baseline", "sandbox") else options_of(spec)
     return {**named, "seed": seed + int(number_or(named.get("seed"), 0))}
 
 
@@ -148,16 +152,21 @@ def number_or(text: str | None, otherwise: float) -> float:
 
 
 @contextmanager
-def open_judges(spec: str, passes: int, seed: int) -> Iterator[Sequence[BenchJudge]]:
+def open_judges(spec: str, passes: int, seed: int, truth: Truth | None = None) -> Iterator[Sequence[EditJudge]]:
     """The pointwise judge that a spec names, once per pass, each drawing anew."""
     check_spec(spec, passes)
     kind = kind_of(spec)
     with ExitStack() as stack:
         if kind == "baseline":
-            yield [BaselineJudge(baseline_of(spec), seed + n) for n in range(passes)]
+            yield [open_baseline(baseline_of(spec), seed + n) for n in range(passes)]
+        elif kind == "sandbox":
+            if truth is None:
+                raise InputError(f"'{spec}' is of the sandbox; set 'truth: sandbox'.")
+            yield [stack.enter_context(truth.open_judge(spec.partition(":")[2]))]
         elif kind == "vlm":
             drawn = vlm_of(spec)[1].temperature > 0
-            judges = [endpoint_of(VlmJudge, spec, seed + n if drawn else None) for n in range(passes)]
+            cls = EndpointJudge if vlm_of(spec)[1].principles else VlmJudge
+            judges = [endpoint_of(cls, spec, seed + n if drawn else None) for n in range(passes)]
             yield [stack.enter_context(judge) for judge in judges]
         elif kind == "vlm-pair":
             raise InputError(f"'{spec}' compares two edits and scores none; a pointwise judge is {FORMS}.")

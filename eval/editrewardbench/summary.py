@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from eval.editrewardbench.outcomes import Outcome, breakdown, cell, grouped
 from eval.editrewardbench.overlap import Training
+from eval.outcomes import Outcome, accuracies, breakdown, by_dimension
 from eval.wording import percent, percent_span
 from rrm.records import Failure
 from rrm.runtime.stage import account, account_line
@@ -18,59 +18,59 @@ LISTED = 12
 """Values of labels that are printed."""
 
 
-def headline_of(dimensions: Sequence[str]) -> str:
+def headline_dimension(dimensions: Sequence[str]) -> str:
     """The dimension whose numbers stand for the judge: overall where there is one, else the first."""
     return HEADLINE if HEADLINE in dimensions else sorted(dimensions)[0]
 
 
-def account_of(answers: Sequence[Failure | None]) -> dict[str, Any]:
-    """How many judgements or votes there are, how many of them with a score or a choice, and how many failed, by kind."""
-    kinds = Counter(str(failure.kind) for failure in answers if failure is not None)
-    return account(len(answers), len(answers) - kinds.total(), kinds)
+def account_of(failures: Sequence[Failure | None]) -> dict[str, Any]:
+    """How many judgements or votes there are, how many with a score or choice, how many failed."""
+    kinds = Counter(str(failure.kind) for failure in failures if failure is not None)
+    return account(len(failures), len(failures) - kinds.total(), kinds)
 
 
-def most_frequent(answers: Sequence[Failure | None]) -> str:
-    """The failure that was met most often, in its own words."""
-    met = Counter(f"{f.kind}: {f.detail}" if f.detail else f.kind for f in answers if f is not None)
-    return met.most_common(1)[0][0] if met else "nothing failed"
+def most_frequent_failure(failures: Sequence[Failure | None]) -> str:
+    """The most frequent failure, in its own words."""
+    texts = Counter(f"{f.kind}: {f.detail}" if f.detail else f.kind for f in failures if f is not None)
+    return texts.most_common(1)[0][0] if texts else "nothing failed"
 
 
-def result_of(outcomes: Sequence[Outcome], answers: Sequence[Failure | None]) -> dict[str, Any]:
-    """Everything that is counted on the pairs and on the judgements or votes that they go back to."""
-    dimensions = {name: breakdown(found) for name, found in grouped(outcomes, lambda o: o.dimension).items()}
+def result_of(outcomes: Sequence[Outcome], failures: Sequence[Failure | None]) -> dict[str, Any]:
+    """Everything that is counted on the pairs and their judgements or votes."""
+    dimensions = {name: breakdown(members) for name, members in by_dimension(outcomes).items()}
     compared = [o.consistent for o in outcomes if o.consistent is not None]
     return {
-        **cell(outcomes),
+        **accuracies(outcomes),
         "labels": dict(Counter(o.label for o in outcomes)),
-        "account": account_of(answers),
+        "account": account_of(failures),
         "unreadable_pairs": dict(Counter(o.failure or "empty" for o in outcomes if o.side is None)),
         "same_in_both_orders": fmean(compared) if compared else None,
-        "headline": headline_of(list(dimensions)),
+        "headline": headline_dimension(list(dimensions)),
         "dimensions": dimensions,
     }
 
 
-def passes_of(single: Sequence[Sequence[Outcome]], together: Sequence[Outcome]) -> dict[str, Any] | None:
-    """Of K passes: each one alone (Avg@1), their mean and spread, and the score means (Avg@K).
+def passes_of(each_pass: Sequence[Sequence[Outcome]], together: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Of K passes: each one alone (Avg@1), their mean and standard deviation, and the score means (Avg@K).
 
     On the dimension overall; where a benchmark has none, on all pairs, with `macro` the mean over its dimensions.
     """
-    if len(single) < 2:
+    if len(each_pass) < 2:
         return None
 
     def shares(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         part = [o for o in outcomes if o.dimension == HEADLINE]
-        found = breakdown(part or [o.model_copy(update={"task_type": o.dimension}) for o in outcomes])
-        return {name: found[name] for name in ("strict", "half_tie", "macro", "ties", "unreadable")}
+        parts = breakdown(part or [o.model_copy(update={"task_type": o.dimension}) for o in outcomes])
+        return {name: parts[name] for name in ("strict", "half_tie", "macro", "ties", "unreadable")}
 
-    each = [shares(outcomes) for outcomes in single]
+    each = [shares(outcomes) for outcomes in each_pass]
     names = ("strict", "half_tie", "macro")
     return {
-        "k": len(single),
+        "k": len(each_pass),
         "macro_over": "mean over " + ("task types" if any(o.dimension == HEADLINE for o in together) else "dimensions"),
         "each": each,
         "avg_at_1": {name: fmean(one[name] for one in each) for name in names},
-        "spread": {name: stdev(one[name] for one in each) for name in names},
+        "std": {name: stdev(one[name] for one in each) for name in names},
         "avg_at_k": shares(together),
     }
 
@@ -88,8 +88,8 @@ def overlap_of(outcomes: Sequence[Outcome], manifest: str, training: Training) -
         "same_image": sum(o.shared == "image" for o in outcomes),
         "sources": len({o.source for o in outcomes if o.shared is not None}),
         "without": {
-            name: {key: value for key, value in breakdown(found).items() if not key.startswith("by_")}
-            for name, found in grouped(apart, lambda o: o.dimension).items()
+            name: {key: value for key, value in breakdown(members).items() if not key.startswith("by_")}
+            for name, members in by_dimension(apart).items()
         },
     }
 
@@ -103,24 +103,24 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     )
 
 
-def line_of(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+def table_row(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
     """A row of the printed table."""
-    shares = (percent(found["strict"]), percent_span(found["strict_ci95"]), percent(found["half_tie"]))
-    return (name, str(found["n"]), *shares, str(found["ties"]), str(found["unreadable"]))
+    shares = (percent(cell["strict"]), percent_span(cell["strict_ci95"]), percent(cell["half_tie"]))
+    return (name, str(cell["n"]), *shares, str(cell["ties"]), str(cell["unreadable"]))
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """The result for a person: per dimension, then per task type of the headline dimension."""
     result = summary["result"]
     lines: list[tuple[str, ...]] = [("", "n", "right, %", "95%", "ties ½, %", "ties", "unread")]
-    for name, found in result["dimensions"].items():
-        lines.append(line_of(name, found))
-        if len(found["by_task"]) > 1:
-            macro = (percent(found["macro"]), percent_span(found["macro_ci95"]), percent(found["macro_half_tie"]))
+    for name, cell in result["dimensions"].items():
+        lines.append(table_row(name, cell))
+        if len(cell["by_task"]) > 1:
+            macro = (percent(cell["macro"]), percent_span(cell["macro_ci95"]), percent(cell["macro_half_tie"]))
             lines.append(("  mean over task types", "", *macro, "", ""))
     headline = result["dimensions"][result["headline"]]
     if len(headline["by_task"]) > 1:
-        lines += [line_of(f"  {result['headline']}: {task}", found) for task, found in headline["by_task"].items()]
+        lines += [table_row(f"  {result['headline']}: {task}", cell) for task, cell in headline["by_task"].items()]
     return aligned(lines)
 
 
@@ -141,9 +141,9 @@ def described(summary: Mapping[str, Any]) -> str:
         lines.append(f"both orders came to the same in {percent(result['same_in_both_orders'])}% of the readable pairs")
     passes = summary["passes"]
     if passes is not None:
-        one, spread, many = passes["avg_at_1"], passes["spread"], passes["avg_at_k"]
+        one, std, many = passes["avg_at_1"], passes["std"], passes["avg_at_k"]
         lines.append(
-            f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(spread['strict'])} between passes), "
+            f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(std['strict'])} between passes), "
             f"Avg@{passes['k']} {percent(many['strict'])}%; {passes['macro_over']} {percent(one['macro'])}% and {percent(many['macro'])}%"
         )
     lines.append(bench["size_note"])
@@ -175,11 +175,11 @@ def label_lines(votes: Mapping[str, Any] | None) -> list[str]:
 def overlap_lines(overlap: Mapping[str, Any]) -> list[str]:
     """What is shared with the training data, for a person."""
     both, image = overlap["same_image_and_instruction"], overlap["same_image"]
-    said = f"overlap with {overlap['manifest']}: {both} pairs of the same image and instruction, {image} more of the same image"
-    lines = [f"{said}, of {overlap['pairs']}"]
+    shared = f"{both} pairs of the same image and instruction, {image} more of the same image"
+    lines = [f"overlap with {overlap['manifest']}: {shared}, of {overlap['pairs']}"]
     if both or image:
-        for name, found in overlap["without"].items():
-            share = f"{percent(found['strict'])}% right of {found['n']} (95% {percent_span(found['strict_ci95'])})"
+        for name, cell in overlap["without"].items():
+            share = f"{percent(cell['strict'])}% right of {cell['n']} (95% {percent_span(cell['strict_ci95'])})"
             lines.append(f"  without them, {name}: {share}")
     if overlap["training_rows_unreadable"]:
         lines.append(

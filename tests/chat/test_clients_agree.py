@@ -18,9 +18,9 @@ from eval.cache import AnswerCache
 from eval.editors.items import EditItem
 from eval.editors.judge import AnswerRow, Judge, JudgeSettings
 from eval.editors.prompts import consistency_question
+from eval.editrewardbench.endpoint import VlmJudge
+from eval.editrewardbench.judges import Edit
 from eval.editrewardbench.specs import endpoint_of, sampling_of
-from eval.editrewardbench.vlm import VlmJudge
-from eval.judges import Edit
 from rrm.chat import ChatClient
 from rrm.images import ImageStore
 from rrm.parsing import read_answer
@@ -92,7 +92,7 @@ USERS: dict[str, tuple[Callable[[Odd, Path], str | None], str]] = {
 
 @pytest.mark.parametrize("user", USERS)
 def test_every_user_makes_the_same_of_the_same_answer(user, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.endpoint.RETRIES", 0)
+    monkeypatch.setattr("eval.editrewardbench.endpoint.RETRIES", 0)
     monkeypatch.setattr(servers, "GIVEN_UP", 1)
     monkeypatch.setattr("data_pipeline.teacher_client.ATTEMPTS", 1)
     ask, text = USERS[user]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.endpoint import EndpointJudge
+from eval.editrewardbench.endpoint import EndpointJudge
 from rrm.chat import image_part
 from rrm.chat.waits import asked_wait, backoff
 from rrm.images import data_url

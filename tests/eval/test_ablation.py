@@ -15,9 +15,9 @@ from eval.ablation.jobs import run_jobs
 from eval.ablation.judged import Judged
 from eval.ablation.page import curve_points, write_page
 from eval.ablation.study import AblationConfig, Job, Study, plan
-from eval.index import PairIndex, Truth
-from eval.run import EvalConfig
-from eval.run import run as run_eval
+from eval.editrewardbench.sandbox_truth import EditTruth, SandboxTruth
+from eval.editrewardbench.suite import SuiteConfig, run_suite
+from eval.pairs import PairIndex
 from rrm.errors import InputError
 from rrm.parsing import read_answer
 from rrm.prompts import HOLISTIC_SYSTEM, judge_system, judge_text
@@ -111,7 +111,7 @@ def judgement(score: float | None, verdicts: tuple[int, ...] = (1, 0), thought: 
 def some_judged(seed: int, scores: dict[str, float | None], **more: object) -> Judged:
     pairs = [PairIndex(i, "x", "compose", "overall", f"s{i}", (f"w{i}", f"l{i}"), "a", f"p{i}", 2, f"p{i}") for i in range(4)]
     names = {pair.edit_ids[side]: pair.edited[side] for pair in pairs for side in (0, 1)}
-    truths = {name: Truth((1, 0), 10.0 if edit[0] == "w" else 4.0) for name, edit in names.items()}
+    truths = {name: EditTruth((1, 0), 10.0 if edit[0] == "w" else 4.0) for name, edit in names.items()}
     return Judged(pairs, truths, {name: judgement(scores[edit], **more) for name, edit in names.items()}, seed)  # type: ignore[arg-type]
 
 
@@ -197,7 +197,7 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     )  # fmt: skip
     run_stage("world", world.out, world, [], lambda out: build(world, out))
     for name in ("noiseless", "chance"):
-        run_eval(EvalConfig.model_validate(planned.jobs[f"seed3/eval-{name}"].keys))
+        run_suite(SuiteConfig.model_validate(planned.jobs[f"seed3/eval-{name}"].keys), "run", {"sandbox": SandboxTruth})
     by_model = judged_models(planned, Archive())
     evidence = collect(planned, "the command", by_model, Archive())
     assert set(evidence["models"]) == {"noiseless", "chance"}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from eval.benchmarks import BENCHMARKS
+from eval.editrewardbench.answers import mean_scores
 from eval.editrewardbench.baselines import BaselineJudge
 from eval.editrewardbench.compare import compare
 from eval.editrewardbench.examples import choose
-from eval.editrewardbench.outcomes import Outcome, breakdown, cell, mean_scores, side_of
 from eval.editrewardbench.page import gap_bins
-from eval.editrewardbench.protocol_lines import PUBLIC
+from eval.outcomes import Outcome, accuracies, breakdown, side_of
+from eval.protocol import PublicSet
 from rrm.records import Failure, Judgement
 
 PIXELS = 32
@@ -236,7 +239,9 @@ def test_tigers_groups_count_only_where_every_pair_is_right(run, tmp_path, monke
     assert less["result"]["right"] == 1
     assert less["anchors"] == []
     assert any("not the set of TIGER-Lab/EditReward-Bench" in note for note in less["notes"])
-    monkeypatch.setitem(PUBLIC, "tiger", ("TIGER-Lab/EditReward-Bench", 3))  # as if the published set had these three groups
+    # as if the published set had these three groups
+    public = PublicSet("TIGER-Lab/EditReward-Bench", 3)
+    monkeypatch.setitem(BENCHMARKS, "tiger", replace(BENCHMARKS["tiger"], public=public))
     whole, said = run("baseline:less-change", bench="tiger", data=tiger_file(tmp_path / "tiger"))
     assert [anchor["value"] for anchor in whole["anchors"]] == [13.8, 38.4, 45.0, 46.4]
     assert "counted by TIGER-Lab's code or by the plain rule" in said
@@ -406,7 +411,7 @@ def outcome(number, label, scores, **more):
 
 
 def test_an_unreadable_pair_stays_in_the_denominator_and_a_tie_counts_half_only_where_people_decided():
-    found = cell(
+    found = accuracies(
         [
             outcome(0, "a", (8.0, 2.0)),
             outcome(1, "b", (5.0, 5.0)),

@@ -9,9 +9,8 @@ import threading
 
 import pytest
 
+from eval.benchmarks.tiger import PUBLIC_RULE
 from eval.editrewardbench.specs import open_judges
-from eval.protocols import PUBLIC_RULE
-from eval.run import EvalConfig, open_judge
 from rrm.prompts import write_answer, write_principles
 from rrm.records import Principle
 from rrm.reward import servers
@@ -208,10 +207,9 @@ def test_passes_that_share_a_model_are_drawn_by_seeds_of_their_own_and_the_model
             assert "|t0|s0|" in greedy.fingerprint  # nothing is drawn: the same judge whatever the seed
 
 
-def test_the_stage_that_evaluates_closes_the_model_that_it_opened():
+def test_the_model_that_was_opened_for_a_judge_is_closed():
     with running(Fake(good)) as (url,):
-        config = EvalConfig(bench="x", models={"m": f"server:{url}"}, out="out")
-        with open_judge(config, f"server:{url}") as judge:
+        with open_judges(f"server:{url}", passes=1, seed=0) as (judge,):
             assert judge.fingerprint == judge.model.fingerprint
             assert judge.needs_principles
             assert not judge.model.loop.is_closed()

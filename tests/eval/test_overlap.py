@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from eval.benches import read_bench
+from eval.benchmarks import read_benchmark
 from eval.editrewardbench.overlap import looks_of, read_training, shared_pairs
-from eval.index import index_of
+from eval.pairs import index_of
 from rrm.errors import InputError
 from rrm.images import ImageStore
 
@@ -46,7 +46,7 @@ def bench(tmp_path_factory):
 
 def shared(bench, manifest):
     def rows():
-        return read_bench("editscore", bench, None)
+        return read_benchmark("editscore", bench, None)
 
     training = read_training(manifest)
     return shared_pairs([index_of(row) for row in rows()], looks_of(rows), training), training

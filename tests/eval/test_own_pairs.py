@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.benches import labels_at, read_bench
+from eval.benchmarks import labels_at, open_benchmark, read_benchmark
 from eval.editrewardbench.run import BenchConfig, run_bench
 from eval.editrewardbench.summary import described
-from eval.index import open_bench
 from rrm.errors import InputError
 from rrm.images import png_bytes
 from rrm.rows.formats import Reading
@@ -56,15 +55,15 @@ def test_text_files_are_read_in_any_encoding_that_is_marked_or_named(folder, end
     path = write(folder / f"pairs{ending}", row("p", "q"), row("q", "r", "right"), encoding=encoding)
     if encoding == "gbk":
         with pytest.raises(InputError, match=r"probably gb18030.*; save it as UTF-8, or name its encoding"):
-            list(read_bench("jsonl", str(path)))
-    rows = list(read_bench("jsonl", str(path), reading=Reading("gbk")))
+            list(read_benchmark("jsonl", str(path)))
+    rows = list(read_benchmark("jsonl", str(path), reading=Reading("gbk")))
     assert [(one.instruction, one.label) for one in rows] == [("变红", "a"), ("变红", "b")]
 
 
 def test_images_may_stand_in_the_rows_in_base64(folder):
     image = Image.new("RGB", (8, 8), (77, 0, 0))
     url = "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
-    (found,) = read_bench("jsonl", str(write(folder / "pairs.csv", {**row("p", "q"), "edited_a": url})))
+    (found,) = read_benchmark("jsonl", str(write(folder / "pairs.csv", {**row("p", "q"), "edited_a": url})))
     assert found.edited[0].getpixel((0, 0)) == (77, 0, 0)
 
 
@@ -75,13 +74,13 @@ def test_a_name_that_no_file_can_have_is_told_with_its_row(folder):
     ):
         path = write(folder / "pairs.jsonl", row("p", "q"), {**row("p", "q"), "edited_a": name})
         with pytest.raises(InputError, match=told):
-            list(read_bench("jsonl", str(path)))
+            list(read_benchmark("jsonl", str(path)))
 
 
 def test_labels_that_are_not_certain_stop_before_an_image_is_read(folder):
     path = write(folder / "pairs.jsonl", row("absent", "q", 1), row("p", "q", 2), row("p", "q", 9))
     with pytest.raises(InputError, match=r"'1' in 1 row, '2' in 1 row, '9' in 1 row.*--labels '1=…,2=…,9=…'"):
-        open_bench("jsonl", str(path))
+        open_benchmark("jsonl", str(path))
     with pytest.raises(InputError, match="The labels of 'tiger' mean what its schema says"):
         labels_at("tiger", str(path), given={1: "a"})
 
@@ -99,7 +98,7 @@ def test_one_pair_has_one_verdict_and_what_was_merged_is_told(folder):
         row("p", "q", 2, requirement="keep the cat"),
     ]
     path = write(folder / "pairs.jsonl", *rows)
-    bench = open_bench("jsonl", str(path), given={1: "a", 2: "b", 3: "same", 9: None})
+    bench = open_benchmark("jsonl", str(path), given={1: "a", 2: "b", 3: "same", 9: None})
     shades = {pair.number: pair.label for pair in bench.pairs}
     assert shades == {0: "a", 3: "tie", 4: "tie", 8: "b"}
     assert [one.number for one in bench.rows()] == [0, 3, 4, 8]

@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from eval.benches import read_bench
+from eval.benchmarks import read_benchmark
 from eval.cache import AnswerCache
 from eval.editrewardbench import cli
 from eval.editrewardbench.pairwise import Vote, both_orders, read_choice, vote_all
 from eval.editrewardbench.specs import check_spec, is_pairwise, open_judges, open_pair_judge
-from eval.index import index_of
+from eval.pairs import index_of
 from rrm.errors import InputError
 from rrm.records import Failure
 
@@ -39,7 +39,7 @@ def rows_of(folder, edits):
         }
         lines.append(json.dumps(row) + "\n")
     (folder / "bench.jsonl").write_text("".join(lines))
-    return list(read_bench("editscore", str(folder / "bench.jsonl"), None))
+    return list(read_benchmark("editscore", str(folder / "bench.jsonl"), None))
 
 
 def reds(body):

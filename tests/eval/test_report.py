@@ -55,43 +55,48 @@ def put_metrics(run, name, rows):
     (run / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def model_summary(half_tie):
-    headline = {
+def headline(half_tie):
+    return {
         "strict": half_tie - 0.05,
         "half_tie": half_tie,
         "ci95": [half_tie - 0.03, half_tie + 0.03],
         "n": 640,
         "ties": 64,
         "unparseable": 3,
+        "verdict_balanced_accuracy": 0.9,
     }
-    dimension = {**headline, "macro": 0.7, "by_task": {"color_alter": headline}, "by_group": {}}
+
+
+def model_summary(half_tie):
+    cell = {"strict": half_tie - 0.05, "half_tie": half_tie, "n": 640, "ties": 64, "unreadable": 3}
+    dimension = {**cell, "macro": 0.7, "by_task": {"color_alter": cell}}
     return {
-        "headline": {**headline, "verdict_balanced_accuracy": 0.9},
-        "dimensions": {"overall": dimension},
-        "failures": {"unparseable": 4},
-        "score_by_quality": {"unusable": {"n": 5, "unscored": 0, "mean_score": 2.0}},
+        "result": {"dimensions": {"overall": dimension}, "account": {"failed": {"unparseable": 4}}},
+        "truth": {"score_by_quality": {"unusable": {"n": 5, "unscored": 0, "mean_score": 2.0}}},
     }
 
 
 def put_eval(run):
+    headlines = {}
     scores = dict(zip(MODELS, (0.5, 0.76, 0.72, 0.8654), strict=True))
     for name, half_tie in scores.items():
         put(run / "eval" / name / "summary.json", model_summary(half_tie))
+        headlines[name] = headline(half_tie)
     difference = {"model": "gcpo", "against": "sft", "n": 640, "strict": 0.1, "half_tie": 0.1454, "ci95": [0.11, 0.18]}
-    put_stage(run, "eval", {"models": dict.fromkeys(MODELS), "compare": [difference]})
-    image = Image.new("RGB", (16, 16), (200, 70, 60))
-    (run / "eval" / "examples").mkdir()
-    image.save(run / "eval" / "examples" / "0.png")
+    put_stage(run, "eval", {"models": headlines, "compare": [difference]})
+    judge = run / "eval" / "gcpo"
+    (judge / "examples").mkdir()
+    Image.new("RGB", (16, 16), (200, 70, 60)).save(judge / "examples" / "0.jpg")
     principles = [{"question": "Is it <b>red</b> now?", "category": "follow"}]
     read = {"verdicts": [1], "average": 1.0, "score": 8.5}
     judged = {"principles": principles, "thought": "gray > red ok", "read": read, "failure": None}
     lost = {"principles": principles, "thought": "…", "read": None, "failure": {"kind": "unparseable", "detail": ""}}
-    edits = [
-        {"image": "examples/0.png", "preferred": True, "judgement": judged},
-        {"image": "examples/0.png", "preferred": False, "judgement": lost},
-    ]
-    pair = {"instruction": ATTACK, "task_type": "color_alter", "source": "examples/0.png", "edits": edits}
-    put(run / "eval" / "examples.json", {"model": "gcpo", "pairs": [pair]})
+    outcome = {
+        "number": 0, "item": "0", "group": "0", "source": "s", "instruction": ATTACK, "task_type": "color_alter",
+        "dimension": "overall", "label": "a", "edits": ["x", "y"],
+    }  # fmt: skip
+    example = {"kind": "unreadable", "outcome": outcome, "images": ["examples/0.jpg"] * 3, "words": []}
+    put(judge / "examples.json", [{**example, "judgements": [judged, lost]}])
 
 
 def put_editors(run):
@@ -168,7 +173,7 @@ def test_the_page_is_whole_and_loads_nothing(run, tmp_path):
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
-    assert all(value.startswith(("data:image/png;base64,", "#")) for value in tags.loads)
+    assert all(value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,", "#")) for value in tags.loads)
     assert not re.search(r"url\(\s*['\"]?http|@import", html)
     assert "script" not in tags.seen
 

@@ -7,19 +7,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
-from eval.benches.records import BenchRow, Label
 from rrm.errors import InputError
-from rrm.images import inside, open_image, pixel_digest, read_image
+from rrm.images import inside, open_image, read_image
 from rrm.rows import formats
-from rrm.rows.fields import BadRow, as_image, encodable, missing
+from rrm.rows.fields import BadRow, as_image, missing
 from rrm.rows.formats import PLAIN, Reading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 TEXTS = (".jsonl", ".csv", ".tsv")
+T = TypeVar("T")
 LOCAL = ("./", "../", "/", "~")
 """What a path begins with, and no hub id."""
 
@@ -53,12 +53,62 @@ class Place:
         """The file of this name; where there is none, where it should be. Raises InputError where the name leads out."""
         if self.root is None:
             raise InputError(f"'{name}' names a file that is not in the data set; download it whole, and name its folder.")
-        found = [inside(self.root, base.absolute() / name) for base in self.bases]
-        return next((path for path in found if os.path.isfile(path)), found[0])
+        candidates = [inside(self.root, base.absolute() / name) for base in self.bases]
+        return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
 
-Raw = tuple[str, Mapping[str, Any], Place]
-"""Where a row stands (for messages), its columns as stored, and where the images lie that it names."""
+@dataclass(frozen=True)
+class RawRow:
+    """One row as stored. `where` names it in messages; `place` is where its image files lie."""
+
+    number: int
+    where: str
+    values: Mapping[str, Any]
+    place: Place
+
+    def need(self, columns: Iterable[str], schema: str) -> None:
+        """Raises InputError that names the columns of `schema` that the row lacks."""
+        columns = tuple(columns)
+        lacking = [column for column in columns if column not in self.values]
+        if lacking:
+            raise InputError(f"{self.where} lacks {', '.join(lacking)}; the columns of {schema} are {', '.join(columns)}.")
+
+    def text(self, column: str) -> str:
+        """A column that must hold text."""
+        value = self.values[column]
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{self.where}: '{column}' must hold text.")
+        return value
+
+    def choice(self, column: str, meanings: Mapping[str, T]) -> T:
+        """What the text in a column means, by this table."""
+        meaning = meanings.get(str(self.values[column]).strip())
+        if meaning is None:
+            raise InputError(
+                f"{self.where}: '{column}' is {self.values[column]!r:.60}; it must be one of {', '.join(meanings)}."
+            )
+        return meaning
+
+    def name(self, columns: Iterable[str], default: str) -> str:
+        """The first of these columns that holds a name or a number, else `default`."""
+        values = (self.values.get(column) for column in columns)
+        return next((str(v) for v in values if isinstance(v, str | int) and str(v).strip()), default)
+
+    def image(self, value: Any) -> Image.Image:
+        """The RGB image in a cell, upright: bytes, base64, a path, or the hub's {"bytes", "path"}."""
+        if missing(value):
+            raise InputError(f"{self.where} holds no image; give a path or an encoded image.")
+        try:
+            image = as_image("the image", value)
+            if isinstance(image, str):
+                return open_image(self.place.find(image))
+            return read_image(image, "the image")
+        except (BadRow, InputError) as error:
+            raise InputError(f"{self.where}: {str(error).rstrip('.')}.") from error
+
+
+Stored = tuple[str, Mapping[str, Any], Place]
+"""A row's name for messages, its columns, and where its image files lie."""
 
 
 def place_below(folder: Path, file: Path) -> Place:
@@ -69,92 +119,7 @@ def place_below(folder: Path, file: Path) -> Place:
     return Place(root, tuple(bases))
 
 
-def decode(value: Any, where: str, place: Place) -> Image.Image:
-    """The RGB image in a cell, upright: encoded bytes, base64, a path, or the hub's {"bytes", "path"}."""
-    if missing(value):
-        raise InputError(f"{where} holds no image; give a path or an encoded image.")
-    try:
-        image = as_image("the image", value)
-        return open_image(place.find(image)) if isinstance(image, str) else read_image(image, "the image")
-    except (BadRow, InputError) as error:
-        raise InputError(f"{where}: {str(error).rstrip('.')}.") from error
-
-
-def need(raw: Mapping[str, Any], columns: Iterable[str], where: str, schema: str) -> None:
-    """Raises InputError that names the columns that the row lacks and `schema`, whose they are."""
-    columns = tuple(columns)
-    missing = [column for column in columns if column not in raw]
-    if missing:
-        raise InputError(f"{where} lacks {', '.join(missing)}; the columns of {schema} are {', '.join(columns)}.")
-
-
-def text_of(raw: Mapping[str, Any], column: str, where: str) -> str:
-    """A column that must hold text."""
-    value = raw[column]
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: '{column}' must hold text.")
-    return value
-
-
-def one_of(raw: Mapping[str, Any], column: str, table: Mapping[str, Label], where: str) -> Label:
-    """What the text in a column stands for."""
-    found = table.get(str(raw[column]).strip())
-    if found is None:
-        raise InputError(f"{where}: '{column}' is {raw[column]!r:.60}; it must be one of {', '.join(table)}.")
-    return found
-
-
-def name_of(raw: Mapping[str, Any], columns: Iterable[str], default: str) -> str:
-    """The first of these columns that holds a name or a number, else `default`."""
-    values = (raw.get(column) for column in columns)
-    return next((str(value) for value in values if isinstance(value, str | int) and str(value).strip()), default)
-
-
-def bench_row(
-    number: int,
-    where: str,
-    place: Place,
-    images: tuple[Any, Any, Any],
-    *,
-    instruction: str,
-    label: Label,
-    item_id: str,
-    key: tuple[str, str] | None = None,
-    task_type: str = "all",
-    dimension: str = "overall",
-    group: str | None = None,
-    candidates: int = 2,
-    requirement: str | None = None,
-    rater: str | None = None,
-) -> BenchRow:
-    """The typed row of three cells, source and two edits, all decoded. Raises InputError for text that no file can hold."""
-    texts = {"instruction": instruction, "requirement": requirement or "", "id": item_id, "task_type": task_type}
-    try:
-        for name, text in {**texts, "dimension": dimension}.items():
-            encodable(name, text)
-    except BadRow as error:
-        raise InputError(f"{where}: {error}; correct the row.") from error
-    source, a, b = (decode(value, where, place) for value in images)
-    return BenchRow(
-        number=number,
-        key=key or (f"{item_id}:a", f"{item_id}:b"),
-        instruction=instruction,
-        task_type=task_type,
-        dimension=dimension,
-        source=source,
-        edited=(a, b),
-        source_digest=pixel_digest(source),
-        edited_digests=(pixel_digest(a), pixel_digest(b)),
-        label=label,
-        group=item_id if group is None else group,
-        candidates=candidates,
-        item_id=item_id,
-        requirement=requirement,
-        rater=rater,
-    )
-
-
-def file_rows(path: Path, folder: Path, reading: Reading) -> Iterator[Raw]:
+def file_rows(path: Path, folder: Path, reading: Reading) -> Iterator[Stored]:
     """Rows of one file, by its ending; image paths may also be relative to `folder`."""
     place = place_below(folder, path)
     for where, values in formats.whole_rows(path, reading):
@@ -171,7 +136,7 @@ def folder_files(path: Path, layout: Layout) -> list[Path]:
     return [file for file in files if file.name.startswith(layout.stem)] or files
 
 
-def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Raw]:
+def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Stored]:
     """Rows of the files of the benchmark below a folder, or of what `Dataset.save_to_disk` wrote there."""
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         from datasets import load_from_disk
@@ -185,13 +150,13 @@ def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Raw]:
         yield from file_rows(file, path, reading)
 
 
-def dataset_rows(name: str, dataset: Any) -> Iterator[Raw]:
+def dataset_rows(name: str, dataset: Any) -> Iterator[Stored]:
     """Rows of a `datasets.Dataset`, whose images stay encoded: they are decoded here in one way only."""
     for number, one in enumerate(dataset.with_format("arrow"), 1):
         yield f"{name}, row {number}", one.to_pylist()[0], Place()
 
 
-def hub_rows(name: str, layout: Layout, reading: Reading) -> Iterator[Raw]:
+def hub_rows(name: str, layout: Layout, reading: Reading) -> Iterator[Stored]:
     """Rows of `owner/name` or `owner/name@revision` on the hub."""
     hub_id, _, revision = name.partition("@")
     try:
@@ -219,16 +184,22 @@ def is_local(bench: str) -> bool:
     return "@" not in bench and len(path.parts) > 1 and Path(path.parts[0]).is_dir()
 
 
-def raw_rows(bench: str, layout: Layout | None = None, reading: Reading = PLAIN) -> Iterator[Raw]:
-    """Rows as stored, wherever `bench` lies; `layout` says which part of a public repository is meant."""
-    path, layout = Path(bench), layout or Layout()
+def stored_rows(where: str, layout: Layout, reading: Reading) -> Iterator[Stored]:
+    """Rows as stored, wherever the benchmark lies."""
+    path = Path(where)
     if path.is_dir():
         return folder_rows(path, layout, reading)
     if path.is_file() and path.suffix.lower() in formats.FILES:
         return file_rows(path, path.parent, reading)
-    if not path.exists() and HUB_ID.fullmatch(bench) and not is_local(bench):
-        return hub_rows(bench, layout, reading)
+    if not path.exists() and HUB_ID.fullmatch(where) and not is_local(where):
+        return hub_rows(where, layout, reading)
     why = "" if path.exists() else "nothing lies there; "
     raise InputError(
-        f"{bench} is no benchmark: {why}give a folder, a {', '.join(formats.FILES)} file, or a hub id (owner/name@revision)."
+        f"{where} is no benchmark: {why}give a folder, a {', '.join(formats.FILES)} file, or a hub id (owner/name@revision)."
     )
+
+
+def raw_rows(where: str, layout: Layout | None = None, reading: Reading = PLAIN) -> Iterator[RawRow]:
+    """Rows of what lies at `where`: a folder, a file, or a hub id with optional @revision."""
+    for number, row in enumerate(stored_rows(where, layout or Layout(), reading)):
+        yield RawRow(number, *row)

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server as a judge: a teacher, or any other one to compare with."""
+"""Vision-language models behind an OpenAI-compatible server as judges of single edits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from typing import Self, TypeVar
 
 from PIL import Image
 
-from eval.judges import Done, Edit, Principles
+from eval.editrewardbench.judges import Done, Edit, Principles
 from rrm.chat import ChatClient, ChatRequest, Dialect, Fault, StopRule, image_part, patiently
 from rrm.errors import InputError
 from rrm.images import fit
 from rrm.parsing import judgement_of, read_principles
-from rrm.prompts import DECOMPOSE_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
+from rrm.prompts import DECOMPOSE_SYSTEM, HOLISTIC_SYSTEM, JUDGE_SYSTEM, decompose_text, judge_text
 from rrm.records import Choice, Failure, Judgement, TaskToDecompose
 
 T = TypeVar("T")
-SANDBOX = "sandbox"
 RETRIES = 4
-"""Of what passes."""
+"""Of transient failures."""
 IN_FLIGHT = 32
 """Requests at once."""
 
 
 class EndpointJudge:
-    """Asks for one chat completion per edit, all edits of a batch at once.
+    """Judges by principles, as a teacher of the data pipeline does: one chat completion per edit,
+    all edits of a batch at once.
 
-    `url` is the server's base URL (ending in /v1), or "sandbox" for the sandbox's own teacher, which is started and stopped
-    with the judge. The key is read from the environment variable named `key_variable`; a local server needs none. A `seed` is
-    sent along where there is one and the server's `dialect` has one, and is part of the fingerprint.
+    `url` is the server's base URL (ending in /v1); `name` stands for it in the fingerprint where the
+    URL changes from run to run. The key is read from the environment variable `key_variable`. A
+    `seed` is sent where the server's `dialect` takes one, and is part of the fingerprint.
     """
+
+    needs_principles = True
 
     def __init__(
         self,
@@ -44,26 +46,24 @@ class EndpointJudge:
         timeout: float,
         seed: int | None = None,
         dialect: Dialect | None = None,
+        name: str | None = None,
     ):
         self.url, self.model, self.key_variable, self.seed = url, model, key_variable, seed
         self.temperature, self.max_tokens, self.timeout = temperature, max_tokens, timeout
         self.dialect = dialect or Dialect()
-        self.fingerprint = f"endpoint|{url}|{model}|{temperature}|{max_tokens}" + ("" if seed is None else f"|seed {seed}")
+        self.fingerprint = f"endpoint|{name or url}|{model}|{temperature}|{max_tokens}" + (
+            "" if seed is None else f"|seed {seed}"
+        )
         self.fingerprint += self.dialect.fingerprint
         self.rule = StopRule(f"The server at {url}")
 
     def __enter__(self) -> Self:
-        url = self.url
         with ExitStack() as opened:
-            if url == SANDBOX:
-                from rrm.sandbox.teacher import running_teacher
-
-                url = opened.enter_context(running_teacher())
             self.runner = opened.enter_context(asyncio.Runner())
-            self.client = ChatClient(url, key_variable=self.key_variable, timeout=self.timeout)
+            self.client = ChatClient(self.url, key_variable=self.key_variable, timeout=self.timeout)
             opened.callback(lambda: self.runner.run(self.client.close()))
             self.open = opened.pop_all()
-        self.places = asyncio.Semaphore(IN_FLIGHT)
+        self.slots = asyncio.Semaphore(IN_FLIGHT)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -74,7 +74,7 @@ class EndpointJudge:
         return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles, requirement)}"
 
     async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> Choice | Failure:
-        """The model's answer, or why there is none; it is shown the images within the pixel budget. Never raises."""
+        """The model's answer, or why there is none. Images are shrunk to the pixel budget. Never raises."""
         try:
             parts = [*(image_part(fit(image)) for image in images), {"type": "text", "text": text}]
         except (InputError, OSError, ValueError) as error:
@@ -84,7 +84,7 @@ class EndpointJudge:
             temperature=self.temperature, seed=self.seed if self.dialect.send_seed else None, extra=self.dialect.extra,
             max_tokens_field=self.dialect.max_tokens_field,
         )  # fmt: skip
-        async with self.places:
+        async with self.slots:
             got = await patiently(lambda: self.client.attempt(request), RETRIES, self.rule)
         return got.told if isinstance(got, Fault) else got.choices[0]
 
@@ -96,16 +96,16 @@ class EndpointJudge:
             return Judgement(principles=edit.principles, failure=answer)
         return judgement_of(answer, edit.principles)
 
-    def gather(self, asked: Iterable[Awaitable[T]], done: Done[T]) -> list[T]:
-        """Awaits all of them at once, giving `done` each as it comes; returns them in order."""
+    def gather(self, requests: Iterable[Awaitable[T]], done: Done[T]) -> list[T]:
+        """Awaits all requests at once, giving `done` each answer as it comes; returns them in order."""
 
         async def one(place: int, work: Awaitable[T]) -> T:
-            found = await work
-            done(place, found)
-            return found
+            answer = await work
+            done(place, answer)
+            return answer
 
         async def together() -> list[T]:
-            return list(await asyncio.gather(*(one(place, work) for place, work in enumerate(asked))))
+            return list(await asyncio.gather(*(one(place, work) for place, work in enumerate(requests))))
 
         return self.runner.run(together())
 
@@ -122,14 +122,37 @@ class EndpointJudge:
             answer = await self.answer(DECOMPOSE_SYSTEM, (task.source,), text)
             return answer if isinstance(answer, Failure) else read_principles(answer)
 
-        made = self.gather((one(task) for task in tasks), done)
-        self.check([found if isinstance(found, Failure) else None for found in made])
+        answers = self.gather((one(task) for task in tasks), done)
+        self.check([answer if isinstance(answer, Failure) else None for answer in answers])
 
     def check(self, failures: Sequence[Failure | None]) -> None:
-        """Raises InputError where the server refuses everything, or nobody was there for any of these."""
+        """Raises InputError where the server refuses everything, or was gone for all of these."""
         self.rule.check()
         last = failures[-1] if failures else None
         if last is not None and all(failure is not None and failure.kind == "server_gone" for failure in failures):
             raise InputError(
                 f"The server at {self.url} does not answer ({last.detail}); start it, and the same command carries on."
             )
+
+
+class VlmJudge(EndpointJudge):
+    """Asks for one score from 0 to 10 per edit in VIEScore's way, without principles."""
+
+    needs_principles = False
+
+    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+        """The system prompt and the text behind the images."""
+        return f"{HOLISTIC_SYSTEM}\n{judge_text('holistic', instruction, (), requirement)}"
+
+    async def judge(self, edit: Edit) -> Judgement:
+        """The judgement of one edit."""
+        text = judge_text("holistic", edit.instruction, (), edit.requirement)
+        answer = await self.answer(HOLISTIC_SYSTEM, (edit.source, edit.edited), text)
+        if isinstance(answer, Failure):
+            return Judgement(failure=answer)
+        return judgement_of(answer, ())
+
+    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+        """No principles: it is asked without any."""
+        for place, _ in enumerate(tasks):
+            done(place, ())
