@@ -1,127 +1,173 @@
 """The `editrewardbench` command.
 
-editrewardbench run --config configs/sandbox/eval.yaml
-editrewardbench run --bench editscore --data EditScore/EditReward-Bench@REVISION --reward rrm:runs/gcpo/model --out results/rrm
+editrewardbench run --config configs/sandbox/eval.yaml limit=100
+editrewardbench run --bench editscore --data EditScore/EditReward-Bench@REVISION \\
+    --reward rrm:runs/gcpo/model --out results/rrm
 editrewardbench compare results/rrm results/other
 editrewardbench report results/rrm
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
 
 from eval import benchmarks
 from eval.editrewardbench.specs import FORMS
 from rrm.config import read_yaml
+from rrm.errors import InputError
 from rrm.rows.labels import label_option
 from rrm.runtime.stage import command, write_json
 
+app = typer.Typer(
+    name="editrewardbench",
+    help="Benchmark reward models for image editing.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
-def run(options: argparse.Namespace) -> None:
-    """`editrewardbench run`: one judge, or with `judges` in a config file several."""
+
+def option(text: str, *names: str, metavar: str | None = None) -> Any:
+    """An option with this help."""
+    return typer.Option(*names, help=text, metavar=metavar, show_default=False)
+
+
+def benchmark_name(value: str | None) -> str | None:
+    """The value of --bench, if it is a benchmark's name."""
+    if value is not None and value not in benchmarks.BENCHMARKS:
+        raise typer.BadParameter(f"'{value}' is none of {', '.join(benchmarks.BENCHMARKS)}")
+    return value
+
+
+def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The config with `key=value` (a value as in YAML, nested keys as a.b) laid over it."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{text}' overrides nothing; write key=value.")
+        *path, last = key.split(".")
+        node = values
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = yaml.safe_load(value)
+    return values
+
+
+@app.command()
+def run(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys of the config", show_default=False)
+    ] = None,
+    config: Annotated[str | None, option("a YAML file with any of these, or several judges", metavar="FILE")] = None,
+    bench: Annotated[
+        str | None,
+        typer.Option(callback=benchmark_name, help=f"whose format and protocol: {', '.join(benchmarks.BENCHMARKS)}"),
+    ] = None,
+    data: Annotated[str | None, option("folder, file, or hub id (owner/name@revision)", metavar="WHERE")] = None,
+    reward: Annotated[str | None, option(FORMS, metavar="SPEC")] = None,
+    out: Annotated[str | None, option("folder of results; the same command carries on there", metavar="DIR")] = None,
+    encoding: Annotated[str | None, option("of text files that are not UTF-8, such as gb18030")] = None,
+    labels: Annotated[
+        str | None,
+        option("meaning of uncertain labels: value=a, b, same, or value= to leave its rows out", metavar="1=a,2=b"),
+    ] = None,
+    passes: Annotated[int | None, option("sampled judgements per edit, whose mean counts (Avg@K)", metavar="K")] = None,
+    limit: Annotated[int | None, option("first rows of every dimension, or groups of every size", metavar="N")] = None,
+    validation: Annotated[
+        float | None, option("share of the sources on which the tie margin is fixed", metavar="SHARE")
+    ] = None,
+    train_manifest: Annotated[
+        str | None, option("training data: a data folder, or rows of source and instruction", metavar="PATH")
+    ] = None,
+    resize: Annotated[
+        bool | None,
+        option("resize edits to their source's size, or not (default: the protocol's way)", "--resize/--no-resize"),
+    ] = None,
+    batch: Annotated[int | None, option("edits judged at once (default: 32)")] = None,
+    retry: Annotated[bool | None, option("ask again for all failures, not just transient ones", "--retry")] = None,
+    seed: Annotated[int | None, option("of sampling, splits and random baselines (default: 0)")] = None,
+    principles: Annotated[
+        str | None, option("decompose (default), a JSONL file by instruction, or truth", metavar="FROM")
+    ] = None,
+    truth: Annotated[str | None, option("sandbox: hold verdicts against the truth of its pixels", metavar="NAME")] = None,
+    print_config: Annotated[bool, option("print the effective config and stop", "--print-config")] = False,
+) -> None:
+    """Judge a benchmark's edits and count."""
+    options = {key: value for key, value in locals().items() if value is not None}
+    for name in ("overrides", "config", "print_config"):
+        options.pop(name, None)
+    if labels is not None:
+        options["labels"] = label_option(labels)
+    values = with_overrides({**(read_yaml(config) if config else {}), **options}, overrides or [])
+    run_values(values, config or "editrewardbench run", print_config)
+
+
+def run_values(values: dict[str, Any], origin: str, print_config: bool) -> None:
+    """Runs one judge, or several where the config has `judges`."""
     from eval.editrewardbench.run import BenchConfig, run_bench
     from eval.editrewardbench.sandbox_truth import SandboxTruth
     from eval.editrewardbench.suite import SuiteConfig, run_suite
     from eval.editrewardbench.summary import described, last_line
 
-    known = BenchConfig.model_fields.keys() | SuiteConfig.model_fields.keys()
-    values = read_yaml(options.config) if "config" in options else {}
-    values |= {key: value for key, value in vars(options).items() if key in known}
-    origin = options.config if "config" in options else "editrewardbench run"
+    suite = "judges" in values
+    config = (SuiteConfig if suite else BenchConfig).checked(values, origin)
     line, truths = shlex.join(["editrewardbench", *sys.argv[1:]]), {"sandbox": SandboxTruth}
-    if "judges" in values:
-        run_suite(SuiteConfig.checked(values, origin), line, truths)
-        return
-    config = BenchConfig.checked(values, origin)
-    summary = run_bench(config, line, truths)
-    print(described(summary))
-    print(f"→ {config.out}; a page about it: editrewardbench report {config.out}")
-    print(last_line(summary))
+    if print_config:
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    elif isinstance(config, SuiteConfig):
+        run_suite(config, line, truths)
+    else:
+        summary = run_bench(config, line, truths)
+        print(described(summary))
+        print(f"→ {config.out}; a page about it: editrewardbench report {config.out}")
+        print(last_line(summary))
 
 
-def compare(options: argparse.Namespace) -> None:
-    """`editrewardbench compare`."""
-    from eval.editrewardbench.compare import compare as compared
-    from eval.editrewardbench.compare import described
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a result's folder, the supposedly better one's")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="the other's")],
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print all of it as JSON")] = False,
+    out: Annotated[Path | None, option("write the JSON there as well", metavar="FILE")] = None,
+) -> None:
+    """Two results on the same pairs: paired bootstrap, McNemar, agreement."""
+    from eval.editrewardbench.compare import compare_results, described
 
-    result = compared(options.first, options.second, options.seed)
-    if options.out:
-        write_json(options.out, result)
-    print(json.dumps(result, ensure_ascii=False, indent=1) if options.json else described(result))
+    result = compare_results(first, second, seed)
+    if out:
+        write_json(out, result)
+    print(json.dumps(result, ensure_ascii=False, indent=1) if as_json else described(result))
 
 
-def report(options: argparse.Namespace) -> None:
-    """`editrewardbench report`."""
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="a result's folder")]) -> None:
+    """Write a page about a result that opens offline."""
     from eval.editrewardbench.page import write_page
 
-    print(write_page(options.folder))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="editrewardbench", description="Benchmark reward models for image editing.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="judge a benchmark's edits and count", argument_default=argparse.SUPPRESS)
-    running.add_argument("--config", metavar="FILE", help="a YAML file with any of these, and several judges")
-    running.add_argument(
-        "--bench", choices=list(benchmarks.BENCHMARKS), help="whose format and protocol; jsonl is any preference set"
-    )
-    running.add_argument("--data", metavar="WHERE", help="folder, file, or hub id (owner/name@revision)")
-    running.add_argument("--reward", metavar="SPEC", help=FORMS)
-    running.add_argument("--out", metavar="DIR", help="where results go; the same command carries on there")
-    running.add_argument("--encoding", help="of text files that are not UTF-8, such as gb18030")
-    running.add_argument(
-        "--labels",
-        type=label_option,
-        metavar="1=a,2=b",
-        help="what labels of a preference set mean that are not certain: value=a, b, same, or value= to leave its rows out",
-    )
-    running.add_argument("--passes", type=int, metavar="K", help="sampled judgements per edit, whose mean counts (Avg@K)")
-    running.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N rows of every dimension, or groups of every size"
-    )
-    running.add_argument(
-        "--validation", type=float, metavar="SHARE", help="share of the sources on which the tie margin is fixed"
-    )
-    running.add_argument(
-        "--train-manifest", metavar="PATH", help="what the model was trained on: a data folder, or JSONL of source, instruction"
-    )
-    running.add_argument(
-        "--resize",
-        action=argparse.BooleanOptionalAction,
-        help="bring edits to their source's size before they are judged, or not (default: as the benchmark's protocol has it)",
-    )
-    running.add_argument("--batch", type=int, help="edits judged at once (default: 32)")
-    running.add_argument(
-        "--retry",
-        action="store_true",
-        help="ask again for what failed before, for whatever reason (failures of the moment are asked again in any case)",
-    )
-    running.add_argument("--seed", type=int, help="of sampling, splits and the random baseline (default: 0)")
-    running.add_argument("--principles", metavar="FROM", help="decompose (default), a JSONL file by instruction, or truth")
-    running.add_argument("--truth", metavar="NAME", help="sandbox: hold verdicts against the truth of its pixels")
-    running.set_defaults(run=run)
-    comparing = commands.add_parser("compare", help="two results on the same pairs: paired bootstrap, McNemar, agreement")
-    comparing.add_argument("first", type=Path, metavar="A", help="a result's folder, the supposedly better one's")
-    comparing.add_argument("second", type=Path, metavar="B", help="the other's")
-    comparing.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    comparing.add_argument("--json", action="store_true", help="print all of it as JSON")
-    comparing.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
-    comparing.set_defaults(run=compare)
-    reporting = commands.add_parser("report", help="write a page about a result that opens offline")
-    reporting.add_argument("folder", type=Path, metavar="DIR", help="a result's folder")
-    reporting.set_defaults(run=report)
-    return parser
+    print(write_page(folder))
 
 
 def main() -> None:
     """Entry point."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    options = build_parser().parse_args()
-    command(lambda: options.run(options))
+
+    def run_app() -> None:
+        try:
+            app()
+        except SystemExit as stop:
+            if stop.code == 130:  # typer's for a KeyboardInterrupt
+                raise KeyboardInterrupt from None
+            raise
+
+    command(run_app)

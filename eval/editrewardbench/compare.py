@@ -89,7 +89,7 @@ def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[st
     return sorted(rows, key=lambda row: row["right"] != "first")
 
 
-def compare(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
+def compare_results(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     """The comparison of the results in two folders, the supposedly better one first. Raises InputError unless they share pairs."""
     summaries = read_summary(first), read_summary(second)
     refuse_other_benchmark(*summaries, (str(first), str(second)))

@@ -6,7 +6,6 @@ set (1 is the first edit here and the second there): they stop the run until `la
 
 from __future__ import annotations
 
-import argparse
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -69,12 +68,12 @@ INDEX_COLUMN = "preference"
 
 
 def label_option(text: str) -> dict[str, Label | None]:
-    """What `--labels 1=a,2=b,0=same,9=` says, as Given; argparse shows its error."""
+    """What `--labels 1=a,2=b,0=same,9=` says, as Given. Raises InputError for anything else."""
     told: dict[str, Label | None] = {}
     for part in text.split(","):
         value, equals, label = part.rpartition("=")
         if not equals or label.strip() not in ("a", "b", "same", ""):
-            raise argparse.ArgumentTypeError(f"'{part}' is not value=a, value=b, value=same, or value= to leave its rows out")
+            raise InputError(f"--labels: '{part}' is not value=a, value=b, value=same, or value= to leave its rows out.")
         told[value.strip()] = label.strip() or None  # type: ignore[assignment]
     return told
 

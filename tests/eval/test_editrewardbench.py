@@ -14,7 +14,7 @@ from PIL import Image
 from eval.benchmarks import BENCHMARKS
 from eval.editrewardbench.answers import mean_scores
 from eval.editrewardbench.baselines import BaselineJudge
-from eval.editrewardbench.compare import compare
+from eval.editrewardbench.compare import compare_results
 from eval.editrewardbench.examples import choose
 from eval.editrewardbench.page import gap_bins
 from eval.outcomes import Outcome, accuracies, breakdown, side_of
@@ -322,7 +322,7 @@ def test_two_results_on_the_same_pairs_are_compared_and_the_changed_pairs_named(
     run("baseline:less-change", out="less")
     code, said, _ = command("compare", tmp_path / "more", tmp_path / "less")
     assert code == 0
-    found = compare(tmp_path / "more", tmp_path / "less")
+    found = compare_results(tmp_path / "more", tmp_path / "less")
     overall = found["dimensions"]["overall"]
     assert overall["strict"]["value"] == pytest.approx((2 - 1) / 4)
     assert (overall["mcnemar"]["only_first"], overall["mcnemar"]["only_second"]) == (2, 1)
