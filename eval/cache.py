@@ -18,7 +18,7 @@ from rrm.runtime.disk import written_at_once
 from rrm.runtime.secrets import mask
 
 TRANSIENT = ("timed_out", "server_gone", "rejected")
-"""Failures that may not recur (of a server, an account or its settings): retried on the next run."""
+"""Transient failures (of a server, an account or its settings); retried on the next run."""
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -32,7 +32,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError as error:
                 raise InputError(f"{path}, line {number} is not valid JSON ({error}).") from error
             if not isinstance(value, dict):
-                raise InputError(f"{path}, line {number} holds a {type(value).__name__}, not an object.")
+                raise InputError(
+                    f"{path}, line {number} holds a {type(value).__name__}, not an object."
+                )
             yield number, value
 
 
@@ -91,7 +93,9 @@ class JudgedRow(Record):
 
 def row_key(fingerprint: str, prompt: str, source: str, edited: str) -> str:
     """The key of a judgement: another judge, prompt or image has another key and is judged anew."""
-    return hashlib.sha256(json.dumps([fingerprint, prompt, source, edited]).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps([fingerprint, prompt, source, edited]).encode()).hexdigest()[
+        :24
+    ]
 
 
 def read_records(path: Path, of: type[R], cure: str) -> list[R]:
@@ -108,9 +112,9 @@ def read_records(path: Path, of: type[R], cure: str) -> list[R]:
 class AnswerCache(Generic[Row]):
     """The rows of one type in a JSONL file, by key, the last row of a key counting.
 
-    `add` has a row on disk before it returns. Lines that cannot be read are counted in `unreadable`,
-    reported on stderr and asked again, as are transient failures and, with `retry`, all failures.
-    The caller holds the lock of the folder.
+    `add` has a row on disk before it returns. Lines that cannot be read are counted in
+    `unreadable`, reported on stderr and asked again, as are transient failures and, with `retry`,
+    all failures. The caller holds the lock of the folder.
     """
 
     def __init__(self, path: Path, of: type[Row], retry: bool = False):
@@ -127,7 +131,11 @@ class AnswerCache(Generic[Row]):
             else:
                 self.rows[row.key] = row  # type: ignore[assignment]
         if self.unreadable:
-            print(f"{self.unreadable} lines of {path} cannot be read; what they were of is asked again", file=sys.stderr)
+            print(
+                f"{self.unreadable} lines of {path} cannot be read; what they were of is asked "
+                "again",
+                file=sys.stderr,
+            )
 
     def __getitem__(self, key: str) -> Row:
         return self.rows[key]
@@ -151,7 +159,10 @@ class AnswerCache(Generic[Row]):
         So the file is the same for the same answers, in whatever order they came.
         """
         last = dict.fromkeys(key for key in keys if key in self.rows)
-        lines = [self.rows[key].model_dump_json() + "\n" for key in (*(k for k in self.rows if k not in last), *last)]
+        lines = [
+            self.rows[key].model_dump_json() + "\n"
+            for key in (*(k for k in self.rows if k not in last), *last)
+        ]
         content = "".join(lines).encode()
         if lines and content != self.path.read_bytes():
             with written_at_once(self.path) as partial:

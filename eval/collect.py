@@ -1,4 +1,4 @@
-"""What a run folder holds, for the report: its stages, the numbers they left, and the summary made of them."""
+"""What a run's folder holds, for the report: stages, their numbers, and a summary of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EDITOR_KEYS = ("reward", "all_pass", "by_principle", "ci95")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's folder and, when it is done, what it took (seconds, peak resident set in MB) and its result."""
+    """A stage's folder and, when done, its cost (seconds, peak resident set in MB) and result."""
 
     name: str
     folder: Path
@@ -66,14 +66,18 @@ def read_stage(run: Path, name: str) -> Stage:
             report = without_nan(read_note(folder / DONE, "seconds", "peak_rss_mb", "result"))
         except ValueError as error:
             raise InputError(f"{error}; run its stage again.") from error
-        return Stage(name, folder, "done", report["seconds"], report["peak_rss_mb"], report["result"])
+        return Stage(
+            name, folder, "done", report["seconds"], report["peak_rss_mb"], report["result"]
+        )
     return Stage(name, folder, "unfinished" if (folder / STARTED).is_file() else "not run")
 
 
 def read_stages(run: Path) -> dict[str, Stage]:
     """All stages, by name and in order. Raises InputError where there is no run at all."""
     if not run.is_dir():
-        raise InputError(f"There is no run at {run}; make one first, or correct 'run' in the config.")
+        raise InputError(
+            f"There is no run at {run}; make one first, or correct 'run' in the config."
+        )
     return {name: read_stage(run, name) for name in STAGES}
 
 
@@ -87,7 +91,8 @@ def read_models(stage: Stage) -> dict[str, dict[str, Any]]:
     """Every judge's summary, by name, with its headline numbers; nothing without an evaluation."""
     headlines = (stage.result or {}).get("models", {})
     return {
-        name: {**read_json(stage.folder / name / "summary.json"), "headline": headline} for name, headline in headlines.items()
+        name: {**read_json(stage.folder / name / "summary.json"), "headline": headline}
+        for name, headline in headlines.items()
     }
 
 
@@ -96,14 +101,22 @@ def read_editors(stage: Stage) -> dict[str, dict[str, Any]]:
     return dict(read_json(stage.folder / "evaluation.json")) if stage.done else {}
 
 
-def read_series(rows: Sequence[Mapping[str, Any]], step: str, key: str) -> tuple[list[float], list[float]]:
+def read_series(
+    rows: Sequence[Mapping[str, Any]], step: str, key: str
+) -> tuple[list[float], list[float]]:
     """Steps and values of one logged number, where it was logged."""
-    points = [(row[step], row[key]) for row in rows if row.get(key) is not None and row.get(step) is not None]
+    points = [
+        (row[step], row[key])
+        for row in rows
+        if row.get(key) is not None and row.get(step) is not None
+    ]
     return [float(x) for x, _ in points], [float(y) for _, y in points]
 
 
 def summarise_run(
-    stages: Mapping[str, Stage], models: Mapping[str, Mapping[str, Any]], editors: Mapping[str, Mapping[str, Any]]
+    stages: Mapping[str, Stage],
+    models: Mapping[str, Mapping[str, Any]],
+    editors: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The run in numbers; the same keys whatever was run, with None for what was not."""
 
@@ -112,7 +125,9 @@ def summarise_run(
 
     return {
         "rrm": {name: {key: headline(name).get(key) for key in MODEL_KEYS} for name in MODELS},
-        "editor": {name: {key: editors.get(name, {}).get(key) for key in EDITOR_KEYS} for name in EDITORS},
+        "editor": {
+            name: {key: editors.get(name, {}).get(key) for key in EDITOR_KEYS} for name in EDITORS
+        },
         "seconds": {name: stage.seconds for name, stage in stages.items()},
         "peak_rss_mb": {name: stage.peak_rss_mb for name, stage in stages.items()},
     }

@@ -24,7 +24,7 @@ Curve = tuple[str, str, Sequence[float], Sequence[float]]
 
 
 def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, label: str) -> Markup | None:
-    """A panel of curves per title; a legend where a panel has several. None where nothing was logged."""
+    """A panel of curves per title, with a legend for several; None where nothing was logged."""
     panels = {title: [curve for curve in lines if curve[2]] for title, lines in panels.items()}
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
@@ -33,7 +33,14 @@ def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, label: str) -> M
         figure, axes = new_axes(len(panels), (5.4, 6.6, 9.4)[min(len(panels), 3) - 1], 2.3)
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
             for name, colour, steps, values in lines:
-                axis.plot(steps, values, color=colour, linewidth=1.6, label=name, marker="o" if len(steps) < 2 else None)
+                axis.plot(
+                    steps,
+                    values,
+                    color=colour,
+                    linewidth=1.6,
+                    label=name,
+                    marker="o" if len(steps) < 2 else None,
+                )
             axis.set_title(title, fontsize=10, loc="left")
             axis.set_xlabel(x_label)
             if len(lines) > 1:
@@ -42,15 +49,24 @@ def curves(panels: Mapping[str, Sequence[Curve]], x_label: str, label: str) -> M
         return inline(figure, label)
 
 
-def intervals(rows: Mapping[str, tuple[str, float, Sequence[float] | None]], x_label: str, label: str) -> Markup | None:
-    """A dot with its interval per row: row label → (colour, value, interval), in the given order from the top."""
+def intervals(
+    rows: Mapping[str, tuple[str, float, Sequence[float] | None]], x_label: str, label: str
+) -> Markup | None:
+    """A dot with its interval per row: label → (colour, value, interval), from the top."""
     if not rows:
         return None
     with matplotlib.rc_context(STYLE):
         figure, (axis,) = new_axes(1, 6.6, 0.7 + 0.33 * len(rows))
         for place, (colour, value, interval) in enumerate(rows.values()):
             if interval is not None and None not in interval:
-                axis.plot(interval, [place, place], color=colour, linewidth=2.4, alpha=0.55, solid_capstyle="round")
+                axis.plot(
+                    interval,
+                    [place, place],
+                    color=colour,
+                    linewidth=2.4,
+                    alpha=0.55,
+                    solid_capstyle="round",
+                )
             axis.plot([value], [place], "o", color=colour, markersize=7)
         axis.set_yticks(range(len(rows)), list(rows))
         axis.invert_yaxis()
@@ -59,7 +75,9 @@ def intervals(rows: Mapping[str, tuple[str, float, Sequence[float] | None]], x_l
         return inline(figure, label)
 
 
-def bars(groups: Sequence[str], series: Mapping[str, tuple[str, Sequence[float]]], label: str) -> Markup | None:
+def bars(
+    groups: Sequence[str], series: Mapping[str, tuple[str, Sequence[float]]], label: str
+) -> Markup | None:
     """Bars in per cent, a cluster per group: series label → (colour, share per group)."""
     if not series:
         return None
@@ -67,8 +85,12 @@ def bars(groups: Sequence[str], series: Mapping[str, tuple[str, Sequence[float]]
         figure, (axis,) = new_axes(1, 6.6, 2.6)
         width = 0.8 / len(series)
         for turn, (name, (colour, shares)) in enumerate(series.items()):
-            places = [group + (turn - (len(series) - 1) / 2) * width for group in range(len(groups))]
-            drawn = axis.bar(places, [100 * share for share in shares], width * 0.9, color=colour, label=name)
+            places = [
+                group + (turn - (len(series) - 1) / 2) * width for group in range(len(groups))
+            ]
+            drawn = axis.bar(
+                places, [100 * share for share in shares], width * 0.9, color=colour, label=name
+            )
             axis.bar_label(drawn, fmt="%.0f", fontsize=8, padding=1)
         axis.set_xticks(range(len(groups)), list(groups))
         axis.set_ylim(0, 108)

@@ -90,7 +90,16 @@ def side_of(a: float | None, b: float | None, margin: float = 0.0) -> Side | Non
 
 def pair_fields(pair: PairIndex) -> dict[str, Any]:
     """What an outcome takes over from its pair."""
-    names = ("number", "instruction", "requirement", "task_type", "dimension", "source", "label", "group")
+    names = (
+        "number",
+        "instruction",
+        "requirement",
+        "task_type",
+        "dimension",
+        "source",
+        "label",
+        "group",
+    )
     values = {name: getattr(pair, name) for name in names}
     return {**values, "item": pair.item_id, "edits": pair.edit_ids}
 
@@ -110,7 +119,11 @@ def outcomes_of_scores(
     for pair in pairs:
         a, b = (scores.get(name) for name in pair.edit_ids)
         lacking = [name for name in pair.edit_ids if scores.get(name) is None]
-        failure = next((failures[name] for name in lacking if name in failures), None) if failures else None
+        failure = (
+            next((failures[name] for name in lacking if name in failures), None)
+            if failures
+            else None
+        )
         side = side_of(a, b, margin if pair.candidates == 2 else 0.0)
         outcomes.append(Outcome(**pair_fields(pair), scores=(a, b), side=side, failure=failure))
     return outcomes
@@ -142,7 +155,9 @@ def accuracies(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return cell
 
 
-def grouped(outcomes: Iterable[Outcome], name: Callable[[Outcome], str | None]) -> dict[str, list[Outcome]]:
+def grouped(
+    outcomes: Iterable[Outcome], name: Callable[[Outcome], str | None]
+) -> dict[str, list[Outcome]]:
     """The outcomes by name, in the order of the names; those without one are left out."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -159,7 +174,10 @@ def by_dimension(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 def by_task(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """`accuracies` per task type."""
-    return {task: accuracies(members) for task, members in grouped(outcomes, lambda o: o.task_type).items()}
+    return {
+        task: accuracies(members)
+        for task, members in grouped(outcomes, lambda o: o.task_type).items()
+    }
 
 
 def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -182,7 +200,9 @@ def breakdown(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "by_group": {
             name: {
                 **accuracies(members),
-                "macro": statistics.mean([float(one["strict"]) for one in by_task(members).values()]),
+                "macro": statistics.mean(
+                    [float(one["strict"]) for one in by_task(members).values()]
+                ),
             }
             for name, members in groups.items()
         },

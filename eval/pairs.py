@@ -1,4 +1,4 @@
-"""The unit of a benchmark of reward models: two edits of one image, and which of them people prefer."""
+"""The unit of a benchmark: two edits of one image, and which of them people prefer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PairIndex:
 
     @property
     def edit_ids(self) -> tuple[str, str]:
-        """The ids of the two edits, made of task and edited image: the same image has the same id."""
+        """The ids of the two edits: hashes of task and edited image."""
         first, second = self.edited
         return edit_id(*self.task, first), edit_id(*self.task, second)
 
@@ -156,7 +156,10 @@ def at_source_size(row: BenchmarkRow) -> BenchmarkRow:
     size = row.source.size
     if all(image.size == size for image in row.edited):
         return row
-    a, b = (image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in row.edited)
+    a, b = (
+        image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        for image in row.edited
+    )
     return replace(row, edited=(a, b), edited_digests=(pixel_digest(a), pixel_digest(b)))
 
 

@@ -98,7 +98,9 @@ class Benchmark:
     """How many items the cited number counts, to recognise the public set."""
     decide_labels: Callable[[str, Reading, Given | None], Labels] | None = None
     """What the labels mean, read from all rows, where the schema does not fix it."""
-    merge_votes: Callable[[Sequence[PairIndex]], tuple[list[PairIndex], dict[str, Any]]] | None = None
+    merge_votes: Callable[[Sequence[PairIndex]], tuple[list[PairIndex], dict[str, Any]]] | None = (
+        None
+    )
     """Every pair once, labelled by the votes on it, and counts of the votes."""
     anchors_note: str = "by the same rule, to stand beside the first number"
     note: str | None = None
@@ -115,8 +117,10 @@ def scores_of(pair: PairIndex, scores: Scores) -> tuple[float, float] | None:
     return None if a is None or b is None else (a, b)
 
 
-def label_of_scores(pair: PairIndex, scores: Scores, margin: float = 0.0, bad_below: float | None = None) -> Label | None:
-    """Both bad below `bad_below`, a tie up to `margin` apart, else the higher; None without both."""
+def label_of_scores(
+    pair: PairIndex, scores: Scores, margin: float = 0.0, bad_below: float | None = None
+) -> Label | None:
+    """Both bad below `bad_below`, a tie up to `margin` apart, else the higher score."""
     both = scores_of(pair, scores)
     if both is None:
         return None
@@ -153,7 +157,10 @@ def decisive(pairs: Sequence[PairIndex], scores: Scores) -> Cell:
 
 def counts_of(accuracies: Mapping[str, Any]) -> Cell:
     """The counts of `eval.outcomes.accuracies` under a cell's names."""
-    return {**{name: accuracies[name] for name in ("n", "right", "ties")}, "unparseable": accuracies["unreadable"]}
+    return {
+        **{name: accuracies[name] for name in ("n", "right", "ties")},
+        "unparseable": accuracies["unreadable"],
+    }
 
 
 def pairs_by_dimension(pairs: Sequence[PairIndex]) -> dict[str, list[PairIndex]]:
@@ -162,40 +169,54 @@ def pairs_by_dimension(pairs: Sequence[PairIndex]) -> dict[str, list[PairIndex]]
     return {name: [pair for pair in pairs if pair.dimension == name] for name in names}
 
 
-def validation_split(pairs: Sequence[PairIndex], share: float, seed: int) -> tuple[list[PairIndex], list[PairIndex]]:
+def validation_split(
+    pairs: Sequence[PairIndex], share: float, seed: int
+) -> tuple[list[PairIndex], list[PairIndex]]:
     """(validation, test): the pairs of a share of the sources, and all others.
 
     Which sources depends on their pixels and the seed alone. A share above 0 takes at least one
     source and leaves at least one.
     """
     if not 0 <= share < 1:
-        raise InputError(f"A validation share of {share:g} is not possible; give one of at least 0 and below 1.")
+        raise InputError(
+            f"A validation share of {share:g} is not possible; give one of at least 0 and below 1."
+        )
     sources = {pair.source for pair in pairs}
     drawn = sorted(sources, key=lambda name: hashlib.sha256(f"{seed}|{name}".encode()).hexdigest())
     count = min(max(round(share * len(drawn)), 1), len(drawn) - 1) if share and drawn else 0
     held = set(drawn[:count])
-    return [pair for pair in pairs if pair.source in held], [pair for pair in pairs if pair.source not in held]
+    return [pair for pair in pairs if pair.source in held], [
+        pair for pair in pairs if pair.source not in held
+    ]
 
 
 def cuts_between(values: Floats) -> Floats:
-    """0, the middles between neighbouring values, and the largest: one cut per way to split them by `<=`."""
+    """One cut per way to split the values by `<=`: 0, the middles between them, the largest."""
     steps = np.unique(np.append(values, 0.0))
     if len(steps) < 2:
         return np.zeros(1)
     return np.concatenate([[0.0], (steps[1:-1] + steps[2:]) / 2, steps[-1:]])
 
 
-def scored_pairs(pairs: Sequence[PairIndex], scores: Scores) -> tuple[list[PairIndex], Floats, Floats]:
+def scored_pairs(
+    pairs: Sequence[PairIndex], scores: Scores
+) -> tuple[list[PairIndex], Floats, Floats]:
     """The pairs with both scores, and the scores of a and of b.
 
     Groups of more than two edits are ranked without a margin, and are left out.
     """
-    scored = [(pair, both) for pair in pairs if pair.candidates == 2 and (both := scores_of(pair, scores)) is not None]
+    scored = [
+        (pair, both)
+        for pair in pairs
+        if pair.candidates == 2 and (both := scores_of(pair, scores)) is not None
+    ]
     a, b = (np.array([both[side] for _, both in scored], float) for side in (0, 1))
     return [pair for pair, _ in scored], a, b
 
 
-def right_by_margin(labels: Sequence[str], a: Floats, b: Floats, margins: Floats) -> NDArray[np.bool_]:
+def right_by_margin(
+    labels: Sequence[str], a: Floats, b: Floats, margins: Floats
+) -> NDArray[np.bool_]:
     """Per margin (rows) and pair (columns), whether a, b or tie is the label; both_bad never is."""
     tied = np.abs(a - b)[None, :] <= margins[:, None]
     label = np.array(labels, dtype=object)[None, :]

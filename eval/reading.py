@@ -1,4 +1,4 @@
-"""Rows of a benchmark as they are stored, wherever it lies: a folder, a Parquet, JSONL or JSON file, or a repository on the hub."""
+"""Rows of a benchmark as stored: in a folder, a Parquet, JSONL or JSON file, or on the hub."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ LOCAL = ("./", "../", "/", "~")
 class Layout:
     """Which part of a public repository is the benchmark.
 
-    On the hub it is `split` of `config`; with `snapshot`, the whole repository is downloaded and read like a local folder. In
-    a folder it is what lies below `parts` and has a name that begins with `stem`, as far as there is any such.
+    On the hub it is `split` of `config`; with `snapshot`, the whole repository is downloaded and
+    read like a local folder. In a folder it is what lies below `parts` and has a name that begins
+    with `stem`, as far as there is any such.
     """
 
     split: str = "train"
@@ -41,7 +42,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the images that a row names may lie: paths are relative to one of `bases`, and none leads out of `root`.
+    """Where the images that a row names may lie: paths are relative to one of `bases`, and none
+    leads out of `root`.
 
     A data set in memory has no such place: its images are in its cells.
     """
@@ -50,9 +52,12 @@ class Place:
     bases: tuple[Path, ...] = ()
 
     def find(self, name: str) -> Path:
-        """The file of this name; where there is none, where it should be. Raises InputError where the name leads out."""
+        """The file of this name, or where it should be. Raises InputError where it leads out."""
         if self.root is None:
-            raise InputError(f"'{name}' names a file that is not in the data set; download it whole, and name its folder.")
+            raise InputError(
+                f"'{name}' names a file that is not in the data set; download it whole, and "
+                "name its folder."
+            )
         candidates = [inside(self.root, base.absolute() / name) for base in self.bases]
         return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
@@ -71,7 +76,10 @@ class RawRow:
         columns = tuple(columns)
         lacking = [column for column in columns if column not in self.values]
         if lacking:
-            raise InputError(f"{self.where} lacks {', '.join(lacking)}; the columns of {schema} are {', '.join(columns)}.")
+            raise InputError(
+                f"{self.where} lacks {', '.join(lacking)}; the columns of {schema} are "
+                f"{', '.join(columns)}."
+            )
 
     def text(self, column: str) -> str:
         """A column that must hold text."""
@@ -85,17 +93,20 @@ class RawRow:
         meaning = meanings.get(str(self.values[column]).strip())
         if meaning is None:
             raise InputError(
-                f"{self.where}: '{column}' is {self.values[column]!r:.60}; it must be one of {', '.join(meanings)}."
+                f"{self.where}: '{column}' is {self.values[column]!r:.60}; it must be one of "
+                f"{', '.join(meanings)}."
             )
         return meaning
 
     def name(self, columns: Iterable[str], default: str) -> str:
         """The first of these columns that holds a name or a number, else `default`."""
         values = (self.values.get(column) for column in columns)
-        return next((str(v) for v in values if isinstance(v, str | int) and str(v).strip()), default)
+        return next(
+            (str(v) for v in values if isinstance(v, str | int) and str(v).strip()), default
+        )
 
     def image(self, value: Any) -> Image.Image:
-        """The RGB image in a cell, upright: bytes, base64, a path, or the hub's {"bytes", "path"}."""
+        """The upright RGB image in a cell: bytes, base64, a path, or {"bytes", "path"}."""
         if missing(value):
             raise InputError(f"{self.where} holds no image; give a path or an encoded image.")
         try:
@@ -112,10 +123,13 @@ Stored = tuple[str, Mapping[str, Any], Place]
 
 
 def place_below(folder: Path, file: Path) -> Place:
-    """The place of the images that `file` names: beside it, or relative to the benchmark's folder."""
+    """Where images lie that `file` names: beside it, or relative to the benchmark's folder."""
     bases = dict.fromkeys((file.parent, folder))
-    # The hub's cache keeps a repository's files in blobs/, beside snapshots/<commit>/ with links to them.
-    root = folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
+    # The hub's cache keeps a repository's files in blobs/, beside snapshots/<commit>/ with links to
+    # them.
+    root = (
+        folder.absolute().parent.parent if folder.absolute().parent.name == "snapshots" else folder
+    )
     return Place(root, tuple(bases))
 
 
@@ -127,17 +141,19 @@ def file_rows(path: Path, folder: Path, reading: Reading) -> Iterator[Stored]:
 
 
 def folder_files(path: Path, layout: Layout) -> list[Path]:
-    """The Parquet files of the benchmark below a folder, else its JSONL, CSV or TSV files, else, in its parts, its JSON files."""
+    """The Parquet files below a folder, else its JSONL, CSV or TSV files, else JSON files."""
     parts = [path / part for part in layout.parts if (path / part).is_dir()] or [path]
     parquets = sorted(file for part in parts for file in part.rglob("*.parquet"))
-    files = parquets or sorted(file for part in parts for ending in TEXTS for file in part.glob(f"*{ending}"))
+    files = parquets or sorted(
+        file for part in parts for ending in TEXTS for file in part.glob(f"*{ending}")
+    )
     if not files and layout.snapshot:
         files = sorted(file for part in parts for file in part.rglob("*.json"))
     return [file for file in files if file.name.startswith(layout.stem)] or files
 
 
 def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Stored]:
-    """Rows of the files of the benchmark below a folder, or of what `Dataset.save_to_disk` wrote there."""
+    """Rows of the files below a folder, or of what `Dataset.save_to_disk` wrote there."""
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         from datasets import load_from_disk
 
@@ -145,13 +161,16 @@ def folder_rows(path: Path, layout: Layout, reading: Reading) -> Iterator[Stored
         return
     files = folder_files(path, layout)
     if not files:
-        raise InputError(f"{path} holds no .parquet, .jsonl, .csv or .tsv files; name the benchmark's folder or file.")
+        raise InputError(
+            f"{path} holds no .parquet, .jsonl, .csv or .tsv files; name the benchmark's folder "
+            "or file."
+        )
     for file in files:
         yield from file_rows(file, path, reading)
 
 
 def dataset_rows(name: str, dataset: Any) -> Iterator[Stored]:
-    """Rows of a `datasets.Dataset`, whose images stay encoded: they are decoded here in one way only."""
+    """Rows of a `datasets.Dataset`, whose images stay encoded."""
     for number, one in enumerate(dataset.with_format("arrow"), 1):
         yield f"{name}, row {number}", one.to_pylist()[0], Place()
 
@@ -167,14 +186,20 @@ def hub_rows(name: str, layout: Layout, reading: Reading) -> Iterator[Stored]:
         else:
             from datasets import load_dataset
 
-            dataset = load_dataset(hub_id, name=layout.config, revision=revision or None, split=layout.split)
+            dataset = load_dataset(
+                hub_id, name=layout.config, revision=revision or None, split=layout.split
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be loaded from the hub ({' '.join(str(error).split())[:200]}).") from error
-    yield from folder_rows(folder, layout, reading) if layout.snapshot else dataset_rows(name, dataset)
+        raise InputError(
+            f"{name} cannot be loaded from the hub ({' '.join(str(error).split())[:200]})."
+        ) from error
+    yield from (
+        folder_rows(folder, layout, reading) if layout.snapshot else dataset_rows(name, dataset)
+    )
 
 
 def is_local(bench: str) -> bool:
-    """Whether a name can only be meant as a path, by its beginning, its ending, or a first folder that is there.
+    """Whether a name can only be a path: by its beginning, ending, or an existing first folder.
 
     A hub id whose owner is the name of a folder here is told from a path by its revision.
     """
@@ -195,11 +220,14 @@ def stored_rows(where: str, layout: Layout, reading: Reading) -> Iterator[Stored
         return hub_rows(where, layout, reading)
     why = "" if path.exists() else "nothing lies there; "
     raise InputError(
-        f"{where} is no benchmark: {why}give a folder, a {', '.join(formats.FILES)} file, or a hub id (owner/name@revision)."
+        f"{where} is no benchmark: {why}give a folder, a {', '.join(formats.FILES)} file, or a "
+        "hub id (owner/name@revision)."
     )
 
 
-def raw_rows(where: str, layout: Layout | None = None, reading: Reading = PLAIN) -> Iterator[RawRow]:
+def raw_rows(
+    where: str, layout: Layout | None = None, reading: Reading = PLAIN
+) -> Iterator[RawRow]:
     """Rows of what lies at `where`: a folder, a file, or a hub id with optional @revision."""
     for number, row in enumerate(stored_rows(where, layout or Layout(), reading)):
         yield RawRow(number, *row)

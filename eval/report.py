@@ -1,7 +1,7 @@
-"""One page about a run, that opens from disk: `python -m eval.report --config configs/sandbox/report.yaml`.
+"""One page about a run that opens offline: `python -m eval.report --config FILE`.
 
-Writes `report.html` (self-contained, no network) and `summary.json` into the run's folder. Every number is read from what
-the stages left; a stage that did not run is shown as such.
+Writes `report.html` (self-contained, no network) and `summary.json` into the run's folder. Every
+number is read from what the stages left; a stage that did not run is shown as such.
 """
 
 from __future__ import annotations
@@ -79,10 +79,14 @@ def installed(package: str) -> str:
 def config_texts(configs: Path) -> dict[str, str]:
     """Every stage's config as written, where there is one."""
     paths = {stage: configs / f"{stage.replace('-', '_')}.yaml" for stage in STAGES}
-    return {stage: path.read_text(encoding="utf-8") for stage, path in paths.items() if path.is_file()}
+    return {
+        stage: path.read_text(encoding="utf-8") for stage, path in paths.items() if path.is_file()
+    }
 
 
-def one_curve(rows: Sequence[Mapping[str, Any]], step: str, key: str, label: str, colour: str) -> Curve:
+def one_curve(
+    rows: Sequence[Mapping[str, Any]], step: str, key: str, label: str, colour: str
+) -> Curve:
     """One logged number as a curve."""
     return label, colour, *read_series(rows, step, key)
 
@@ -100,11 +104,19 @@ def training_figures(stages: Mapping[str, Stage]) -> dict[str, Markup | None]:
     for title, name in (("DiffusionNFT", "edit-nft"), ("Flow-GRPO", "edit-grpo")):
         rows = read_metrics(stages[name])
         given = one_curve(rows, "epoch", "reward_mean", "reward from the RRM", blue)
-        editor_panels[title] = [given, one_curve(rows, "epoch", "true_reward_mean", "true reward", amber)]
+        editor_panels[title] = [
+            given,
+            one_curve(rows, "epoch", "true_reward_mean", "true reward", amber),
+        ]
     return {
-        "sft": curves({"Loss": [one_curve(sft, "step", "loss", "loss", amber)]}, "step", "SFT loss"),
+        "sft": curves(
+            {"Loss": [one_curve(sft, "step", "loss", "loss", amber)]}, "step", "SFT loss"
+        ),
         "gcpo": curves(
-            {title: [one_curve(gcpo, "step", key, title, colour)] for title, (key, colour) in gcpo_panels.items()},
+            {
+                title: [one_curve(gcpo, "step", key, title, colour)]
+                for title, (key, colour) in gcpo_panels.items()
+            },
             "step",
             "GCPO training",
         ),
@@ -120,14 +132,22 @@ def model_figure(rrm: Mapping[str, Mapping[str, Any]]) -> Markup | None:
         if numbers["half_tie"] is not None:
             interval = None if numbers["ci95"] is None else [100 * end for end in numbers["ci95"]]
             rows[NAMES[name]] = (COLOURS[name], 100 * numbers["half_tie"], interval)
-    return intervals(rows, "pairs ranked as people do, % (a tie counts half)", "Accuracy of the reward models")
+    return intervals(
+        rows, "pairs ranked as people do, % (a tie counts half)", "Accuracy of the reward models"
+    )
 
 
 def editor_figures(editors: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup | None]:
     """True reward with interval, and principles met, per editor that was evaluated."""
     known = {name: editors[name] for name in EDITORS if editors[name]["reward"] is not None}
-    rows = {NAMES[name]: (COLOURS[name], numbers["reward"], numbers["ci95"]) for name, numbers in known.items()}
-    series = {NAMES[n]: (COLOURS[n], [numbers["by_principle"][c] for c in CATEGORIES]) for n, numbers in known.items()}
+    rows = {
+        NAMES[name]: (COLOURS[name], numbers["reward"], numbers["ci95"])
+        for name, numbers in known.items()
+    }
+    series = {
+        NAMES[n]: (COLOURS[n], [numbers["by_principle"][c] for c in CATEGORIES])
+        for n, numbers in known.items()
+    }
     return {
         "reward": intervals(rows, "true reward, 0 to 1", "True reward of the editors"),
         "principles": bars(list(CATEGORIES.values()), series, "Principles met by the editors"),
@@ -150,7 +170,9 @@ def example_pairs(examples: Sequence[Example]) -> list[Example]:
 def example_edits(folder: Path, example: Example) -> list[dict[str, Any]]:
     """The two edits, the preferred one first, with image, judgement and verdicts."""
     edits = []
-    for side, image, judgement in zip("ab", example.images[1:], example.judgements or (), strict=True):
+    for side, image, judgement in zip(
+        "ab", example.images[1:], example.judgements or (), strict=True
+    ):
         verdicts = judgement.read.verdicts if judgement.read else [None] * len(judgement.principles)
         edits.append(
             {
@@ -222,7 +244,10 @@ def page(config: ReportConfig) -> tuple[str, dict[str, Any]]:
         categories=CATEGORIES,
         difference=paired(stages["eval"], "gcpo", "sft"),
         configs=config_texts(Path(config.configs)),
-        versions={"Python": platform.python_version(), **{package: installed(package) for package in PACKAGES}},
+        versions={
+            "Python": platform.python_version(),
+            **{package: installed(package) for package in PACKAGES},
+        },
         training=training_figures(stages),
         model_figure=model_figure(summary["rrm"]),
         editor_figures=editor_figures(summary["editor"]),
@@ -244,8 +269,12 @@ def write_report(config: ReportConfig) -> Path:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description="Write one page about a run.")
-    parser.add_argument("--config", required=True, help="a YAML file, such as configs/sandbox/report.yaml")
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report", description="Write one page about a run."
+    )
+    parser.add_argument(
+        "--config", required=True, help="a YAML file, such as configs/sandbox/report.yaml"
+    )
     print(write_report(ReportConfig.read(parser.parse_args().config)))
 
 

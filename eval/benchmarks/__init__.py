@@ -24,7 +24,9 @@ from rrm.rows.labels import BY_WORDS, Given, Labels
 
 def discovered() -> dict[str, Benchmark]:
     """The benchmarks of this folder's files, by name."""
-    modules = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    modules = [
+        import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+    ]
     found = [module.BENCHMARK for module in modules]
     return {benchmark.name: benchmark for benchmark in found}
 
@@ -51,14 +53,18 @@ def limited(benchmark: Benchmark, rows: Iterable[RawRow], limit: int) -> Iterato
             yield row
 
 
-def labels_at(name: str, where: str, reading: Reading = PLAIN, given: Given | None = None) -> Labels:
-    """What the labels mean. Raises InputError where that is not certain and `given` does not say."""
+def labels_at(
+    name: str, where: str, reading: Reading = PLAIN, given: Given | None = None
+) -> Labels:
+    """What the labels mean. Raises InputError where neither the data nor `given` says."""
     benchmark = benchmark_of(name)
     if benchmark.decide_labels is not None:
         return benchmark.decide_labels(where, reading, given)
     if given:
         own = ", ".join(f"'{other.name}'" for other in BENCHMARKS.values() if other.decide_labels)
-        raise InputError(f"The labels of '{name}' mean what its schema says; give 'labels' for {own} alone.")
+        raise InputError(
+            f"The labels of '{name}' mean what its schema says; give 'labels' for {own} alone."
+        )
     return BY_WORDS
 
 
@@ -108,7 +114,7 @@ def open_benchmark(
     reading: Reading = PLAIN,
     given: Given | None = None,
 ) -> OpenBenchmark:
-    """The benchmark as `read_benchmark` reads it, with votes on one pair merged where it has any."""
+    """The benchmark as `read_benchmark` reads it, with votes on one pair merged."""
     benchmark = benchmark_of(name)
     labels = labels_at(name, where, reading, given)
 
@@ -120,13 +126,19 @@ def open_benchmark(
         return OpenBenchmark(benchmark, pairs, every_row, None)
     merged, votes = benchmark.merge_votes(pairs)
     if not merged:
-        raise InputError(f"{where} holds no pair of two different images that votes do not contradict.")
+        raise InputError(
+            f"{where} holds no pair of two different images that votes do not contradict."
+        )
     numbers = {pair.number for pair in merged}
     rows = {"labels": labels.rows(), **votes}
-    return OpenBenchmark(benchmark, merged, lambda: (row for row in every_row() if row.number in numbers), rows)
+    return OpenBenchmark(
+        benchmark, merged, lambda: (row for row in every_row() if row.number in numbers), rows
+    )
 
 
-def summarise(name: str, pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds | None = None) -> dict[str, Any]:
+def summarise(
+    name: str, pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds | None = None
+) -> dict[str, Any]:
     """What scores by edit id amount to, by the benchmark's own rules and by one for all benchmarks.
 
     {"convention": {name: cell}, "principled": {dimension: …}, and counts}; `principled` is
@@ -135,7 +147,9 @@ def summarise(name: str, pairs: Sequence[PairIndex], scores: Scores, thresholds:
     benchmark, given = benchmark_of(name), thresholds or Thresholds()
     decided = decided_outcomes(pairs, scores)
     note = (
-        f"Scores up to {given.margin:g} apart are a tie." if given.margin else "The margin is 0: only equal scores are a tie."
+        f"Scores up to {given.margin:g} apart are a tie."
+        if given.margin
+        else "The margin is 0: only equal scores are a tie."
     )
     return {
         "kind": name,

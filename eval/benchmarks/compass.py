@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 
 from eval.outcomes import Scores, three_way
 from eval.pairs import BenchmarkRow, Label, PairIndex, pair_row
-from eval.protocol import Benchmark, Cell, Citation, PublicSet, Thresholds, label_of_scores, pairs_by_dimension, share_right
+from eval.protocol import (
+    Benchmark,
+    Cell,
+    Citation,
+    PublicSet,
+    Thresholds,
+    label_of_scores,
+    pairs_by_dimension,
+    share_right,
+)
 from eval.reading import Layout, RawRow
 from rrm import statistics
 from rrm.errors import InputError
@@ -27,7 +36,10 @@ def row_of(row: RawRow, labels: Labels) -> BenchmarkRow:
     row.need(FIELDS, "EditReward-Compass")
     dimension = row.text("dimension")
     if dimension not in DIMENSIONS:
-        raise InputError(f"{row.where}: 'dimension' is {dimension!r:.60}; it must be one of {', '.join(DIMENSIONS)}.")
+        raise InputError(
+            f"{row.where}: 'dimension' is {dimension!r:.60}; it must be one of "
+            f"{', '.join(DIMENSIONS)}."
+        )
     values = row.values
     return pair_row(
         row,
@@ -54,7 +66,9 @@ def protocol(pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds)
     """
 
     def cell(members: Sequence[PairIndex]) -> Cell:
-        return share_right([right(pair, scores, thresholds.margin) for pair in members], members, scores)
+        return share_right(
+            [right(pair, scores, thresholds.margin) for pair in members], members, scores
+        )
 
     values = [float(right(pair, scores, thresholds.margin)) for pair in pairs]
     dimensions, sources = [pair.dimension for pair in pairs], [pair.source for pair in pairs]

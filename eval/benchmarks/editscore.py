@@ -12,7 +12,16 @@ from typing import Any
 
 from eval.outcomes import Scores, breakdown
 from eval.pairs import BenchmarkRow, PairIndex, pair_row
-from eval.protocol import Benchmark, Cell, Citation, PublicSet, Thresholds, counts_of, decided_outcomes, pairs_by_dimension
+from eval.protocol import (
+    Benchmark,
+    Cell,
+    Citation,
+    PublicSet,
+    Thresholds,
+    counts_of,
+    decided_outcomes,
+    pairs_by_dimension,
+)
 from eval.reading import RawRow
 from rrm.errors import InputError
 from rrm.rows.labels import Labels
@@ -24,7 +33,9 @@ def two_entries(row: RawRow, column: str) -> tuple[Any, Any]:
     """The two entries of a column that must hold two."""
     value = row.values[column]
     if isinstance(value, str | bytes) or not hasattr(value, "__len__") or len(value) != 2:
-        raise InputError(f"{row.where}: '{column}' must hold exactly two entries, the preferred one first.")
+        raise InputError(
+            f"{row.where}: '{column}' must hold exactly two entries, the preferred one first."
+        )
     return value[0], value[1]
 
 
@@ -73,12 +84,14 @@ BENCHMARK = Benchmark(
     title="EditReward-Bench of EditScore",
     row_of=row_of,
     protocol=protocol,
-    citation=Citation("overall", "mean over task types, dimension {name}, a tie is wrong", "pointwise-macro"),
+    citation=Citation(
+        "overall", "mean over task types, dimension {name}, a tie is wrong", "pointwise-macro"
+    ),
     pairwise_citation=Citation("overall", "mean over task types, dimension {name}, a tie is wrong"),
     public=PublicSet("EditScore/EditReward-Bench", 1238),
     resizes=True,
     group_of=lambda row: (str(row.values.get("dimension")), str(row.number)),
     items=lambda pairs: sum(pair.dimension == "overall" for pair in pairs),
-    note="The inputs of EditScore's own set come from GEdit-Bench and ImgEdit: an editor or a reward model "
-    "that was tuned on either has seen them.",
+    note="The inputs of EditScore's own set come from GEdit-Bench and ImgEdit: an editor or a "
+    "reward model that was tuned on either has seen them.",
 )

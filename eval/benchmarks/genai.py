@@ -11,12 +11,32 @@ from collections.abc import Mapping, Sequence
 
 from eval.outcomes import Scores, three_way
 from eval.pairs import BenchmarkRow, Label, PairIndex, pair_row
-from eval.protocol import Benchmark, Cell, Citation, PublicSet, Thresholds, decisive, label_of_scores, share_right
+from eval.protocol import (
+    Benchmark,
+    Cell,
+    Citation,
+    PublicSet,
+    Thresholds,
+    decisive,
+    label_of_scores,
+    share_right,
+)
 from eval.reading import Layout, RawRow
 from rrm.rows.labels import Labels
 
-COLUMNS = ("instruct_prompt", "source_image", "left_output_image", "right_output_image", "vote_type")
-VOTES: Mapping[str, Label] = {"leftvote": "a", "rightvote": "b", "bothbad_vote": "both_bad", "tievote": "tie"}
+COLUMNS = (
+    "instruct_prompt",
+    "source_image",
+    "left_output_image",
+    "right_output_image",
+    "vote_type",
+)
+VOTES: Mapping[str, Label] = {
+    "leftvote": "a",
+    "rightvote": "b",
+    "bothbad_vote": "both_bad",
+    "tievote": "tie",
+}
 
 
 def row_of(row: RawRow, labels: Labels) -> BenchmarkRow:
@@ -42,11 +62,15 @@ def protocol(pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds)
     """
     margin = thresholds.margin if thresholds.four_margin is None else thresholds.four_margin
     labels = [label_of_scores(pair, scores, margin, thresholds.bad_below) for pair in pairs]
-    four = share_right([label == p.label for label, p in zip(labels, pairs, strict=True)], pairs, scores)
+    four = share_right(
+        [label == p.label for label, p in zip(labels, pairs, strict=True)], pairs, scores
+    )
     if thresholds.bad_below is None:
         note = "needs a both-bad threshold, chosen on validation pairs"
         four |= {"value": None, "right": None, "ci95": None, "note": note}
-    three = [label_of_scores(pair, scores, thresholds.margin) == three_way(pair.label) for pair in pairs]
+    three = [
+        label_of_scores(pair, scores, thresholds.margin) == three_way(pair.label) for pair in pairs
+    ]
     return {
         "4-class": four,
         "3-class": share_right(three, pairs, scores),
@@ -61,7 +85,9 @@ BENCHMARK = Benchmark(
     protocol=protocol,
     citation=Citation("3-class", "left, right or the same", "three-class"),
     pairwise_citation=Citation("decisive", "of the pairs that people decided", "decisive-pairwise"),
-    layout=Layout(split="test_v1", config="image_edition", parts=("image_edition",), stem="test_v1"),
+    layout=Layout(
+        split="test_v1", config="image_edition", parts=("image_edition",), stem="test_v1"
+    ),
     public=PublicSet("TIGER-Lab/GenAI-Bench", 919),
     both_bad=True,
 )

@@ -14,7 +14,16 @@ from typing import Any
 
 from eval.outcomes import Scores, breakdown
 from eval.pairs import BenchmarkRow, PairIndex, pair_row
-from eval.protocol import Benchmark, Cell, Citation, Thresholds, counts_of, decided_outcomes, label_of_scores, share_right
+from eval.protocol import (
+    Benchmark,
+    Cell,
+    Citation,
+    Thresholds,
+    counts_of,
+    decided_outcomes,
+    label_of_scores,
+    share_right,
+)
 from eval.reading import Layout, RawRow, raw_rows
 from rrm.errors import InputError
 from rrm.records import Label as VoteLabel
@@ -89,7 +98,11 @@ def protocol(pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds)
     tied = [label_of_scores(pair, scores, thresholds.margin) == "tie" for pair in same]
     return {
         "strict": {"value": parts["strict"], **counts_of(parts), "ci95": parts["strict_ci95"]},
-        "half_tie": {"value": parts["half_tie"], **counts_of(parts), "ci95": parts["half_tie_ci95"]},
+        "half_tie": {
+            "value": parts["half_tie"],
+            **counts_of(parts),
+            "ci95": parts["half_tie_ci95"],
+        },
         "same": share_right(tied, same, scores),
     }
 

@@ -14,7 +14,17 @@ from collections.abc import Sequence
 
 from eval.outcomes import Scores, Side, side_of, three_way
 from eval.pairs import BenchmarkRow, PairIndex, pair_row
-from eval.protocol import Benchmark, Cell, Citation, PublicSet, Thresholds, label_of_scores, scores_of, share_right, unparseable
+from eval.protocol import (
+    Benchmark,
+    Cell,
+    Citation,
+    PublicSet,
+    Thresholds,
+    label_of_scores,
+    scores_of,
+    share_right,
+    unparseable,
+)
 from eval.reading import Layout, RawRow
 from rrm.errors import InputError
 from rrm.rows.fields import BadRow
@@ -42,7 +52,10 @@ def group_of(row: RawRow) -> tuple[str, str]:
     except (TypeError, ValueError):
         candidates = 0
     if candidates not in (2, 3, 4):
-        raise InputError(f"{row.where}: 'num_candidates' is {row.values['num_candidates']!r:.60}; it must be 2, 3 or 4.")
+        raise InputError(
+            f"{row.where}: 'num_candidates' is {row.values['num_candidates']!r:.60}; it must be "
+            "2, 3 or 4."
+        )
     part = f"{candidates}pair"
     return part, f"{part}/{str(row.values['id']).partition('_')[0]}"
 
@@ -103,9 +116,17 @@ def by_public_code(pairs: Sequence[PairIndex], scores: Scores) -> Cell:
     decided ignores the margin. A pair that is a tie is right up to a margin that is chosen on the
     test pairs themselves. Groups without all scores are left out.
     """
-    groups = [group for group in groups_of(pairs).values() if all(scores_of(pair, scores) for pair in group)]
+    groups = [
+        group
+        for group in groups_of(pairs).values()
+        if all(scores_of(pair, scores) for pair in group)
+    ]
     two = [pair for group in groups if group[0].candidates == 2 for pair in group]
-    gaps = [(three_way(pair.label), both[0] - both[1]) for pair in two if (both := scores_of(pair, scores))]
+    gaps = [
+        (three_way(pair.label), both[0] - both[1])
+        for pair in two
+        if (both := scores_of(pair, scores))
+    ]
     margin = margin_on_test_pairs(gaps)
 
     def right(pair: PairIndex) -> bool:
@@ -114,9 +135,12 @@ def by_public_code(pairs: Sequence[PairIndex], scores: Scores) -> Cell:
             return abs(first - second) <= margin
         return first > second if pair.label == "a" else second >= first
 
-    cell = share_right([all(map(right, group)) for group in groups], [group[0] for group in groups], scores)
+    cell = share_right(
+        [all(map(right, group)) for group in groups], [group[0] for group in groups], scores
+    )
     note = (
-        f"ties by place, groups without a score left out, K=2 ties up to {margin:g} apart, a margin chosen on these very pairs"
+        f"ties by place, groups without a score left out, K=2 ties up to {margin:g} apart, a "
+        "margin chosen on these very pairs"
     )
     return {**cell, "unparseable": 0, "note": note}
 
@@ -133,7 +157,9 @@ def protocol(pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds)
 
     def part(wanted: int | None) -> Cell:
         names = [name for name in groups if wanted in (None, name[0])]
-        cell = share_right([right[name] for name in names], [groups[name][0] for name in names], scores)
+        cell = share_right(
+            [right[name] for name in names], [groups[name][0] for name in names], scores
+        )
         members = [pair for name in names for pair in groups[name]]
         return {**cell, "pairs": len(members), "unparseable": unparseable(members, scores)}
 
@@ -152,5 +178,8 @@ BENCHMARK = Benchmark(
     needs_scores=(PUBLIC_RULE,),
     group_of=group_of,
     items=lambda pairs: len(groups_of(pairs)),
-    anchors_note=f"counted by TIGER-Lab's code or by the plain rule, as the source has it: see 'overall' and '{PUBLIC_RULE}'",
+    anchors_note=(
+        "counted by TIGER-Lab's code or by the plain rule, as the source has it: see 'overall' and "
+        f"'{PUBLIC_RULE}'"
+    ),
 )

@@ -21,7 +21,15 @@ from eval.editors import gedit, imgedit
 from eval.editors.gsb import gsb, read_votes
 from eval.editors.items import Bench, EditItem, ItemResult
 from eval.editors.judge import AnswerRow, JudgeSettings, judge_all
-from eval.editors.report import check_comparable, comparison, gsb_text, published, read_results, tables, write_report
+from eval.editors.report import (
+    check_comparable,
+    comparison,
+    gsb_text,
+    published,
+    read_results,
+    tables,
+    write_report,
+)
 from eval.editors.sample import SETTINGS, sample
 from rrm.errors import InputError, NothingMade
 from rrm.rows.formats import Reading

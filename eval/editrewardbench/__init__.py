@@ -1,1 +1,1 @@
-"""`editrewardbench`: how well a reward model agrees with people, by the public benchmarks' own protocols, and what else can be said of it."""
+"""`editrewardbench`: how well a judge agrees with people, by the benchmarks' own protocols."""

@@ -1,4 +1,4 @@
-"""A judge's answers on a benchmark's pairs, pointwise or pairwise, in the form that outcomes need."""
+"""A judge's answers on a benchmark's pairs, pointwise or pairwise, as outcomes need them."""
 
 from __future__ import annotations
 
@@ -88,10 +88,14 @@ def outcomes_of_votes(pairs: Sequence[PairIndex], votes: Sequence[PairVote]) -> 
 
 def text_of(judgement: Judgement) -> str:
     """The thought; where there is none, why the judgement failed."""
-    return judgement.thought or ("" if judgement.failure is None else f"{judgement.failure.kind}: {judgement.failure.detail}")
+    return judgement.thought or (
+        "" if judgement.failure is None else f"{judgement.failure.kind}: {judgement.failure.detail}"
+    )
 
 
-def of_passes(passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any], unreadable: int) -> Answers:
+def of_passes(
+    passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any], unreadable: int
+) -> Answers:
     """A pointwise judge's judgements of every edit, once per pass."""
     scores = mean_scores(passes)
     failures = failures_of(passes)
@@ -101,7 +105,10 @@ def of_passes(passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any],
         return outcomes_of_scores(pairs, scores, failures, margin)
 
     def of_each_pass(pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
-        return [outcomes_of_scores(pairs, mean_scores([judged]), failures_of([judged]), margin) for judged in passes]
+        return [
+            outcomes_of_scores(pairs, mean_scores([judged]), failures_of([judged]), margin)
+            for judged in passes
+        ]
 
     def scored(pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
         return list(pairs), scores
@@ -120,7 +127,7 @@ def of_passes(passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any],
 
 
 def place_of(pair: PairIndex | Outcome) -> tuple[str, str]:
-    """What tells a pair's votes from all others': the ids of both edits, which hold the task, in order."""
+    """The key of a pair's votes: the ids of both edits, which include the task, in order."""
     return pair.edits if isinstance(pair, Outcome) else pair.edit_ids
 
 
@@ -141,14 +148,20 @@ def of_votes(
         own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(wanted)]
         scores: dict[str, float | None] = {}
         for pair, outcome in zip(own, outcomes(wanted, 0.0), strict=True):
-            scores |= zip(pair.edit_ids, AS_SCORES[outcome.side] if outcome.side else (None, None), strict=True)
+            scores |= zip(
+                pair.edit_ids,
+                AS_SCORES[outcome.side] if outcome.side else (None, None),
+                strict=True,
+            )
         return own, scores
 
     def texts(outcome: Outcome) -> list[dict[str, Any]]:
         thoughts = table[place_of(outcome)].thoughts
         return [
             {"title": title, "text": text}
-            for title, text in zip(("As shown here", "Shown in swapped order"), thoughts, strict=True)
+            for title, text in zip(
+                ("As shown here", "Shown in swapped order"), thoughts, strict=True
+            )
         ]
 
     def of_each_pass(wanted: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
@@ -179,7 +192,11 @@ def collect_answers(
     `given` has the principles of an instruction; the judge writes its own without it. Raises
     InputError where the judge refuses everything; earlier answers are kept.
     """
-    reward: dict[str, Any] = {"spec": spec, "pairwise": is_pairwise(spec), "sampling": sampling_of(spec, seed)}
+    reward: dict[str, Any] = {
+        "spec": spec,
+        "pairwise": is_pairwise(spec),
+        "sampling": sampling_of(spec, seed),
+    }
     if is_pairwise(spec):
         with open_pair_judge(spec) as pair_judge:
             store = AnswerCache(folder / "votes.jsonl", Vote, retry)
@@ -187,7 +204,9 @@ def collect_answers(
             used = {order.key for pair in pairs for order in pair_judge.orders_of(pair)}
             prompt_hash = short_hash(pair_judge.words(TEMPLATE))
             reward |= {"fingerprint": pair_judge.fingerprint, "prompt_hash": prompt_hash}
-        return of_votes(pairs, votes, [store[key].failure for key in sorted(used)], reward, store.unreadable)
+        return of_votes(
+            pairs, votes, [store[key].failure for key in sorted(used)], reward, store.unreadable
+        )
     judged = []
     with open_judges(spec, passes, seed, truth) as judges:
         first = judges[0]

@@ -20,7 +20,7 @@ HALF_WAY = 1 << 20
 
 
 def mean_change(source: Image.Image, edited: Image.Image) -> float:
-    """The mean absolute difference of an edit at its source's size from the source, in levels (0–255)."""
+    """Mean absolute difference of edit and source in levels (0–255), at the source's size."""
     if edited.size != source.size:
         edited = edited.resize(source.size, Image.Resampling.BICUBIC)
     before, after = (np.asarray(image.convert("RGB"), np.int16) for image in (source, edited))
@@ -71,7 +71,9 @@ class BaselineJudge(LocalJudge):
         self.name, self.seed = name, seed
         self.fingerprint = f"baseline|{name}|{seed}" if name == RANDOM else f"baseline|{name}"
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """It reads nothing; the instruction tells edits apart."""
         return instruction
 
@@ -82,7 +84,10 @@ class BaselineJudge(LocalJudge):
     def judge(self, edit: Edit) -> Judgement:
         """A score and what was measured."""
         if self.name == RANDOM:
-            return Judgement(expected=random.Random(f"{self.seed}|{edit.edit_id}").uniform(0, 10), thought="(random)")
+            return Judgement(
+                expected=random.Random(f"{self.seed}|{edit.edit_id}").uniform(0, 10),
+                thought="(random)",
+            )
         score, thought = MEASURES[self.name](edit.source, edit.edited)
         return Judgement(expected=score, thought=thought)
 
@@ -94,7 +99,9 @@ class ChanceJudge(LocalJudge):
         self.seed = seed
         self.fingerprint = f"chance|{seed}"
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """It reads nothing, but tosses a coin per principle."""
         return f"{len(principles)} coins"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.anchors import anchors_for
+from eval.anchors import Anchor, anchors_for
 from eval.pairs import PairIndex
 from eval.protocol import Benchmark, Citation
 from eval.wording import percent, percent_span
@@ -16,8 +16,15 @@ def size_note(benchmark: Benchmark, resized: bool) -> str:
     """At which size edits were shown to the judge, and whose way that is."""
     if not resized:
         return "Edits were judged at their own size, as rrm score and the training of editors do."
-    whose = "EditScore's protocol does so" if benchmark.resizes else "the benchmark's protocol does not ask for it"
-    return f"Edits were judged at their source's size ({whose}); rrm score and the training of editors do not resize."
+    whose = (
+        "EditScore's protocol does so"
+        if benchmark.resizes
+        else "the benchmark's protocol does not ask for it"
+    )
+    return (
+        f"Edits were judged at their source's size ({whose}); rrm score and the training of "
+        "editors do not resize."
+    )
 
 
 def is_public(benchmark: Benchmark, where: str, pairs: Sequence[PairIndex]) -> bool:
@@ -34,9 +41,14 @@ def published(benchmark: Benchmark, citation: Citation) -> list[dict[str, Any]]:
     if citation.anchors is None:
         return []
     return [
-        {**anchor.model_dump(), "line": f"{anchor.value:g} ({anchor.unit})  {anchor.model} {anchor.setting or ''}".rstrip()}
+        {**anchor.model_dump(), "line": f"{anchor.value:g} ({anchor.unit})  {name_of(anchor)}"}
         for anchor in anchors_for(benchmark.name, "overall", citation.anchors)
     ]
+
+
+def name_of(anchor: Anchor) -> str:
+    """The model and its setting."""
+    return f"{anchor.model} {anchor.setting or ''}".rstrip()
 
 
 def cited_cell(citation: Citation, convention: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,13 +69,17 @@ def line_of(name: str, cell: Mapping[str, Any]) -> str:
 def group_lines(name: str, cell: Mapping[str, Any]) -> list[str]:
     """A line for each group of task types in a dimension of EditScore's."""
     return [
-        f"{name}, {group}: {percent(part['value'])}% mean over its task types (as EditScore's table), "
-        f"{percent(part['pooled'])}% of its {part['n']} pairs together"
+        f"{name}, {group}: {percent(part['value'])}% mean over its task types (as EditScore's "
+        f"table), {percent(part['pooled'])}% of its {part['n']} pairs together"
         for group, part in cell.get("groups", {}).items()
     ]
 
 
 def lines_of(protocol: Mapping[str, Any]) -> list[str]:
     """A line for each number of the benchmark's public convention, then what its tie margin is."""
-    lines = [line for name, cell in protocol["convention"].items() for line in (line_of(name, cell), *group_lines(name, cell))]
+    lines = [
+        line
+        for name, cell in protocol["convention"].items()
+        for line in (line_of(name, cell), *group_lines(name, cell))
+    ]
     return [*lines, protocol["margin_note"]]

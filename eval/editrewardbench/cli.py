@@ -65,41 +65,74 @@ def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
 @app.command()
 def run(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys of the config", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="keys of the config", show_default=False),
     ] = None,
-    config: Annotated[str | None, option("a YAML file with any of these, or several judges", metavar="FILE")] = None,
+    config: Annotated[
+        str | None, option("a YAML file with any of these, or several judges", metavar="FILE")
+    ] = None,
     bench: Annotated[
         str | None,
-        typer.Option(callback=benchmark_name, help=f"whose format and protocol: {', '.join(benchmarks.BENCHMARKS)}"),
+        typer.Option(
+            callback=benchmark_name,
+            help=f"whose format and protocol: {', '.join(benchmarks.BENCHMARKS)}",
+        ),
     ] = None,
-    data: Annotated[str | None, option("folder, file, or hub id (owner/name@revision)", metavar="WHERE")] = None,
+    data: Annotated[
+        str | None, option("folder, file, or hub id (owner/name@revision)", metavar="WHERE")
+    ] = None,
     reward: Annotated[str | None, option(FORMS, metavar="SPEC")] = None,
-    out: Annotated[str | None, option("folder of results; the same command carries on there", metavar="DIR")] = None,
-    encoding: Annotated[str | None, option("of text files that are not UTF-8, such as gb18030")] = None,
+    out: Annotated[
+        str | None, option("folder of results; the same command carries on there", metavar="DIR")
+    ] = None,
+    encoding: Annotated[
+        str | None, option("of text files that are not UTF-8, such as gb18030")
+    ] = None,
     labels: Annotated[
         str | None,
-        option("meaning of uncertain labels: value=a, b, same, or value= to leave its rows out", metavar="1=a,2=b"),
+        option(
+            "meaning of uncertain labels: value=a, b, same, or value= to leave its rows out",
+            metavar="1=a,2=b",
+        ),
     ] = None,
-    passes: Annotated[int | None, option("sampled judgements per edit, whose mean counts (Avg@K)", metavar="K")] = None,
-    limit: Annotated[int | None, option("first rows of every dimension, or groups of every size", metavar="N")] = None,
+    passes: Annotated[
+        int | None, option("sampled judgements per edit, whose mean counts (Avg@K)", metavar="K")
+    ] = None,
+    limit: Annotated[
+        int | None, option("first rows of every dimension, or groups of every size", metavar="N")
+    ] = None,
     validation: Annotated[
-        float | None, option("share of the sources on which the tie margin is fixed", metavar="SHARE")
+        float | None,
+        option("share of the sources on which the tie margin is fixed", metavar="SHARE"),
     ] = None,
     train_manifest: Annotated[
-        str | None, option("training data: a data folder, or rows of source and instruction", metavar="PATH")
+        str | None,
+        option("training data: a data folder, or rows of source and instruction", metavar="PATH"),
     ] = None,
     resize: Annotated[
         bool | None,
-        option("resize edits to their source's size, or not (default: the protocol's way)", "--resize/--no-resize"),
+        option(
+            "resize edits to their source's size, or not (default: the protocol's way)",
+            "--resize/--no-resize",
+        ),
     ] = None,
     batch: Annotated[int | None, option("edits judged at once (default: 32)")] = None,
-    retry: Annotated[bool | None, option("ask again for all failures, not just transient ones", "--retry")] = None,
-    seed: Annotated[int | None, option("of sampling, splits and random baselines (default: 0)")] = None,
-    principles: Annotated[
-        str | None, option("decompose (default), a JSONL file by instruction, or truth", metavar="FROM")
+    retry: Annotated[
+        bool | None, option("ask again for all failures, not just transient ones", "--retry")
     ] = None,
-    truth: Annotated[str | None, option("sandbox: hold verdicts against the truth of its pixels", metavar="NAME")] = None,
-    print_config: Annotated[bool, option("print the effective config and stop", "--print-config")] = False,
+    seed: Annotated[
+        int | None, option("of sampling, splits and random baselines (default: 0)")
+    ] = None,
+    principles: Annotated[
+        str | None,
+        option("decompose (default), a JSONL file by instruction, or truth", metavar="FROM"),
+    ] = None,
+    truth: Annotated[
+        str | None, option("sandbox: hold verdicts against the truth of its pixels", metavar="NAME")
+    ] = None,
+    print_config: Annotated[
+        bool, option("print the effective config and stop", "--print-config")
+    ] = False,
 ) -> None:
     """Judge a benchmark's edits and count."""
     options = {key: value for key, value in locals().items() if value is not None}
@@ -122,7 +155,10 @@ def run_values(values: dict[str, Any], origin: str, print_config: bool) -> None:
     config = (SuiteConfig if suite else BenchConfig).checked(values, origin)
     line, truths = shlex.join(["editrewardbench", *sys.argv[1:]]), {"sandbox": SandboxTruth}
     if print_config:
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+        print(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+            end="",
+        )
     elif isinstance(config, SuiteConfig):
         run_suite(config, line, truths)
     else:
@@ -134,7 +170,9 @@ def run_values(values: dict[str, Any], origin: str, print_config: bool) -> None:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="a result's folder, the supposedly better one's")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="a result's folder, the supposedly better one's")
+    ],
     second: Annotated[Path, typer.Argument(metavar="B", help="the other's")],
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print all of it as JSON")] = False,
@@ -150,7 +188,9 @@ def compare(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="a result's folder")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a result's folder")],
+) -> None:
     """Write a page about a result that opens offline."""
     from eval.editrewardbench.page import write_page
 

@@ -1,4 +1,4 @@
-"""`editrewardbench compare A B`: two results on the same pairs, with intervals, exact tests and the pairs that changed."""
+"""`editrewardbench compare A B`: two results on the same pairs, and the pairs that changed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ SHOWN = 20
 """Changed pairs that are printed; the result holds all of them."""
 
 
-def refuse_other_benchmark(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:
-    """Raises InputError unless both results are of the same benchmark content, read by the same protocol."""
+def refuse_other_benchmark(
+    first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]
+) -> None:
+    """Raises InputError unless both results are of the same benchmark, content and protocol."""
     ours, theirs = first["bench"], second["bench"]
     if (ours["kind"], ours["content_hash"]) == (theirs["kind"], theirs["content_hash"]):
         return
     sizes = [", edits at their source's size" if b["resized"] else "" for b in (ours, theirs)]
     parts = [
-        f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} pairs{size})"
+        f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} "
+        f"pairs{size})"
         for name, b, size in zip(names, (ours, theirs), sizes, strict=True)
     ]
     raise InputError(
-        f"These results are not of the same pairs: {'; '.join(parts)}. Run both on the same data, --limit and --resize."
+        f"These results are not of the same pairs: {'; '.join(parts)}. Run both on the same "
+        "data, --limit and --resize."
     )
 
 
-def in_step(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
-    """The outcomes on the pairs that both results hold, in the same order. Raises InputError where there are none."""
+def in_step(
+    first: Sequence[Outcome], second: Sequence[Outcome]
+) -> tuple[list[Outcome], list[Outcome]]:
+    """The outcomes on the pairs of both results, in one order. Raises InputError without any."""
 
     def name(o: Outcome) -> tuple[str, str, int]:
         return o.item, o.dimension, o.number
@@ -40,7 +46,10 @@ def in_step(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[list[O
     theirs = {name(o): o for o in second}
     shared = [o for o in first if name(o) in theirs]
     if not shared:
-        raise InputError("The results share no pair: their validation shares leave different ones; run both with the same.")
+        raise InputError(
+            "The results share no pair: their validation shares leave different ones; run both "
+            "with the same."
+        )
     return shared, [theirs[name(o)] for o in shared]
 
 
@@ -50,7 +59,7 @@ def edit_scores(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
 
 
 def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """How much more accurate the first result is, and whether that may be chance, for one set of pairs."""
+    """How much more accurate the first result is on these pairs, with tests."""
     sources, tasks = [o.source for o in first], [o.task_type for o in first]
     right, theirs = [o.right for o in first], [o.right for o in second]
     halves = [o.half_tie for o in first], [o.half_tie for o in second]
@@ -70,7 +79,7 @@ def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) 
 
 
 def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The pairs that only one of both has right, those that the first alone has right before the others."""
+    """The pairs that only one of both has right, the first result's own first."""
     rows = [
         {
             "item": a.item,
@@ -90,7 +99,7 @@ def changed(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[dict[st
 
 
 def compare_results(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
-    """The comparison of the results in two folders, the supposedly better one first. Raises InputError unless they share pairs."""
+    """The comparison of two results' folders. Raises InputError unless they share pairs."""
     summaries = read_summary(first), read_summary(second)
     refuse_other_benchmark(*summaries, (str(first), str(second)))
     ours, theirs = in_step(read_outcomes(first), read_outcomes(second))
@@ -103,7 +112,10 @@ def compare_results(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
         "left_out": max(summary["result"]["n"] for summary in summaries) - len(ours),
         "seed": seed,
         "resamples": statistics.RESAMPLES,
-        "dimensions": {name: differences(members, other[name], seed) for name, members in by_dimension(ours).items()},
+        "dimensions": {
+            name: differences(members, other[name], seed)
+            for name, members in by_dimension(ours).items()
+        },
         "spearman": statistics.rank_correlation(
             [scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]
         ),
@@ -124,31 +136,48 @@ def number(value: float | None) -> str:
 def described(result: Mapping[str, Any]) -> str:
     """The comparison for a person: a block per dimension, then the first of the changed pairs."""
     lines = [f"A  {result['first']['reward']['spec']}", f"B  {result['second']['reward']['spec']}"]
-    lines.append(f"on {result['bench']['kind']}, content {result['bench']['content_hash']}; differences are A − B in points")
     lines.append(
-        f"intervals and p: {result['resamples']} resamples of whole source images, task types varying with them; none where they "
-        "cannot be estimated (one source, one of a whole task type, no variation)"
+        f"on {result['bench']['kind']}, content {result['bench']['content_hash']}; differences "
+        "are A − B in points"
+    )
+    lines.append(
+        f"intervals and p: {result['resamples']} resamples of whole source images, task types "
+        "varying with them; none where they cannot be estimated (one source, one of a whole task "
+        "type, no variation)"
     )
     if result["left_out"]:
         lines.append(f"{result['left_out']} pairs that only one of both holds are left out")
     for name, d in result["dimensions"].items():
         m = d["mcnemar"]
-        lines += ["", f"{name}: {d['n']} pairs of {d['sources']} sources; A {percent(d['first'])}%, B {percent(d['second'])}%"]
-        for key, title in (("strict", "strict"), ("half_tie", "ties ½"), ("macro", "macro over task types")):
+        lines += [
+            "",
+            f"{name}: {d['n']} pairs of {d['sources']} sources; A {percent(d['first'])}%, B "
+            f"{percent(d['second'])}%",
+        ]
+        for key, title in (
+            ("strict", "strict"),
+            ("half_tie", "ties ½"),
+            ("macro", "macro over task types"),
+        ):
             difference = d[key]
             lines.append(
-                f"  {title:<22} {points(difference['value']):>6}  95% {points_span(difference['interval'])}  p {p_text(difference['p'])}"
+                f"  {title:<22} {points(difference['value']):>6}  95% "
+                f"{points_span(difference['interval'])}  p {p_text(difference['p'])}"
             )
         lines.append(
-            f"  McNemar, exact         only A right {m['only_first']}, only B right {m['only_second']}, p {p_text(m['p'])}"
+            f"  McNemar, exact         only A right {m['only_first']}, only B right "
+            f"{m['only_second']}, p {p_text(m['p'])}"
         )
-        lines.append(f"  same outcome           {percent(d['agreement'])}%, Cohen's κ {number(d['kappa'])}")
+        lines.append(
+            f"  same outcome           {percent(d['agreement'])}%, Cohen's κ {number(d['kappa'])}"
+        )
     if result["spearman"] is not None:
         lines += ["", f"Spearman's ρ of the edits' scores {number(result['spearman'])}"]
     lines += ["", f"{len(result['changed'])} pairs changed" + (":" if result["changed"] else ".")]
     for row in result["changed"][:SHOWN]:
         lines.append(
-            f"  only {'A' if row['right'] == 'first' else 'B'}  {row['dimension']}  {row['item']}  {row['instruction'][:80]}"
+            f"  only {'A' if row['right'] == 'first' else 'B'}  {row['dimension']}  "
+            f"{row['item']}  {row['instruction'][:80]}"
         )
     if len(result["changed"]) > SHOWN:
         lines.append("  … all of them with --json")

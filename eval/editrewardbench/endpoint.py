@@ -28,8 +28,8 @@ class EndpointJudge:
     """Judges by principles, as a teacher of the data pipeline does: one chat completion per edit,
     all edits of a batch at once.
 
-    `url` is the server's base URL (ending in /v1); `name` stands for it in the fingerprint where the
-    URL changes from run to run. The key is read from the environment variable `key_variable`. A
+    `url` is the server's base URL (ending in /v1); `name` stands for it in the fingerprint where
+    the URL changes from run to run. The key is read from the environment variable `key_variable`. A
     `seed` is sent where the server's `dialect` takes one, and is part of the fingerprint.
     """
 
@@ -69,21 +69,29 @@ class EndpointJudge:
     def __exit__(self, *exception: object) -> None:
         self.open.close()
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """The system prompt and the text behind the images."""
         return f"{JUDGE_SYSTEM}\n{judge_text('full', instruction, principles, requirement)}"
 
-    async def answer(self, system: str, images: Sequence[Image.Image], text: str) -> Choice | Failure:
-        """The model's answer, or why there is none. Images are shrunk to the pixel budget. Never raises."""
+    async def answer(
+        self, system: str, images: Sequence[Image.Image], text: str
+    ) -> Choice | Failure:
+        """The answer, or why there is none. Images are shrunk to the pixel budget. Never raises."""
         try:
             parts = [*(image_part(fit(image)) for image in images), {"type": "text", "text": text}]
         except (InputError, OSError, ValueError) as error:
             return Failure(kind="image_unreadable", detail=str(error)[:300])
         request = ChatRequest(
-            self.model, [{"role": "system", "content": system}, {"role": "user", "content": parts}], self.max_tokens,
-            temperature=self.temperature, seed=self.seed if self.dialect.send_seed else None, extra=self.dialect.extra,
+            self.model,
+            [{"role": "system", "content": system}, {"role": "user", "content": parts}],
+            self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed if self.dialect.send_seed else None,
+            extra=self.dialect.extra,
             max_tokens_field=self.dialect.max_tokens_field,
-        )  # fmt: skip
+        )
         async with self.slots:
             got = await patiently(lambda: self.client.attempt(request), RETRIES, self.rule)
         return got.told if isinstance(got, Fault) else got.choices[0]
@@ -97,7 +105,7 @@ class EndpointJudge:
         return judgement_of(answer, edit.principles)
 
     def gather(self, requests: Iterable[Awaitable[T]], done: Done[T]) -> list[T]:
-        """Awaits all requests at once, giving `done` each answer as it comes; returns them in order."""
+        """Awaits all requests at once, giving `done` each answer; returns them in order."""
 
         async def one(place: int, work: Awaitable[T]) -> T:
             answer = await work
@@ -105,17 +113,21 @@ class EndpointJudge:
             return answer
 
         async def together() -> list[T]:
-            return list(await asyncio.gather(*(one(place, work) for place, work in enumerate(requests))))
+            return list(
+                await asyncio.gather(*(one(place, work) for place, work in enumerate(requests)))
+            )
 
         return self.runner.run(together())
 
     def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
-        """Gives `done` one judgement per edit; InputError where the server refuses everything, or answered none of them."""
+        """Gives `done` one judgement per edit. Raises InputError where the server refuses all."""
         judgements = self.gather((self.judge(edit) for edit in edits), done)
         self.check([judgement.failure for judgement in judgements])
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
-        """Gives `done` the model's own principles for each task; InputError as from `judge_many`."""
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]
+    ) -> None:
+        """Gives `done` the model's own principles of each task. Raises as `judge_many` does."""
 
         async def one(task: TaskToDecompose) -> Principles | Failure:
             text = decompose_text("full", task.instruction, task.requirement)
@@ -129,9 +141,12 @@ class EndpointJudge:
         """Raises InputError where the server refuses everything, or was gone for all of these."""
         self.rule.check()
         last = failures[-1] if failures else None
-        if last is not None and all(failure is not None and failure.kind == "server_gone" for failure in failures):
+        if last is not None and all(
+            failure is not None and failure.kind == "server_gone" for failure in failures
+        ):
             raise InputError(
-                f"The server at {self.url} does not answer ({last.detail}); start it, and the same command carries on."
+                f"The server at {self.url} does not answer ({last.detail}); start it, and the "
+                "same command carries on."
             )
 
 
@@ -140,7 +155,9 @@ class VlmJudge(EndpointJudge):
 
     needs_principles = False
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """The system prompt and the text behind the images."""
         return f"{HOLISTIC_SYSTEM}\n{judge_text('holistic', instruction, (), requirement)}"
 
@@ -152,7 +169,9 @@ class VlmJudge(EndpointJudge):
             return Judgement(failure=answer)
         return judgement_of(answer, ())
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]
+    ) -> None:
         """No principles: it is asked without any."""
         for place, _ in enumerate(tasks):
             done(place, ())

@@ -1,4 +1,4 @@
-"""Pairs to look at: the most certain mistakes, unreadable pairs, and the most certain right ones."""
+"""Pairs to look at: the most certain mistakes, unreadable and most certain right pairs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def certainty(outcome: Outcome) -> float:
 
 
 def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The most certain mistakes, the first unreadable pairs and the most certain right ones, one of a pair of edits each."""
+    """The most certain mistakes, the first unreadable and the most certain right pairs."""
     examples: dict[str, list[Outcome]] = {}
     taken: set[tuple[str, str]] = set()
     wrong = [o for o in outcomes if not o.right and o.side is not None]
@@ -67,7 +67,7 @@ def choose(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def thumbnail(image: Image.Image, path: Path) -> None:
-    """Writes the image as JPEG, made small; a tiny one is enlarged by whole pixels, which compression would blur."""
+    """Writes the image as a small JPEG; a tiny one is enlarged by whole pixels, against blur."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
     times = SIDE // max(small.size)
@@ -77,7 +77,7 @@ def thumbnail(image: Image.Image, path: Path) -> None:
 
 
 def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: Answers) -> None:
-    """Writes `out/examples.json` and the images that it names, in place of those of an earlier run."""
+    """Writes `out/examples.json` and its images, in place of an earlier run's."""
     chosen = choose(outcomes)
     wanted = {o.number: (kind, o) for kind, members in chosen.items() for o in members}
     shutil.rmtree(out / "examples", ignore_errors=True)
@@ -87,7 +87,9 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: 
         if row.number not in wanted:
             continue
         kind, outcome = wanted[row.number]
-        source, a, b = names = tuple(f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b"))
+        source, a, b = names = tuple(
+            f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b")
+        )
         for name, image in zip(names, (row.source, *row.edited), strict=True):
             thumbnail(image, out / name)
         shown[row.number] = Example.model_validate(
@@ -96,7 +98,8 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: 
                 "outcome": outcome,
                 "images": (source, a, b),
                 "words": answers.texts(outcome),
-                "judgements": answers.judgements and [answers.judgements[name] for name in outcome.edits],
+                "judgements": answers.judgements
+                and [answers.judgements[name] for name in outcome.edits],
             }
         )
         if len(shown) == len(wanted):

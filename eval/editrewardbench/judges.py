@@ -43,10 +43,14 @@ class EditJudge(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """Every word that the model reads when it judges."""
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]
+    ) -> None:
         """Gives `done` each task's principles, or why there are none. Raises InputError where the
         judge refuses all."""
 
@@ -67,7 +71,9 @@ class LocalJudge:
     def __exit__(self, *exception: object) -> None:
         return None
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]
+    ) -> None:
         """The principles of each task."""
         for place, task in enumerate(tasks):
             done(place, self.decompose(task))
@@ -77,7 +83,9 @@ class LocalJudge:
         for place, edit in enumerate(edits):
             done(place, self.judge(edit))
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """Every word that the judge reads."""
         raise NotImplementedError
 
@@ -118,16 +126,23 @@ class RewardJudge:
         finally:
             self.model.asking = before
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """Every word that the model reads."""
         return self.model.prompt(instruction, principles, requirement)
 
-    def decompose_many(self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]) -> None:
+    def decompose_many(
+        self, tasks: Sequence[TaskToDecompose], done: Done[Principles | Failure]
+    ) -> None:
         """The model's own principles."""
         self.model.decompose_many(tasks, done=done)
 
     def judge_many(self, edits: Sequence[Edit], done: Done[Judgement]) -> None:
         """The model's judgements."""
-        requests = [EditToJudge(e.source, e.edited, e.instruction, e.principles, e.requirement) for e in edits]
+        requests = [
+            EditToJudge(e.source, e.edited, e.instruction, e.principles, e.requirement)
+            for e in edits
+        ]
         with self.ready() as model:
             model.judge_many(requests, done=done)

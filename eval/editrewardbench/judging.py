@@ -34,7 +34,9 @@ class Decomposition(Record):
     failure: Failure | None = None
 
 
-def batches(requests: Iterable[Request], most: int, images_of: Callable[[Request], Iterable[Image]]) -> Iterator[list[Request]]:
+def batches(
+    requests: Iterable[Request], most: int, images_of: Callable[[Request], Iterable[Image]]
+) -> Iterator[list[Request]]:
     """The requests, `most` at a time, and fewer where their images have `BATCH_PIXELS` in sum."""
     part: list[Request] = []
     held = 0
@@ -76,13 +78,23 @@ def bar_of(total: int, name: str) -> tqdm:
 
 
 def own_principles(
-    judge: EditJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Decomposition], batch: int
+    judge: EditJudge,
+    pairs: Sequence[PairIndex],
+    rows: Rows,
+    store: AnswerCache[Decomposition],
+    batch: int,
 ) -> dict[TaskKey, Principles | Failure]:
     """The judge's own principles for every task; asks only for what `store` lacks."""
-    prompt = repr((decompose_system("full"), decompose_text("full", ""), decompose_text("brief", "")))
+    prompt = repr(
+        (decompose_system("full"), decompose_text("full", ""), decompose_text("brief", ""))
+    )
     keys: dict[TaskKey, str] = {}
     for pair in pairs:
-        words = pair.instruction if pair.requirement is None else repr((pair.instruction, pair.requirement))
+        words = (
+            pair.instruction
+            if pair.requirement is None
+            else repr((pair.instruction, pair.requirement))
+        )
         keys[pair.task] = row_key(judge.fingerprint, prompt, pair.source, words)
     pending = {key for key in keys.values() if not store.settled(key)}
 
@@ -102,7 +114,14 @@ def own_principles(
         else:
             store.add(Decomposition(key=item[0], principles=answer))
 
-    ask_all(requests(), lambda one: (one[1].source,), ask, keep, batch, bar_of(len(pending), "principles"))
+    ask_all(
+        requests(),
+        lambda one: (one[1].source,),
+        ask,
+        keep,
+        batch,
+        bar_of(len(pending), "principles"),
+    )
     store.put_in_order(keys.values())
     return {task: store[key].failure or store[key].principles for task, key in keys.items()}
 
@@ -139,7 +158,10 @@ def judge_all(
             for edit_id, edited, image in zip(pair.edit_ids, pair.edited, row.edited, strict=True):
                 if edit_id in pending and not isinstance(of_task, Failure):
                     pending.discard(edit_id)
-                    yield edited, Edit(edit_id, row.source, image, row.instruction, of_task, row.requirement)
+                    yield (
+                        edited,
+                        Edit(edit_id, row.source, image, row.instruction, of_task, row.requirement),
+                    )
 
     def ask(part: Sequence[tuple[str, Edit]], done: Done[Judgement]) -> None:
         judge.judge_many([edit for _, edit in part], done)
@@ -150,11 +172,22 @@ def judge_all(
         edited, e = item
         store.add(
             JudgedRow(
-                key=keys[e.edit_id], source=sources[e.edit_id], edited=edited, instruction=e.instruction,
-                requirement=e.requirement, judgement=judgement,
-            )
-        )  # fmt: skip
+                key=keys[e.edit_id],
+                source=sources[e.edit_id],
+                edited=edited,
+                instruction=e.instruction,
+                requirement=e.requirement,
+                judgement=judgement,
+            ),
+        )
 
-    ask_all(requests(), lambda one: (one[1].source, one[1].edited), ask, keep, batch, bar_of(len(pending), name))
+    ask_all(
+        requests(),
+        lambda one: (one[1].source, one[1].edited),
+        ask,
+        keep,
+        batch,
+        bar_of(len(pending), name),
+    )
     store.put_in_order(keys.values())
     return failed | {edit_id: store[key].judgement for edit_id, key in keys.items()}

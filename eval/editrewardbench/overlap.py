@@ -29,7 +29,7 @@ Shared = Literal["task", "image"]
 
 @dataclass(frozen=True)
 class Training:
-    """The source images that a model was trained on, as looks, and every image's instructions, normalised."""
+    """Perceptual hashes of a model's training images, and each one's normalised instructions."""
 
     looks: tuple[bytes, ...]
     instructions: tuple[frozenset[str], ...]
@@ -48,24 +48,37 @@ class TrainingRow:
 
 
 def table_rows(path: Path) -> Iterator[TrainingRow]:
-    """Rows of one of the data stage's tables, whose images lie in `images/` beside it under their digests."""
+    """Rows of a table of the data stage, whose images lie in `images/` by digest."""
     try:
         table = parquet.ParquetFile(path)
-        lacking = {name for name in ("source", "instruction") if name not in table.schema_arrow.names}
+        lacking = {
+            name for name in ("source", "instruction") if name not in table.schema_arrow.names
+        }
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
     if lacking:
-        raise InputError(f"{path} lacks {', '.join(sorted(lacking))}; name a data stage's folder, or a JSONL of both.")
+        raise InputError(
+            f"{path} lacks {', '.join(sorted(lacking))}; name a data stage's folder, or a JSONL "
+            "of both."
+        )
     store = ImageStore(path.parent / "images")
     for batch in table.iter_batches(columns=["source", "instruction"]):
         for row in batch.to_pylist():
-            yield TrainingRow(row["instruction"], str(store.path(row["source"]).relative_to(path.parent)), path.parent)
+            yield TrainingRow(
+                row["instruction"],
+                str(store.path(row["source"]).relative_to(path.parent)),
+                path.parent,
+            )
 
 
 def manifest_rows(manifest: Path, reading: Reading) -> Iterator[TrainingRow | None]:
     """Rows of a data stage's folder, of one of its tables, or of any source of images and
     instructions; None for a bad row."""
-    tables = [manifest / name for name in TABLES if (manifest / name).is_file()] if manifest.is_dir() else []
+    tables = (
+        [manifest / name for name in TABLES if (manifest / name).is_file()]
+        if manifest.is_dir()
+        else []
+    )
     if manifest.name in TABLES and manifest.is_file():
         tables = [manifest]
     if tables:
@@ -74,7 +87,8 @@ def manifest_rows(manifest: Path, reading: Reading) -> Iterator[TrainingRow | No
         return
     if not manifest.exists():
         raise InputError(
-            f"There is no training data at {manifest}; name a folder with {TABLES[0]}, or a JSONL of source, instruction."
+            f"There is no training data at {manifest}; name a folder with {TABLES[0]}, or a "
+            "JSONL of source, instruction."
         )
     for row in rows_of(str(manifest), reading):
         try:
@@ -88,13 +102,15 @@ def manifest_rows(manifest: Path, reading: Reading) -> Iterator[TrainingRow | No
 def look_at(image: ImageRef, folder: Path) -> bytes | None:
     """The look of an image, or None where it cannot be read."""
     try:
-        return look_of(read_image(image) if isinstance(image, bytes) else open_image(folder / image)).to_bytes()
+        return look_of(
+            read_image(image) if isinstance(image, bytes) else open_image(folder / image)
+        ).to_bytes()
     except InputError:
         return None
 
 
 def read_training(manifest: Path, reading: Reading = PLAIN) -> Training:
-    """The training set at `manifest`. Raises InputError where there is none, or nothing in it can be read."""
+    """The training set at `manifest`. Raises InputError where nothing can be read."""
     seen: dict[tuple[ImageRef, Path], bytes | None] = {}
     instructions: dict[bytes, set[str]] = {}
     rows = unreadable = 0
@@ -111,8 +127,15 @@ def read_training(manifest: Path, reading: Reading = PLAIN) -> Training:
         else:
             instructions.setdefault(look, set()).add(normalised(row.instruction))
     if not instructions:
-        raise InputError(f"{manifest} holds no readable source image and instruction; correct --train-manifest.")
-    return Training(tuple(instructions), tuple(frozenset(words) for words in instructions.values()), rows, unreadable)
+        raise InputError(
+            f"{manifest} holds no readable source image and instruction; correct --train-manifest."
+        )
+    return Training(
+        tuple(instructions),
+        tuple(frozenset(words) for words in instructions.values()),
+        rows,
+        unreadable,
+    )
 
 
 def looks_of(rows: Rows) -> dict[str, bytes]:
@@ -124,7 +147,9 @@ def looks_of(rows: Rows) -> dict[str, bytes]:
     return looks
 
 
-def shared_pairs(pairs: Sequence[PairIndex], looks: Mapping[str, bytes], training: Training) -> list[Shared | None]:
+def shared_pairs(
+    pairs: Sequence[PairIndex], looks: Mapping[str, bytes], training: Training
+) -> list[Shared | None]:
     """What each pair shares with the training data: image and instruction, the image, or None.
 
     Images are compared by perceptual hash (`data_pipeline.duplicates`): resizing and re-encoding do
@@ -133,11 +158,13 @@ def shared_pairs(pairs: Sequence[PairIndex], looks: Mapping[str, bytes], trainin
     sources = list(looks)
     assert all(len(look) == LOOK_BYTES for look in looks.values())
     like: dict[str, set[str]] = {}
-    # a repeat within the training looks is impossible: they are keys; one within the benchmark's is allowed on the left side
+    # No look repeats within the training set; one may within the benchmark, on the left side.
     for i, j in near_pairs(stacked(looks.values()), stacked(training.looks)):
         like.setdefault(sources[i], set()).update(training.instructions[j])
     shared: list[Shared | None] = []
     for pair in pairs:
         words = like.get(pair.source)
-        shared.append(None if words is None else "task" if normalised(pair.instruction) in words else "image")
+        shared.append(
+            None if words is None else "task" if normalised(pair.instruction) in words else "image"
+        )
     return shared

@@ -1,4 +1,4 @@
-"""`editrewardbench report DIR`: one page about a result, that opens from disk and needs no network."""
+"""`editrewardbench report DIR`: one page about a result that opens offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from rrm.runtime.stage import write_text
 PAGE = "report.html"
 GAPS = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0)
 """Ends of the bins of score differences; 0 stands for a tie."""
-TITLES = {"mistake": "Most certain mistakes", "unreadable": "Without an outcome", "right": "Most certain and right"}
+TITLES = {
+    "mistake": "Most certain mistakes",
+    "unreadable": "Without an outcome",
+    "right": "Most certain and right",
+}
 
 
 def inlined(path: Path) -> str:
@@ -39,7 +43,9 @@ def in_percent(interval: Sequence[float] | None) -> list[float] | None:
     return None if interval is None else [100 * end for end in interval]
 
 
-def rows_of(cells: Mapping[str, Mapping[str, Any]], colour: str) -> dict[str, tuple[str, float, Sequence[float] | None]]:
+def rows_of(
+    cells: Mapping[str, Mapping[str, Any]], colour: str
+) -> dict[str, tuple[str, float, Sequence[float] | None]]:
     """What `intervals` draws: the strict accuracy of every cell that holds pairs."""
     return {
         f"{name} ({found['n']})": (colour, 100 * found["strict"], in_percent(found["strict_ci95"]))
@@ -50,19 +56,28 @@ def rows_of(cells: Mapping[str, Mapping[str, Any]], colour: str) -> dict[str, tu
 
 def task_figure(dimension: Mapping[str, Any]) -> Markup | None:
     """Accuracy with interval per task type, and of all of them together."""
-    rows = rows_of({"all pairs": dimension}, COLOURS["chance"]) | rows_of(dimension["by_task"], BLUE)
-    return intervals(rows, "pairs right, % (95% interval, clustered by source)", "Accuracy by task type")
+    rows = rows_of({"all pairs": dimension}, COLOURS["chance"]) | rows_of(
+        dimension["by_task"], BLUE
+    )
+    return intervals(
+        rows, "pairs right, % (95% interval, clustered by source)", "Accuracy by task type"
+    )
 
 
 def score_figure(outcomes: Sequence[Outcome]) -> Markup | None:
     """How often each score was given, every edit counted once."""
-    scores = {name: score for o in outcomes for name, score in zip(o.edits, o.scores, strict=True) if score is not None}
+    scores = {
+        name: score
+        for o in outcomes
+        for name, score in zip(o.edits, o.scores, strict=True)
+        if score is not None
+    }
     counts = Counter(f"{score:.6f}" for score in scores.values())
     return histogram(counts, 0.5, 10.0, "score", "edits", "Scores given")
 
 
 def gap_bins(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """Accuracy by how far apart the scores are, of the pairs that people decided; bins without a pair are left out."""
+    """Accuracy by score difference, of the pairs that people decided; no empty bins."""
     decided = [(o, o.gap) for o in outcomes if o.decided]
     bins = {"no difference": [o for o, gap in decided if gap == 0]}
     for low, high in pairwise(GAPS):
@@ -73,7 +88,9 @@ def gap_bins(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
 def gap_figure(outcomes: Sequence[Outcome]) -> Markup | None:
     """Whether a larger difference of the scores means that they are right more often."""
     rows = rows_of(gap_bins(outcomes), BLUE)
-    return intervals(rows, "pairs right, %, by the difference of the two scores", "Accuracy by score difference")
+    return intervals(
+        rows, "pairs right, %, by the difference of the two scores", "Accuracy by score difference"
+    )
 
 
 def examples_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -81,7 +98,9 @@ def examples_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     titled: dict[str, list[dict[str, Any]]] = {}
     for example in read_examples(folder):
         images = [inlined(folder / name) for name in example.images]
-        titled.setdefault(TITLES[example.kind], []).append({**example.model_dump(mode="json"), "images": images})
+        titled.setdefault(TITLES[example.kind], []).append(
+            {**example.model_dump(mode="json"), "images": images}
+        )
     return titled
 
 

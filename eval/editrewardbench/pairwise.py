@@ -25,11 +25,14 @@ from rrm.prompts import DATA, task_text
 from rrm.records import Failure, Record
 
 Place = Literal["first", "second", "tie"]
-SYSTEM = f"""\
-You compare two edits of one image. You see the source image, then edit A, then edit B, and the instruction that both were made from. \
-Weigh how completely each carries out the instruction, whether it leaves everything else as it was, and whether the result is clean. \
-The order of the edits means nothing. {DATA} Reason briefly, then end with your choice on a line of its own: <choice>A</choice> if A is better, \
-<choice>B</choice> if B is better, <choice>TIE</choice> if neither is."""
+SYSTEM = (
+    "You compare two edits of one image. You see the source image, then edit A, then edit B, and "
+    "the instruction that both were made from. Weigh how completely each carries out the "
+    "instruction, whether it leaves everything else as it was, and whether the result is clean. "
+    f"The order of the edits means nothing. {DATA} Reason briefly, then end with your choice on a "
+    "line of its own: <choice>A</choice> if A is better, <choice>B</choice> if B is better, "
+    "<choice>TIE</choice> if neither is."
+)
 CHOICE = mark("choice")
 FORWARD: dict[Place, Side] = {"first": "a", "second": "b", "tie": "tie"}
 BACKWARD: dict[Place, Side] = {"first": "b", "second": "a", "tie": "tie"}
@@ -53,11 +56,15 @@ def read_choice(answer: Answer) -> Place | Failure:
     named = {one[1].strip(" *").upper() for one in together(text, marks)}
     if not named <= set(PLACES):
         return Failure(kind="unparseable", detail="a <choice> that is none of A, B and TIE")
-    return PLACES[named.pop()] if len(named) == 1 else Failure(kind="unparseable", detail="several <choice>s that disagree")
+    return (
+        PLACES[named.pop()]
+        if len(named) == 1
+        else Failure(kind="unparseable", detail="several <choice>s that disagree")
+    )
 
 
 class Vote(Record):
-    """One answer to one order of two edits. `key` hashes judge, prompt and the three images in order."""
+    """One answer to one order of two edits. `key` hashes judge, prompt and three images."""
 
     key: str
     source: str
@@ -119,13 +126,19 @@ class PairJudge(EndpointJudge):
     def orders_of(self, pair: PairIndex) -> tuple[Order, Order]:
         """The pair as it stands, and swapped."""
         words, (a, b) = self.words(pair.instruction, pair.requirement), pair.edited
-        keys = (row_key(self.fingerprint, words, pair.source, f"{x}|{y}") for x, y in ((a, b), (b, a)))
+        keys = (
+            row_key(self.fingerprint, words, pair.source, f"{x}|{y}") for x, y in ((a, b), (b, a))
+        )
         return Order(next(keys), pair, False), Order(next(keys), pair, True)
 
-    async def vote(self, order: Order, source: Image.Image, edits: tuple[Image.Image, Image.Image]) -> Vote:
+    async def vote(
+        self, order: Order, source: Image.Image, edits: tuple[Image.Image, Image.Image]
+    ) -> Vote:
         """The model's choice between two edits in this order."""
         shown = (edits[1], edits[0]) if order.swapped else edits
-        answer = await self.answer(SYSTEM, (source, *shown), question(order.pair.instruction, order.pair.requirement))
+        answer = await self.answer(
+            SYSTEM, (source, *shown), question(order.pair.instruction, order.pair.requirement)
+        )
         place = answer if isinstance(answer, Failure) else read_choice(answer)
         first, second = order.shown
         return Vote(
@@ -141,12 +154,14 @@ class PairJudge(EndpointJudge):
         )
 
     def vote_many(self, requests: Sequence[Showing], done: Done[Vote]) -> None:
-        """Gives `done` one vote per order, all at once. Raises InputError where the server refuses all."""
+        """Gives `done` one vote per order. Raises InputError where the server refuses all."""
         votes = self.gather((self.vote(*one) for one in requests), done)
         self.check([vote.failure for vote in votes])
 
 
-def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Vote], batch: int) -> list[PairVote]:
+def vote_all(
+    judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: AnswerCache[Vote], batch: int
+) -> list[PairVote]:
     """Both orders' votes on every pair, in order; asks only for what `store` lacks."""
     orders = [judge.orders_of(pair) for pair in pairs]
     keys = [order.key for both in orders for order in both]
@@ -160,6 +175,13 @@ def vote_all(judge: PairJudge, pairs: Sequence[PairIndex], rows: Rows, store: An
                     yield order, row.source, row.edited
 
     bar = bar_of(len(pending), "votes")
-    ask_all(requests(), lambda one: (one[1], *one[2]), judge.vote_many, lambda _, vote: store.add(vote), batch, bar)
+    ask_all(
+        requests(),
+        lambda one: (one[1], *one[2]),
+        judge.vote_many,
+        lambda _, vote: store.add(vote),
+        batch,
+        bar,
+    )
     store.put_in_order(keys)
     return [both_orders(store[one.key], store[two.key]) for one, two in orders]

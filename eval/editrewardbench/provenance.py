@@ -11,7 +11,17 @@ from pathlib import Path
 
 from eval.pairs import PairIndex
 
-PACKAGES = ("edit-rrm", "torch", "transformers", "vllm", "openai", "datasets", "pillow", "numpy", "scipy")
+PACKAGES = (
+    "edit-rrm",
+    "torch",
+    "transformers",
+    "vllm",
+    "openai",
+    "datasets",
+    "pillow",
+    "numpy",
+    "scipy",
+)
 TEMPLATE = "{instruction}"
 """Stands for every instruction where a prompt is hashed."""
 
@@ -22,22 +32,24 @@ def short_hash(*parts: str) -> str:
 
 
 def content_hash(pairs: Sequence[PairIndex]) -> str:
-    """A hash of all images, instructions, labels and groups, whatever the file they came in and its order."""
+    """A hash of all images, instructions, labels and groups, in any order and file format."""
     required = [[] if p.requirement is None else [p.requirement] for p in pairs]
     lines = sorted(
-        json.dumps([p.source, *p.edited, p.instruction, p.label, p.task_type, p.dimension, p.group, *more])
+        json.dumps(
+            [p.source, *p.edited, p.instruction, p.label, p.task_type, p.dimension, p.group, *more]
+        )
         for p, more in zip(pairs, required, strict=True)
     )
     return short_hash(*lines)
 
 
 def revision_of(where: str) -> str | None:
-    """The revision of a hub id; None for a local path, whose content hash tells it, and for a hub id that names none."""
+    """The revision of a hub id; None for a local path and a hub id without one."""
     return None if Path(where).exists() else where.partition("@")[2].partition(":")[0] or None
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a result depends on; those that are not installed are left out."""
+    """Versions of Python and the installed packages that a result depends on."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

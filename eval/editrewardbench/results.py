@@ -31,7 +31,9 @@ NEEDED = {
 
 def no_result(folder: Path) -> InputError:
     """What is said of a folder without a result."""
-    return InputError(f"{folder} holds no result; run `editrewardbench run … --out {folder}` first.")
+    return InputError(
+        f"{folder} holds no result; run `editrewardbench run … --out {folder}` first."
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -40,7 +42,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise no_result(folder)
     try:
         summary = read_note(folder / SUMMARY, *NEEDED)
-        lacking = [name for name, keys in NEEDED.items() for key in keys if key not in summary[name]]
+        lacking = [
+            name for name, keys in NEEDED.items() for key in keys if key not in summary[name]
+        ]
     except (ValueError, TypeError) as error:
         raise InputError(f"{error}; {AGAIN}.") from error
     if lacking:

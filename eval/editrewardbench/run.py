@@ -23,7 +23,13 @@ from eval.editrewardbench.overlap import looks_of, read_training, shared_pairs
 from eval.editrewardbench.provenance import content_hash, revision_of, versions
 from eval.editrewardbench.results import PAIRS, SUMMARY
 from eval.editrewardbench.specs import check_spec, is_pairwise
-from eval.editrewardbench.summary import last_line, most_frequent_failure, overlap_of, passes_of, result_of
+from eval.editrewardbench.summary import (
+    last_line,
+    most_frequent_failure,
+    overlap_of,
+    passes_of,
+    result_of,
+)
 from eval.editrewardbench.truth import Truth, Truths
 from eval.outcomes import Outcome
 from eval.pairs import PairIndex
@@ -92,7 +98,9 @@ class BenchmarkSettings(Config):
 
     def open(self) -> OpenBenchmark:
         """The benchmark, read once."""
-        return open_benchmark(self.bench, self.data, self.limit, self.resized, Reading(self.encoding), self.labels)
+        return open_benchmark(
+            self.bench, self.data, self.limit, self.resized, Reading(self.encoding), self.labels
+        )
 
     def truth_from(self, truths: Truths) -> Truth | None:
         """The truth that is named, of those that the command knows."""
@@ -101,7 +109,9 @@ class BenchmarkSettings(Config):
                 raise InputError("'principles: truth' needs a 'truth', such as sandbox.")
             return None
         if self.truth not in truths:
-            raise InputError(f"There is no truth '{self.truth}'; known: {', '.join(truths) or 'none'}.")
+            raise InputError(
+                f"There is no truth '{self.truth}'; known: {', '.join(truths) or 'none'}."
+            )
         return truths[self.truth]()
 
 
@@ -145,9 +155,12 @@ def description_of(config: BenchmarkSettings, opened: OpenBenchmark) -> dict[str
 
 
 def principles_file(path: Path) -> dict[str, Principles]:
-    """Principles by instruction, from JSONL of {"instruction", "principles": [{"question", "category"}]}."""
+    """Principles by instruction, from JSONL. Raises InputError for any other content."""
     if not path.is_file():
-        raise InputError(f"There are no principles at {path}; 'principles' is truth, decompose, or the path of a JSONL file.")
+        raise InputError(
+            f"There are no principles at {path}; 'principles' is truth, decompose, or the path "
+            "of a JSONL file."
+        )
     table = {}
     for where, value in whole_rows(path):
         try:
@@ -164,7 +177,7 @@ def principles_file(path: Path) -> dict[str, Principles]:
 def given_principles(
     config: BenchmarkSettings, pairs: Sequence[PairIndex], truth: Truth | None
 ) -> Callable[[str], Principles] | None:
-    """The principles of an instruction, from where the config says; None where judges write them."""
+    """The principles of an instruction, as configured; None where judges write their own."""
     if config.principles == DECOMPOSE:
         return None
     if truth is not None and config.principles == "truth":
@@ -172,42 +185,65 @@ def given_principles(
     table = principles_file(Path(config.principles))
     lacking = {pair.instruction for pair in pairs} - set(table)
     if lacking:
-        raise InputError(f"{config.principles} lacks principles for {len(lacking)} instructions, such as '{min(lacking)}'.")
+        raise InputError(
+            f"{config.principles} lacks principles for {len(lacking)} instructions, such as "
+            f"'{min(lacking)}'."
+        )
     return table.__getitem__
 
 
 def with_overlap(
-    outcomes: list[Outcome], pairs: Sequence[PairIndex], manifest: str | None, rows: Rows, reading: Reading
+    outcomes: list[Outcome],
+    pairs: Sequence[PairIndex],
+    manifest: str | None,
+    rows: Rows,
+    reading: Reading,
 ) -> tuple[list[Outcome], Any]:
     """The outcomes with what each shares with the training data, and a summary of that."""
     if manifest is None:
         return outcomes, None
     training = read_training(Path(manifest), reading)
     shared = shared_pairs(pairs, looks_of(rows), training)
-    marked = [o.model_copy(update={"shared": part}) for o, part in zip(outcomes, shared, strict=True)]
+    marked = [
+        o.model_copy(update={"shared": part}) for o, part in zip(outcomes, shared, strict=True)
+    ]
     return marked, overlap_of(marked, manifest, training)
 
 
-def notes_of(config: BenchmarkSettings, description: dict[str, Any], public: bool, unreadable: int) -> list[str]:
+def notes_of(
+    config: BenchmarkSettings, description: dict[str, Any], public: bool, unreadable: int
+) -> list[str]:
     """What a reader of the numbers has to know beside them."""
     benchmark = config.benchmark
     other_set = benchmark.public is not None and not public and config.limit is None
     notes = [benchmark.note] if benchmark.note and not other_set else []
     if benchmark.public is not None and other_set:
         notes.append(
-            f"This is not the set of {benchmark.public.hub_id}: numbers that were published of that one do not compare."
+            f"This is not the set of {benchmark.public.hub_id}: numbers that were published of "
+            "that one do not compare."
         )
     if not Path(config.data).exists() and description["revision"] is None:
-        notes.append("The benchmark's revision is not pinned: name owner/name@revision. Its content hash says what was read.")
+        notes.append(
+            "The benchmark's revision is not pinned: name owner/name@revision. Its content hash "
+            "says what was read."
+        )
     if config.limit is not None:
-        notes.append(f"Only the first of the benchmark (--limit {config.limit}): no number of the whole.")
+        notes.append(
+            f"Only the first of the benchmark (--limit {config.limit}): no number of the whole."
+        )
     if unreadable:
         notes.append(f"{unreadable} kept answers could not be read; they were asked for again.")
     if config.resized != benchmark.resizes:
-        notes.append(f"Not as the benchmark's protocol has it: {description['size_note']} Published numbers do not compare.")
+        notes.append(
+            f"Not as the benchmark's protocol has it: {description['size_note']} Published "
+            "numbers do not compare."
+        )
     notes += votes_notes(description["votes"] or {})
     if description["sources"] < FEW_CLUSTERS:
-        notes.append(f"Fewer than {FEW_CLUSTERS} source images: the intervals are too narrow to be relied on.")
+        notes.append(
+            f"Fewer than {FEW_CLUSTERS} source images: the intervals are too narrow to be "
+            "relied on."
+        )
     return notes
 
 
@@ -215,34 +251,52 @@ def votes_notes(votes: Mapping[str, Any]) -> list[str]:
     """What is to be known of several votes on one pair, and of rows that are no pair."""
     notes = []
     if votes.get("voted_several_times"):
-        agreed = "" if votes["alpha"] is None else f" Raters agree by Krippendorff's alpha {votes['alpha']:.2f}."
+        agreed = (
+            ""
+            if votes["alpha"] is None
+            else f" Raters agree by Krippendorff's alpha {votes['alpha']:.2f}."
+        )
         notes.append(
-            f"{votes['voted_several_times']} pairs have several votes: each counts once, as most votes say, a tie as a tie; "
+            f"{votes['voted_several_times']} pairs have several votes: each counts once, as most "
+            "votes say, a tie as a tie; "
             f"{votes['contradicted']} of them have votes for either side.{agreed}"
         )
     if votes.get("same_image"):
-        notes.append(f"{votes['same_image']} rows are left out: both of their edits are the same image.")
+        notes.append(
+            f"{votes['same_image']} rows are left out: both of their edits are the same image."
+        )
     return notes
 
 
 def fix_thresholds(
     config: BenchmarkSettings, answers: Answers, pairs: Sequence[PairIndex]
 ) -> tuple[list[PairIndex], Thresholds, dict[str, Any] | None]:
-    """(pairs of the result, thresholds, what these were fixed on); None without a validation share."""
+    """(pairs of the result, thresholds, what these were fixed on, if anything)."""
     if not config.validation:
         return list(pairs), Thresholds(), None
     held, tested = validation_split(pairs, config.validation, config.seed)
     if not held or not tested:
         raise InputError(
-            f"--validation {config.validation} leaves {len(held)} pairs to fix a margin on and {len(tested)} to test."
+            f"--validation {config.validation} leaves {len(held)} pairs to fix a margin on and "
+            f"{len(tested)} to test."
         )
     own, scores = answers.scored(held)
-    thresholds = pick_thresholds(own, scores) if config.benchmark.both_bad else Thresholds(pick_margin(own, scores))
-    return tested, thresholds, {"share": config.validation, "pairs": len(held), "seed": config.seed, **vars(thresholds)}
+    thresholds = (
+        pick_thresholds(own, scores)
+        if config.benchmark.both_bad
+        else Thresholds(pick_margin(own, scores))
+    )
+    return (
+        tested,
+        thresholds,
+        {"share": config.validation, "pairs": len(held), "seed": config.seed, **vars(thresholds)},
+    )
 
 
-def judge_benchmark(config: BenchConfig, opened: OpenBenchmark, command: str, truth: Truth | None = None) -> Result:
-    """The judge's result on an opened benchmark, written into `out`, whose lock the caller holds."""
+def judge_benchmark(
+    config: BenchConfig, opened: OpenBenchmark, command: str, truth: Truth | None = None
+) -> Result:
+    """The judge's result, written into `out`, whose lock the caller holds."""
     out = Path(config.out)
     answers = collect_answers(
         config.reward,
@@ -258,7 +312,11 @@ def judge_benchmark(config: BenchConfig, opened: OpenBenchmark, command: str, tr
     )
     pairs, thresholds, validation = fix_thresholds(config, answers, opened.pairs)
     outcomes, overlap = with_overlap(
-        answers.outcomes(pairs, thresholds.margin), pairs, config.train_manifest, opened.rows, Reading(config.encoding)
+        answers.outcomes(pairs, thresholds.margin),
+        pairs,
+        config.train_manifest,
+        opened.rows,
+        Reading(config.encoding),
     )
     benchmark, pairwise = config.benchmark, answers.reward["pairwise"]
     public = not config.limit and is_public(benchmark, config.data, opened.pairs)
@@ -266,7 +324,11 @@ def judge_benchmark(config: BenchConfig, opened: OpenBenchmark, command: str, tr
     for name in benchmark.needs_scores if pairwise else ():
         protocol["convention"].pop(name, None)
     description, citation = description_of(config, opened), benchmark.citation_of(pairwise)
-    measured = truth.measure(opened.rows, answers.judgements) if truth and answers.judgements is not None else None
+    measured = (
+        truth.measure(opened.rows, answers.judgements)
+        if truth and answers.judgements is not None
+        else None
+    )
     summary = {
         "bench": description,
         "reward": answers.reward,
@@ -276,7 +338,9 @@ def judge_benchmark(config: BenchConfig, opened: OpenBenchmark, command: str, tr
         "headline": cited_cell(citation, protocol["convention"]),
         "protocol": protocol,
         "protocol_lines": lines_of(protocol),
-        "anchors": published(benchmark, citation) if public and config.resized == benchmark.resizes else [],
+        "anchors": published(benchmark, citation)
+        if public and config.resized == benchmark.resizes
+        else [],
         "anchors_note": benchmark.anchors_note,
         "overlap": overlap,
         "truth": measured,
@@ -306,5 +370,7 @@ def run_bench(config: BenchConfig, command: str, truths: Truths | None = None) -
         result = judge_benchmark(config, config.open(), command, truth)
     if result.summary["result"]["account"]["out"] == 0:
         failure = most_frequent_failure(result.failures)
-        raise NothingMade(f"'{config.reward}' judged nothing ({failure}); {last_line(result.summary)}.")
+        raise NothingMade(
+            f"'{config.reward}' judged nothing ({failure}); {last_line(result.summary)}."
+        )
     return result.summary

@@ -1,5 +1,5 @@
-"""The sandbox's truth about a benchmark's edits, read from their pixels: the one file that knows the
-sandbox. Verdicts are held against it, and its teachers can be judged.
+"""The sandbox's truth about a benchmark's edits, read from their pixels: the one file that knows
+the sandbox. Verdicts are held against it, and its teachers can be judged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def steps_of(instruction: str) -> list[Step]:
     """The steps of a sandbox instruction. Raises InputError for any other."""
     steps = parse_instruction(instruction)
     if steps is None:
-        raise InputError(f"'{instruction}' is not in the sandbox's language; set 'principles' and 'truth' to what fits yours.")
+        raise InputError(
+            f"'{instruction}' is not in the sandbox's language; set 'principles' and 'truth' to "
+            "what fits yours."
+        )
     return steps
 
 
@@ -69,7 +72,9 @@ def band_of(utility: float) -> str:
     return next(name for name, low in reversed(QUALITY_BANDS) if utility >= low - 1e-9)
 
 
-def score_by_quality(judgements: Mapping[str, Judgement], truths: Mapping[str, EditTruth]) -> dict[str, dict[str, Any]]:
+def score_by_quality(
+    judgements: Mapping[str, Judgement], truths: Mapping[str, EditTruth]
+) -> dict[str, dict[str, Any]]:
     """Per quality band: the edits, how many have no score, and the mean score of the others."""
     bands: dict[str, list[float | None]] = {name: [] for name, _ in QUALITY_BANDS}
     for name, judgement in judgements.items():
@@ -77,12 +82,18 @@ def score_by_quality(judgements: Mapping[str, Judgement], truths: Mapping[str, E
     table = {}
     for band, scores in bands.items():
         given = [score for score in scores if score is not None]
-        table[band] = {"n": len(scores), "unscored": len(scores) - len(given), "mean_score": statistics.mean(given)}
+        table[band] = {
+            "n": len(scores),
+            "unscored": len(scores) - len(given),
+            "mean_score": statistics.mean(given),
+        }
     return table
 
 
-def verdicts_against_truth(judgements: Mapping[str, Judgement], truths: Mapping[str, EditTruth]) -> statistics.VerdictAccuracy:
-    """The verdicts on all edits against the truth; holistic judgements, without any, are left out."""
+def verdicts_against_truth(
+    judgements: Mapping[str, Judgement], truths: Mapping[str, EditTruth]
+) -> statistics.VerdictAccuracy:
+    """The verdicts on all edits against the truth; holistic judgements have none."""
     given = {name: None if j.read is None else j.read.verdicts for name, j in judgements.items()}
     return statistics.verdict_accuracy(
         [(verdicts, truths[name].verdicts) for name, verdicts in given.items() if verdicts != ()]
@@ -95,7 +106,9 @@ class NoiselessTeacher(LocalJudge):
 
     fingerprint = NOISELESS
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """The instruction alone."""
         return instruction
 

@@ -76,7 +76,10 @@ def vlm_of(spec: str) -> tuple[str, VlmOptions]:
     """The base URL and the options of a vlm: or vlm-pair: spec."""
     url = spec.partition(":")[2].partition("?")[0].rstrip("/")
     if not url.startswith(("http://", "https://")):
-        raise InputError(f"The reward '{spec}' names no server; write {kind_of(spec)}:http://127.0.0.1:8000/v1?model=NAME.")
+        raise InputError(
+            f"The reward '{spec}' names no server; write "
+            f"{kind_of(spec)}:http://127.0.0.1:8000/v1?model=NAME."
+        )
     return url, VlmOptions.checked(options_of(spec), f"The reward '{spec}'")
 
 
@@ -104,7 +107,7 @@ def endpoint_of(cls: type[Endpoint], spec: str, seed: int | None) -> Endpoint:
 
 
 def check_spec(spec: str, passes: int) -> None:
-    """Raises InputError where the spec is wrong, or several passes of it would all be the same one."""
+    """Raises InputError where the spec is wrong, or all its passes would be the same."""
     kind = kind_of(spec)
     drawn = True
     if kind == "baseline":
@@ -117,7 +120,10 @@ def check_spec(spec: str, passes: int) -> None:
         options = options_of(spec)
         folder = spec.partition(":")[2].partition("?")[0]
         if kind in ("rrm", "serve") and not Path(folder).is_dir():
-            raise InputError(f"There is no checkpoint at {folder}; correct the reward '{spec}', or train it first.")
+            raise InputError(
+                f"There is no checkpoint at {folder}; correct the reward '{spec}', or train it "
+                "first."
+            )
         drawn = options.get("mode", "reasoning") != "logits" and (
             number_or(options.get("temperature"), 0) > 0
             or ("temperature" not in options and number_or(options.get("k"), 1) > 1)
@@ -125,11 +131,14 @@ def check_spec(spec: str, passes: int) -> None:
     if passes > 1 and kind == "vlm-pair":
         raise InputError("A pairwise judge is asked once in each order; leave --passes out.")
     if passes > 1 and not drawn:
-        raise InputError(f"{passes} passes of '{spec}' would be the same one: it draws nothing; set a temperature or one pass.")
+        raise InputError(
+            f"{passes} passes of '{spec}' would be the same one: it draws nothing; set a "
+            "temperature or one pass."
+        )
 
 
 def sampling_of(spec: str, seed: int) -> dict[str, Any]:
-    """How the judge is asked, as far as its spec says: every option of a VLM, those that are named of an RRM, none of a baseline.
+    """The sampling that the spec names: all options of a VLM, the given ones of an RRM.
 
     `seed` is the command's; one that an RRM's spec names is added to it.
     """
@@ -144,7 +153,7 @@ def sampling_of(spec: str, seed: int) -> dict[str, Any]:
 
 
 def number_or(text: str | None, otherwise: float) -> float:
-    """The number in an option; `otherwise` for whatever is none, which the reward model itself refuses."""
+    """The number in an option; `otherwise` for anything else, which the model itself refuses."""
     try:
         return otherwise if text is None else float(text)
     except ValueError:
@@ -152,7 +161,9 @@ def number_or(text: str | None, otherwise: float) -> float:
 
 
 @contextmanager
-def open_judges(spec: str, passes: int, seed: int, truth: Truth | None = None) -> Iterator[Sequence[EditJudge]]:
+def open_judges(
+    spec: str, passes: int, seed: int, truth: Truth | None = None
+) -> Iterator[Sequence[EditJudge]]:
     """The pointwise judge that a spec names, once per pass, each drawing anew."""
     check_spec(spec, passes)
     kind = kind_of(spec)
@@ -169,12 +180,16 @@ def open_judges(spec: str, passes: int, seed: int, truth: Truth | None = None) -
             judges = [endpoint_of(cls, spec, seed + n if drawn else None) for n in range(passes)]
             yield [stack.enter_context(judge) for judge in judges]
         elif kind == "vlm-pair":
-            raise InputError(f"'{spec}' compares two edits and scores none; a pointwise judge is {FORMS}.")
+            raise InputError(
+                f"'{spec}' compares two edits and scores none; a pointwise judge is {FORMS}."
+            )
         else:
             from rrm.reward import open_reward  # imports torch: not for a baseline
 
             model = stack.enter_context(open_reward(spec))
-            first = seed if model.asking.temperature > 0 else 0  # a greedy judge is the same one whatever the seed
+            first = (
+                seed if model.asking.temperature > 0 else 0
+            )  # a greedy judge is the same one whatever the seed
             yield [RewardJudge(model, first + n) for n in range(passes)]
 
 

@@ -13,7 +13,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from eval.editrewardbench.run import DECOMPOSE, BenchConfig, BenchmarkSettings, Result, judge_benchmark
+from eval.editrewardbench.run import (
+    DECOMPOSE,
+    BenchConfig,
+    BenchmarkSettings,
+    Result,
+    judge_benchmark,
+)
 from eval.editrewardbench.specs import check_spec, is_pairwise, kind_of
 from eval.editrewardbench.summary import HEADLINE, aligned
 from eval.editrewardbench.truth import Truths
@@ -44,7 +50,9 @@ class SuiteConfig(BenchmarkSettings):
         """Refuses settings that contradict each other."""
         unknown = {name for pair in self.compare for name in pair} - set(self.judges)
         if unknown:
-            raise ValueError(f"'compare' names {', '.join(sorted(unknown))}, which 'judges' does not")
+            raise ValueError(
+                f"'compare' names {', '.join(sorted(unknown))}, which 'judges' does not"
+            )
         if self.principles == "truth" and not self.truth:
             raise ValueError("'principles: truth' needs a 'truth', such as sandbox")
         if any("/" in name or name.startswith(".") for name in self.judges):
@@ -55,7 +63,9 @@ class SuiteConfig(BenchmarkSettings):
         """The config of one judge's run."""
         shared = {key: getattr(self, key) for key in BenchmarkSettings.model_fields}
         cache = str(Path(self.judgements) / name) if self.judgements else None
-        return BenchConfig(**shared, reward=self.judges[name], out=str(Path(self.out) / name), judgements=cache)
+        return BenchConfig(
+            **shared, reward=self.judges[name], out=str(Path(self.out) / name), judgements=cache
+        )
 
 
 def files_behind(path: Path) -> list[Path]:
@@ -107,15 +117,43 @@ def headline_of(result: Result) -> dict[str, Any] | None:
 
 def table(results: Mapping[str, Result]) -> str:
     """A line per judge and dimension. Accuracies in per cent; the interval is that of `ties ½`."""
-    lines = [("judge", "dimension", "n", "strict", "ties ½", "95%", "macro", "ties", "unread", "verdicts")]
+    lines = [
+        (
+            "judge",
+            "dimension",
+            "n",
+            "strict",
+            "ties ½",
+            "95%",
+            "macro",
+            "ties",
+            "unread",
+            "verdicts",
+        )
+    ]
     for name, result in results.items():
         truth = result.summary["truth"] or {}
         verdicts = percent(truth.get("verdict_balanced_accuracy"))
         decided = [outcome for outcome in result.outcomes if outcome.decided]
         for dimension, members in by_dimension(decided).items():
             d = breakdown(members)
-            shares = (percent(d["strict"]), percent(d["half_tie"]), percent_span(d["half_tie_ci95"]), percent(d["macro"]))
-            lines.append((name, dimension, str(d["n"]), *shares, str(d["ties"]), str(d["unreadable"]), verdicts))
+            shares = (
+                percent(d["strict"]),
+                percent(d["half_tie"]),
+                percent_span(d["half_tie_ci95"]),
+                percent(d["macro"]),
+            )
+            lines.append(
+                (
+                    name,
+                    dimension,
+                    str(d["n"]),
+                    *shares,
+                    str(d["ties"]),
+                    str(d["unreadable"]),
+                    verdicts,
+                )
+            )
     return aligned(lines, left=2)
 
 
@@ -132,14 +170,18 @@ def judge_all(config: SuiteConfig, command: str, truths: Truths) -> dict[str, An
     for name, result in results.items():
         rows = answered(result.failures)
         if rows["out"] == 0:
-            raise NothingMade(f"'{name}' ({config.judges[name]}) answered for no edit: {account_line(rows)}")
+            raise NothingMade(
+                f"'{name}' ({config.judges[name]}) answered for no edit: {account_line(rows)}"
+            )
     decided = {name: decided_of(result.outcomes) for name, result in results.items()}
     first = next(iter(results.values())).summary
     return {
         "config": config.model_dump(mode="json"),
         "versions": first["versions"],
         **{name: first["bench"][name] for name in ("pairs", "edits", "sources")},
-        "account": answered([failure for result in results.values() for failure in result.failures]),
+        "account": answered(
+            [failure for result in results.values() for failure in result.failures]
+        ),
         "models": {name: headline_of(result) for name, result in results.items()},
         "compare": [
             {"model": name, "against": other, **paired_difference(decided[name], decided[other])}
@@ -154,4 +196,10 @@ def run_suite(config: SuiteConfig, command: str, truths: Truths | None = None) -
         check_spec(spec, config.passes)
         if config.validation and is_pairwise(spec):
             raise InputError("A pairwise judge says itself what is a tie; leave 'validation' out.")
-    return run_stage("eval", config.out, config, inputs_of(config), lambda out: judge_all(config, command, truths or {}))
+    return run_stage(
+        "eval",
+        config.out,
+        config,
+        inputs_of(config),
+        lambda out: judge_all(config, command, truths or {}),
+    )

@@ -19,7 +19,7 @@ LISTED = 12
 
 
 def headline_dimension(dimensions: Sequence[str]) -> str:
-    """The dimension whose numbers stand for the judge: overall where there is one, else the first."""
+    """The dimension to report first: overall if there is one, else the first."""
     return HEADLINE if HEADLINE in dimensions else sorted(dimensions)[0]
 
 
@@ -31,7 +31,9 @@ def account_of(failures: Sequence[Failure | None]) -> dict[str, Any]:
 
 def most_frequent_failure(failures: Sequence[Failure | None]) -> str:
     """The most frequent failure, in its own words."""
-    texts = Counter(f"{f.kind}: {f.detail}" if f.detail else f.kind for f in failures if f is not None)
+    texts = Counter(
+        f"{f.kind}: {f.detail}" if f.detail else f.kind for f in failures if f is not None
+    )
     return texts.most_common(1)[0][0] if texts else "nothing failed"
 
 
@@ -50,24 +52,31 @@ def result_of(outcomes: Sequence[Outcome], failures: Sequence[Failure | None]) -
     }
 
 
-def passes_of(each_pass: Sequence[Sequence[Outcome]], together: Sequence[Outcome]) -> dict[str, Any] | None:
-    """Of K passes: each one alone (Avg@1), their mean and standard deviation, and the score means (Avg@K).
+def passes_of(
+    each_pass: Sequence[Sequence[Outcome]], together: Sequence[Outcome]
+) -> dict[str, Any] | None:
+    """Of K passes: each one alone (Avg@1), their mean and standard deviation, and the score means
+    (Avg@K).
 
-    On the dimension overall; where a benchmark has none, on all pairs, with `macro` the mean over its dimensions.
+    On the dimension overall; where a benchmark has none, on all pairs, with `macro` the mean over
+    its dimensions.
     """
     if len(each_pass) < 2:
         return None
 
     def shares(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         part = [o for o in outcomes if o.dimension == HEADLINE]
-        parts = breakdown(part or [o.model_copy(update={"task_type": o.dimension}) for o in outcomes])
+        parts = breakdown(
+            part or [o.model_copy(update={"task_type": o.dimension}) for o in outcomes]
+        )
         return {name: parts[name] for name in ("strict", "half_tie", "macro", "ties", "unreadable")}
 
     each = [shares(outcomes) for outcomes in each_pass]
     names = ("strict", "half_tie", "macro")
     return {
         "k": len(each_pass),
-        "macro_over": "mean over " + ("task types" if any(o.dimension == HEADLINE for o in together) else "dimensions"),
+        "macro_over": "mean over "
+        + ("task types" if any(o.dimension == HEADLINE for o in together) else "dimensions"),
         "each": each,
         "avg_at_1": {name: fmean(one[name] for one in each) for name in names},
         "std": {name: stdev(one[name] for one in each) for name in names},
@@ -88,7 +97,9 @@ def overlap_of(outcomes: Sequence[Outcome], manifest: str, training: Training) -
         "same_image": sum(o.shared == "image" for o in outcomes),
         "sources": len({o.source for o in outcomes if o.shared is not None}),
         "without": {
-            name: {key: value for key, value in breakdown(members).items() if not key.startswith("by_")}
+            name: {
+                key: value for key, value in breakdown(members).items() if not key.startswith("by_")
+            }
             for name, members in by_dimension(apart).items()
         },
     }
@@ -98,7 +109,10 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     """A table of text, the first columns to the left and the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 
@@ -116,35 +130,50 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, cell in result["dimensions"].items():
         lines.append(table_row(name, cell))
         if len(cell["by_task"]) > 1:
-            macro = (percent(cell["macro"]), percent_span(cell["macro_ci95"]), percent(cell["macro_half_tie"]))
+            macro = (
+                percent(cell["macro"]),
+                percent_span(cell["macro_ci95"]),
+                percent(cell["macro_half_tie"]),
+            )
             lines.append(("  mean over task types", "", *macro, "", ""))
     headline = result["dimensions"][result["headline"]]
     if len(headline["by_task"]) > 1:
-        lines += [table_row(f"  {result['headline']}: {task}", cell) for task, cell in headline["by_task"].items()]
+        lines += [
+            table_row(f"  {result['headline']}: {task}", cell)
+            for task, cell in headline["by_task"].items()
+        ]
     return aligned(lines)
 
 
 def headline_line(headline: Mapping[str, Any]) -> str:
     """The number by which the benchmark is cited."""
-    return f"{percent(headline['value'])}% (95% {percent_span(headline['ci95'])}): {headline['rule']}"
+    return (
+        f"{percent(headline['value'])}% (95% {percent_span(headline['ci95'])}): {headline['rule']}"
+    )
 
 
 def described(summary: Mapping[str, Any]) -> str:
     """All that is printed at the end of a run."""
     bench, reward, result = summary["bench"], summary["reward"], summary["result"]
     lines = [
-        f"{reward['spec']}  on  {bench['kind']} at {bench['where']} (content {bench['content_hash']})",
+        f"{reward['spec']}  on  {bench['kind']} at {bench['where']} (content "
+        f"{bench['content_hash']})",
         headline_line(summary["headline"]),
         table(summary),
     ]
     if result["same_in_both_orders"] is not None:
-        lines.append(f"both orders came to the same in {percent(result['same_in_both_orders'])}% of the readable pairs")
+        lines.append(
+            f"both orders came to the same in {percent(result['same_in_both_orders'])}% of the "
+            "readable pairs"
+        )
     passes = summary["passes"]
     if passes is not None:
         one, std, many = passes["avg_at_1"], passes["std"], passes["avg_at_k"]
         lines.append(
-            f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(std['strict'])} between passes), "
-            f"Avg@{passes['k']} {percent(many['strict'])}%; {passes['macro_over']} {percent(one['macro'])}% and {percent(many['macro'])}%"
+            f"{passes['k']} passes: Avg@1 {percent(one['strict'])}% (±{percent(std['strict'])} "
+            "between passes), "
+            f"Avg@{passes['k']} {percent(many['strict'])}%; {passes['macro_over']} "
+            f"{percent(one['macro'])}% and {percent(many['macro'])}%"
         )
     lines.append(bench["size_note"])
     lines += [f"protocol  {line}" for line in summary["protocol_lines"]]
@@ -167,7 +196,10 @@ def label_lines(votes: Mapping[str, Any] | None) -> list[str]:
     """As what the labels of a preference set were read."""
     if votes is None:
         return []
-    read = (f"{row['value']!r} ({row['rows']}) as {row['read_as'] or 'left out'}" for row in votes["labels"][:LISTED])
+    read = (
+        f"{row['value']!r} ({row['rows']}) as {row['read_as'] or 'left out'}"
+        for row in votes["labels"][:LISTED]
+    )
     pairs = ", ".join(f"{count} {label}" for label, count in votes["pairs"].items())
     return [f"labels read: {', '.join(read)}; pairs: {pairs}"]
 
@@ -179,10 +211,14 @@ def overlap_lines(overlap: Mapping[str, Any]) -> list[str]:
     lines = [f"overlap with {overlap['manifest']}: {shared}, of {overlap['pairs']}"]
     if both or image:
         for name, cell in overlap["without"].items():
-            share = f"{percent(cell['strict'])}% right of {cell['n']} (95% {percent_span(cell['strict_ci95'])})"
+            share = (
+                f"{percent(cell['strict'])}% right of {cell['n']} (95% "
+                f"{percent_span(cell['strict_ci95'])})"
+            )
             lines.append(f"  without them, {name}: {share}")
     if overlap["training_rows_unreadable"]:
         lines.append(
-            f"  {overlap['training_rows_unreadable']} rows of the training data cannot be read; nothing is known of them"
+            f"  {overlap['training_rows_unreadable']} rows of the training data cannot be read; "
+            "nothing is known of them"
         )
     return lines

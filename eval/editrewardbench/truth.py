@@ -1,4 +1,4 @@
-"""What a benchmark may know beyond people's preferences; `eval.editrewardbench.sandbox_truth` does."""
+"""What may be known of a benchmark beyond people's preferences."""
 
 from __future__ import annotations
 
