@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_stage(run: Path, name: str) -> Stage:
-    """The stage as it stands in the run's folder."""
+    """The stage of the run's folder."""
     folder = run / name
     if (folder / DONE).is_file():
         try:

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG that stands inline in its page."""
+"""The report's plots, as inline SVG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them; a dash stands for what is missing."""
+"""Numbers as text; a dash for a missing one."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ def discovered() -> dict[str, Benchmark]:
     modules = [
         import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
     ]
-    found = [module.BENCHMARK for module in modules]
-    return {benchmark.name: benchmark for benchmark in found}
+    return {module.BENCHMARK.name: module.BENCHMARK for module in modules}
 
 
 BENCHMARKS: Mapping[str, Benchmark] = discovered()

@@ -155,8 +155,8 @@ def protocol(pairs: Sequence[PairIndex], scores: Scores, thresholds: Thresholds)
     groups = groups_of(pairs)
     right = {name: group_right(group, scores, thresholds.margin) for name, group in groups.items()}
 
-    def part(wanted: int | None) -> Cell:
-        names = [name for name in groups if wanted in (None, name[0])]
+    def part(candidates: int | None) -> Cell:
+        names = [name for name in groups if candidates in (None, name[0])]
         cell = share_right(
             [right[name] for name in names], [groups[name][0] for name in names], scores
         )

@@ -141,13 +141,13 @@ def of_votes(
     """A pairwise judge's votes on these pairs; `failures` as in `Answers`."""
     table = {place_of(pair): vote for pair, vote in zip(pairs, votes, strict=True)}
 
-    def outcomes(wanted: Sequence[PairIndex], margin: float) -> list[Outcome]:
-        return outcomes_of_votes(wanted, [table[place_of(pair)] for pair in wanted])
+    def outcomes(some_pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
+        return outcomes_of_votes(some_pairs, [table[place_of(pair)] for pair in some_pairs])
 
-    def scored(wanted: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
-        own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(wanted)]
+    def scored(some_pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
+        own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(some_pairs)]
         scores: dict[str, float | None] = {}
-        for pair, outcome in zip(own, outcomes(wanted, 0.0), strict=True):
+        for pair, outcome in zip(own, outcomes(some_pairs, 0.0), strict=True):
             scores |= zip(
                 pair.edit_ids,
                 AS_SCORES[outcome.side] if outcome.side else (None, None),
@@ -164,8 +164,8 @@ def of_votes(
             )
         ]
 
-    def of_each_pass(wanted: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
-        return [outcomes(wanted, margin)]
+    def of_each_pass(some_pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
+        return [outcomes(some_pairs, margin)]
 
     return Answers(reward, failures, unreadable, outcomes, of_each_pass, scored, texts, None)
 

@@ -208,6 +208,7 @@ def main() -> None:
         except SystemExit as stop:
             if stop.code == 130:  # typer's for a KeyboardInterrupt
                 raise KeyboardInterrupt from None
-            raise
+            if stop.code:
+                raise
 
     command(run_app)

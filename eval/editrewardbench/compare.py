@@ -20,14 +20,14 @@ def refuse_other_benchmark(
     first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]
 ) -> None:
     """Raises InputError unless both results are of the same benchmark, content and protocol."""
-    ours, theirs = first["bench"], second["bench"]
-    if (ours["kind"], ours["content_hash"]) == (theirs["kind"], theirs["content_hash"]):
+    benchmarks = first["bench"], second["bench"]
+    if len({(b["kind"], b["content_hash"]) for b in benchmarks}) == 1:
         return
-    sizes = [", edits at their source's size" if b["resized"] else "" for b in (ours, theirs)]
+    sizes = [", edits at their source's size" if b["resized"] else "" for b in benchmarks]
     parts = [
         f"{name} is of {b['kind']} at {b['where']} (content {b['content_hash']}, {b['pairs']} "
         f"pairs{size})"
-        for name, b, size in zip(names, (ours, theirs), sizes, strict=True)
+        for name, b, size in zip(names, benchmarks, sizes, strict=True)
     ]
     raise InputError(
         f"These results are not of the same pairs: {'; '.join(parts)}. Run both on the same "
@@ -43,14 +43,14 @@ def in_step(
     def name(o: Outcome) -> tuple[str, str, int]:
         return o.item, o.dimension, o.number
 
-    theirs = {name(o): o for o in second}
-    shared = [o for o in first if name(o) in theirs]
+    by_name = {name(o): o for o in second}
+    shared = [o for o in first if name(o) in by_name]
     if not shared:
         raise InputError(
             "The results share no pair: their validation shares leave different ones; run both "
             "with the same."
         )
-    return shared, [theirs[name(o)] for o in shared]
+    return shared, [by_name[name(o)] for o in shared]
 
 
 def edit_scores(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
@@ -61,18 +61,18 @@ def edit_scores(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
 def differences(first: Sequence[Outcome], second: Sequence[Outcome], seed: int) -> dict[str, Any]:
     """How much more accurate the first result is on these pairs, with tests."""
     sources, tasks = [o.source for o in first], [o.task_type for o in first]
-    right, theirs = [o.right for o in first], [o.right for o in second]
+    right = [o.right for o in first], [o.right for o in second]
     halves = [o.half_tie for o in first], [o.half_tie for o in second]
     sides = [o.side or "unreadable" for o in first], [o.side or "unreadable" for o in second]
     return {
         "n": len(first),
         "sources": len(set(sources)),
-        "first": sum(right) / len(first),
-        "second": sum(theirs) / len(first),
-        "strict": vars(statistics.bootstrap_difference(right, theirs, sources, seed=seed)),
+        "first": sum(right[0]) / len(first),
+        "second": sum(right[1]) / len(first),
+        "strict": vars(statistics.bootstrap_difference(*right, sources, seed=seed)),
         "half_tie": vars(statistics.bootstrap_difference(*halves, sources, seed=seed)),
-        "macro": vars(statistics.bootstrap_difference(right, theirs, sources, tasks, seed=seed)),
-        "mcnemar": vars(statistics.mcnemar(right, theirs)),
+        "macro": vars(statistics.bootstrap_difference(*right, sources, tasks, seed=seed)),
+        "mcnemar": vars(statistics.mcnemar(*right)),
         "agreement": statistics.agreement(*sides),
         "kappa": statistics.kappa(*sides),
     }
@@ -102,24 +102,24 @@ def compare_results(first: Path, second: Path, seed: int = 0) -> dict[str, Any]:
     """The comparison of two results' folders. Raises InputError unless they share pairs."""
     summaries = read_summary(first), read_summary(second)
     refuse_other_benchmark(*summaries, (str(first), str(second)))
-    ours, theirs = in_step(read_outcomes(first), read_outcomes(second))
-    other = by_dimension(theirs)
-    scores = edit_scores(ours), edit_scores(theirs)
+    of_first, of_second = in_step(read_outcomes(first), read_outcomes(second))
+    second_by_dimension = by_dimension(of_second)
+    scores = edit_scores(of_first), edit_scores(of_second)
     return {
         "bench": summaries[0]["bench"],
         "first": {"folder": str(first), "reward": summaries[0]["reward"]},
         "second": {"folder": str(second), "reward": summaries[1]["reward"]},
-        "left_out": max(summary["result"]["n"] for summary in summaries) - len(ours),
+        "left_out": max(summary["result"]["n"] for summary in summaries) - len(of_first),
         "seed": seed,
         "resamples": statistics.RESAMPLES,
         "dimensions": {
-            name: differences(members, other[name], seed)
-            for name, members in by_dimension(ours).items()
+            name: differences(members, second_by_dimension[name], seed)
+            for name, members in by_dimension(of_first).items()
         },
         "spearman": statistics.rank_correlation(
             [scores[0][name] for name in scores[0]], [scores[1][name] for name in scores[0]]
         ),
-        "changed": changed(ours, theirs),
+        "changed": changed(of_first, of_second),
     }
 
 

@@ -93,8 +93,8 @@ class EndpointJudge:
             max_tokens_field=self.dialect.max_tokens_field,
         )
         async with self.slots:
-            got = await patiently(lambda: self.client.attempt(request), RETRIES, self.rule)
-        return got.told if isinstance(got, Fault) else got.choices[0]
+            reply = await patiently(lambda: self.client.attempt(request), RETRIES, self.rule)
+        return reply.told if isinstance(reply, Fault) else reply.choices[0]
 
     async def judge(self, edit: Edit) -> Judgement:
         """The judgement of one edit."""

@@ -79,14 +79,14 @@ def thumbnail(image: Image.Image, path: Path) -> None:
 def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: Answers) -> None:
     """Writes `out/examples.json` and its images, in place of an earlier run's."""
     chosen = choose(outcomes)
-    wanted = {o.number: (kind, o) for kind, members in chosen.items() for o in members}
+    by_number = {o.number: (kind, o) for kind, members in chosen.items() for o in members}
     shutil.rmtree(out / "examples", ignore_errors=True)
     (out / "examples").mkdir(parents=True)
     shown: dict[int, Example] = {}
-    for row in rows() if wanted else ():
-        if row.number not in wanted:
+    for row in rows() if by_number else ():
+        if row.number not in by_number:
             continue
-        kind, outcome = wanted[row.number]
+        kind, outcome = by_number[row.number]
         source, a, b = names = tuple(
             f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b")
         )
@@ -102,7 +102,9 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: 
                 and [answers.judgements[name] for name in outcome.edits],
             }
         )
-        if len(shown) == len(wanted):
+        if len(shown) == len(by_number):
             break
-    kept = [shown[o.number] for members in chosen.values() for o in members if o.number in shown]
-    write_json(out / EXAMPLES, [example.model_dump(mode="json") for example in kept])
+    examples = [
+        shown[o.number] for members in chosen.values() for o in members if o.number in shown
+    ]
+    write_json(out / EXAMPLES, [example.model_dump(mode="json") for example in examples])

@@ -48,9 +48,9 @@ def rows_of(
 ) -> dict[str, tuple[str, float, Sequence[float] | None]]:
     """What `intervals` draws: the strict accuracy of every cell that holds pairs."""
     return {
-        f"{name} ({found['n']})": (colour, 100 * found["strict"], in_percent(found["strict_ci95"]))
-        for name, found in cells.items()
-        if found["strict"] is not None
+        f"{name} ({cell['n']})": (colour, 100 * cell["strict"], in_percent(cell["strict_ci95"]))
+        for name, cell in cells.items()
+        if cell["strict"] is not None
     }
 
 

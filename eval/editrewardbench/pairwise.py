@@ -40,7 +40,7 @@ PLACES: dict[str, Place] = {"A": "first", "B": "second", "TIE": "tie"}
 
 
 def question(instruction: str, requirement: str | None = None) -> str:
-    """What stands behind the three images."""
+    """The text after the three images."""
     return f"{task_text(instruction, requirement)}\nWhich edit is better?"
 
 
@@ -124,7 +124,7 @@ class PairJudge(EndpointJudge):
         return f"{SYSTEM}\n{question(instruction, requirement)}"
 
     def orders_of(self, pair: PairIndex) -> tuple[Order, Order]:
-        """The pair as it stands, and swapped."""
+        """The pair in both orders."""
         words, (a, b) = self.words(pair.instruction, pair.requirement), pair.edited
         keys = (
             row_key(self.fingerprint, words, pair.source, f"{x}|{y}") for x, y in ((a, b), (b, a))

@@ -40,10 +40,13 @@ class VlmOptions(Dialect):
     """What may stand behind the question mark of a vlm: or vlm-pair: spec."""
 
     model: str = Field(min_length=1)
+    """The model's name at the server."""
     key: str = "OPENAI_API_KEY"
     """The environment variable that holds the server's key."""
     temperature: float = Field(default=0.0, ge=0, le=2)
+    """Of sampling; 0 is greedy."""
     max_tokens: int = Field(default=2048, gt=0)
+    """Tokens of an answer, at most."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds."""
     principles: bool = False
@@ -65,7 +68,7 @@ def is_pairwise(spec: str) -> bool:
 
 
 def options_of(spec: str) -> dict[str, str]:
-    """What stands behind the question mark; InputError where an option stands there twice."""
+    """The options behind the question mark. Raises InputError for one given twice."""
     pairs = parse_qsl(spec.partition("?")[2], keep_blank_values=True)
     if len(dict(pairs)) < len(pairs):
         raise InputError(f"The reward '{spec}' names an option twice; leave one out.")

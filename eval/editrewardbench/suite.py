@@ -158,7 +158,7 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 def judge_all(config: SuiteConfig, command: str, truths: Truths) -> dict[str, Any]:
-    """Every judge's result; returns what stands in stage.json."""
+    """Runs every judge; returns the result for stage.json."""
     opened, truth = config.open(), config.truth_from(truths)
     results: dict[str, Result] = {}
     with ExitStack() as stack:

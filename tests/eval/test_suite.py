@@ -1,4 +1,4 @@
-"""The benchmark on small files of the public schema, judged by a script whose scores are known."""
+"""Several judges on small files of the public schema: a script whose scores are known, and the sandbox's truth."""
 
 from __future__ import annotations
 
