@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,26 +28,36 @@ AS_SCORES = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A judge's answers on all pairs of a benchmark.
-
-    `scored` gives pairs and scores per edit id as protocols need them. A pairwise judge has no
-    scores: its choice in a pair stands for two in that order, under ids that no other pair has.
-    """
+class Answers(ABC):
+    """A judge's answers on all pairs of a benchmark."""
 
     reward: dict[str, Any]
-    failures: Sequence[Failure | None]
-    """Per judgement (of every pass) or vote: why it has no score or choice; None where it has."""
+    """The judge: spec, sampling, fingerprint and prompt."""
     unreadable: int
     """Cached lines that could not be read, and were asked again."""
-    outcomes: Callable[[Sequence[PairIndex], float], list[Outcome]]
-    """By any tie margin."""
-    of_each_pass: Callable[[Sequence[PairIndex], float], list[list[Outcome]]]
-    scored: Callable[[Sequence[PairIndex]], tuple[list[PairIndex], Scores]]
-    texts: Callable[[Outcome], list[dict[str, Any]]]
-    """What the judge wrote about a pair: {title, text} each."""
-    judgements: Mapping[str, Judgement] | None
-    """Of the first pass, by edit id; None for a pairwise judge."""
+    failures: Sequence[Failure | None]
+    """Per judgement (of every pass) or vote: why it has no score or choice; None where it has."""
+
+    @property
+    def judgements(self) -> Mapping[str, Judgement] | None:
+        """Those of the first pass by edit id; None for a pairwise judge."""
+        return None
+
+    @abstractmethod
+    def outcomes(self, pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
+        """The outcomes of these pairs by this tie margin."""
+
+    def of_each_pass(self, pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
+        """The outcomes of every pass alone."""
+        return [self.outcomes(pairs, margin)]
+
+    @abstractmethod
+    def scored(self, pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
+        """The pairs with scores by edit id, as protocols need them."""
+
+    @abstractmethod
+    def texts(self, outcome: Outcome) -> list[dict[str, str]]:
+        """What the judge wrote about a pair: {title, text} each."""
 
 
 def mean_scores(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, float | None]:
@@ -73,19 +84,6 @@ def failures_of(passes: Sequence[Mapping[str, Judgement]]) -> dict[str, str]:
     return first
 
 
-def outcomes_of_votes(pairs: Sequence[PairIndex], votes: Sequence[PairVote]) -> list[Outcome]:
-    """The outcomes of a pairwise judge."""
-    return [
-        Outcome(
-            **pair_fields(pair),
-            side=vote.side,
-            failure=None if vote.failure is None else vote.failure.kind,
-            consistent=None if vote.failure is not None else vote.consistent,
-        )
-        for pair, vote in zip(pairs, votes, strict=True)
-    ]
-
-
 def text_of(judgement: Judgement) -> str:
     """The thought; where there is none, why the judgement failed."""
     return judgement.thought or (
@@ -93,81 +91,69 @@ def text_of(judgement: Judgement) -> str:
     )
 
 
-def of_passes(
-    passes: Sequence[Mapping[str, Judgement]], reward: dict[str, Any], unreadable: int
-) -> Answers:
-    """A pointwise judge's judgements of every edit, once per pass."""
-    scores = mean_scores(passes)
-    failures = failures_of(passes)
-    every = [failure_of(judgement) for judged in passes for judgement in judged.values()]
+@dataclass(frozen=True)
+class Judgements(Answers):
+    """A pointwise judge's judgements of every edit by edit id, once per pass."""
 
-    def outcomes(pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
-        return outcomes_of_scores(pairs, scores, failures, margin)
+    passes: Sequence[Mapping[str, Judgement]]
 
-    def of_each_pass(pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
-        return [
-            outcomes_of_scores(pairs, mean_scores([judged]), failures_of([judged]), margin)
-            for judged in passes
-        ]
+    @property
+    def judgements(self) -> Mapping[str, Judgement]:
+        return self.passes[0]
 
-    def scored(pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
-        return list(pairs), scores
+    def outcomes(self, pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
+        return outcomes_of_scores(pairs, mean_scores(self.passes), failures_of(self.passes), margin)
 
-    def texts(outcome: Outcome) -> list[dict[str, Any]]:
+    def of_each_pass(self, pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
+        return [replace(self, passes=[judged]).outcomes(pairs, margin) for judged in self.passes]
+
+    def scored(self, pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
+        return list(pairs), mean_scores(self.passes)
+
+    def texts(self, outcome: Outcome) -> list[dict[str, str]]:
+        several = len(self.passes) > 1
         return [
             {
-                "title": f"On the {place} edit" + (f", pass {number}" if len(passes) > 1 else ""),
+                "title": f"On the {place} edit" + (f", pass {number}" if several else ""),
                 "text": text_of(judged[edit_id]),
             }
             for place, edit_id in zip(("first", "second"), outcome.edits, strict=True)
-            for number, judged in enumerate(passes, 1)
+            for number, judged in enumerate(self.passes, 1)
         ]
 
-    return Answers(reward, every, unreadable, outcomes, of_each_pass, scored, texts, passes[0])
 
+@dataclass(frozen=True)
+class Votes(Answers):
+    """A pairwise judge's votes, by the ids of both edits in order."""
 
-def place_of(pair: PairIndex | Outcome) -> tuple[str, str]:
-    """The key of a pair's votes: the ids of both edits, which include the task, in order."""
-    return pair.edits if isinstance(pair, Outcome) else pair.edit_ids
+    votes: Mapping[tuple[str, str], PairVote]
 
-
-def of_votes(
-    pairs: Sequence[PairIndex],
-    votes: Sequence[PairVote],
-    failures: Sequence[Failure | None],
-    reward: dict[str, Any],
-    unreadable: int,
-) -> Answers:
-    """A pairwise judge's votes on these pairs; `failures` as in `Answers`."""
-    table = {place_of(pair): vote for pair, vote in zip(pairs, votes, strict=True)}
-
-    def outcomes(some_pairs: Sequence[PairIndex], margin: float) -> list[Outcome]:
-        return outcomes_of_votes(some_pairs, [table[place_of(pair)] for pair in some_pairs])
-
-    def scored(some_pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
-        own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(some_pairs)]
-        scores: dict[str, float | None] = {}
-        for pair, outcome in zip(own, outcomes(some_pairs, 0.0), strict=True):
-            scores |= zip(
-                pair.edit_ids,
-                AS_SCORES[outcome.side] if outcome.side else (None, None),
-                strict=True,
+    def outcomes(self, pairs: Sequence[PairIndex], margin: float = 0.0) -> list[Outcome]:
+        return [
+            Outcome(
+                **pair_fields(pair),
+                side=(vote := self.votes[pair.edit_ids]).side,
+                failure=None if vote.failure is None else vote.failure.kind,
+                consistent=None if vote.failure is not None else vote.consistent,
             )
+            for pair in pairs
+        ]
+
+    def scored(self, pairs: Sequence[PairIndex]) -> tuple[list[PairIndex], Scores]:
+        """The choice in a pair as two scores in that order, under ids that no other pair has."""
+        own = [replace(pair, edited=(f"{n}:a", f"{n}:b")) for n, pair in enumerate(pairs)]
+        scores: dict[str, float | None] = {}
+        for pair, outcome in zip(own, self.outcomes(pairs), strict=True):
+            both = AS_SCORES[outcome.side] if outcome.side else (None, None)
+            scores |= zip(pair.edit_ids, both, strict=True)
         return own, scores
 
-    def texts(outcome: Outcome) -> list[dict[str, Any]]:
-        thoughts = table[place_of(outcome)].thoughts
+    def texts(self, outcome: Outcome) -> list[dict[str, str]]:
+        titles = ("As shown here", "Shown in swapped order")
+        thoughts = self.votes[outcome.edits].thoughts
         return [
-            {"title": title, "text": text}
-            for title, text in zip(
-                ("As shown here", "Shown in swapped order"), thoughts, strict=True
-            )
+            {"title": title, "text": text} for title, text in zip(titles, thoughts, strict=True)
         ]
-
-    def of_each_pass(some_pairs: Sequence[PairIndex], margin: float) -> list[list[Outcome]]:
-        return [outcomes(some_pairs, margin)]
-
-    return Answers(reward, failures, unreadable, outcomes, of_each_pass, scored, texts, None)
 
 
 def prompt_of(judge: EditJudge) -> str:
@@ -204,8 +190,9 @@ def collect_answers(
             used = {order.key for pair in pairs for order in pair_judge.orders_of(pair)}
             prompt_hash = short_hash(pair_judge.words(TEMPLATE))
             reward |= {"fingerprint": pair_judge.fingerprint, "prompt_hash": prompt_hash}
-        return of_votes(
-            pairs, votes, [store[key].failure for key in sorted(used)], reward, store.unreadable
+        by_edits = {pair.edit_ids: vote for pair, vote in zip(pairs, votes, strict=True)}
+        return Votes(
+            reward, store.unreadable, [store[key].failure for key in sorted(used)], by_edits
         )
     judged = []
     with open_judges(spec, passes, seed, truth) as judges:
@@ -221,4 +208,5 @@ def collect_answers(
         for number, judge in enumerate(judges, 1):
             name = f"pass {number} of {passes}" if passes > 1 else "judging"
             judged.append(judge_all(judge, pairs, rows, principles, cache, batch, name))
-    return of_passes(judged, reward, decomposed.unreadable + cache.unreadable)
+    failures = [failure_of(judgement) for one in judged for judgement in one.values()]
+    return Judgements(reward, decomposed.unreadable + cache.unreadable, failures, judged)

@@ -179,8 +179,8 @@ def test_a_server_that_fails_gives_no_score_and_is_asked_again_when_the_command_
     where, well = own_pairs(tmp_path, *SERVED[:3]), threading.Event()
     fake = Fake(lambda body, n: two_traces(body, n) if well.is_set() or len(reds(body)) == 1 else encoded({}, 503))
     with running(fake) as (url,):
-        reward = f"server:{url}?k=2&temperature=0.7&deadline=0.3"
-        ill = run("jsonl", where, reward, expected=1)
+        reward = f"server:{url}?k=2&temperature=0.7"
+        ill = run("jsonl", where, f"{reward}&deadline=0.3", expected=1)
         assert outcomes(tmp_path / "out") == [([None, None], "server_gone")] * 3
         assert (ill["result"]["strict"], ill["result"]["unreadable"], ill["result"]["ties"]) == (0, 3, 0)
         assert ill["result"]["account"]["failed"] == {"server_gone": 6}
