@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -30,16 +31,51 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments as keys and values: values are YAML, `a.b=c` sets the key b within a. Raises InputError for another form."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not all(name.split(".")):
+            raise InputError(f"{pair!r} is no override; write key=value, such as learning_rate=1e-5 or teacher.model=NAME.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{pair!r}: the value is not valid YAML: {' '.join(str(error).split())}.") from error
+        *parents, key = name.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{pair!r} sets a key within {parent!r}, which another override gives a value.")
+        inner[key] = value
+    return values
+
+
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `overrides` on top, mapping by mapping."""
+    result = dict(values)
+    for key, value in overrides.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
 class Config(BaseModel):
     """Base of every stage's config. Paths are relative to the working folder; `package:NAME` is a file that comes with the package."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of keys: giving one is an error that names the key of today."""
 
     @model_validator(mode="before")
     @classmethod
     def check_keys(cls, values: Any) -> Any:
         """Refuses an unknown key, and names the nearest known one."""
         for key in values if isinstance(values, dict) else ():
+            if key in cls.renamed:
+                raise ValueError(f"'{key}' is now called '{cls.renamed[key]}'")
             if key not in cls.model_fields:
                 near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
                 hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
@@ -47,14 +83,14 @@ class Config(BaseModel):
         return values
 
     @classmethod
-    def read(cls, path: str | Path, **overrides: object) -> Self:
-        """The config at `path`, with `overrides` on top.
+    def read(cls, path: str | Path, overrides: Sequence[str] = (), **values: object) -> Self:
+        """The config at `path`, with `key=value` overrides and then `values` that are not None on top.
 
         Raises InputError for a missing file, broken YAML, an unknown key (naming the nearest known one) or a wrong value.
         """
-        values = read_yaml(path)
-        values.update({key: value for key, value in overrides.items() if value is not None})
-        return cls.checked(values, str(path))
+        given = merged(read_yaml(path), parse_overrides(overrides))
+        given.update({key: value for key, value in values.items() if value is not None})
+        return cls.checked(given, str(path))
 
     @classmethod
     def checked(cls, values: dict[str, Any], where_from: str) -> Self:
@@ -68,6 +104,19 @@ class Config(BaseModel):
             raise InputError(
                 f"{where_from}: {f'{where!r}: ' if where else ''}{said}{'' if said.endswith('?') else '.'}"
             ) from error
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """What every key means, in one line."""
+        return {key: " ".join((field.description or "").split()) for key, field in cls.model_fields.items()}
+
+    def as_yaml(self) -> str:
+        """Every key with its value, its meaning as a comment above it."""
+        texts, values = self.descriptions(), self.model_dump(mode="json")
+        return "\n".join(
+            (f"# {texts[key]}\n" if texts[key] else "") + yaml.safe_dump({key: value}, allow_unicode=True, sort_keys=False).rstrip()
+            for key, value in values.items()
+        )
 
     def digest(self) -> str:
         """A hash of every value, to tell whether finished work is still what is asked for."""
