@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
 from data_pipeline.flow import in_order
-from data_pipeline.generators import Editor, EditorClient, open_editor
+from data_pipeline.generators import Generator, GeneratorClient, open_generator
 from data_pipeline.intake import short_hash
 from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.run_state import Workbook
@@ -22,7 +22,7 @@ EDITS_IN_FLIGHT = 8
 
 
 async def edit(
-    task: Task, editor: Editor, seed: int, client: EditorClient, ledger: Ledger, store: ImageStore, max_pixels: int
+    task: Task, editor: Generator, seed: int, client: GeneratorClient, ledger: Ledger, store: ImageStore, max_pixels: int
 ) -> Seen | Failure:
     """The edit as it lies in the store, from the ledger where it was made before, or why there is none."""
     key = editor.key(task.source, task.instruction, seed)
@@ -44,21 +44,21 @@ async def edit(
 
 async def make_candidates(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
     """Every editor's edits of every chosen task, into the workbook, unless that was done."""
-    if not config.editors or book.result("make") is not None:
+    if not config.generators or book.result("make") is not None:
         return
     book.run("DELETE FROM quarantine WHERE stage = 'make'")
     made = failed = 0
     total = book.count("tasks WHERE chosen IN ('all', 'random', 'hard')")
-    for editor in config.editors:
-        client = open_editor(editor)
+    for editor in config.generators:
+        client = open_generator(editor)
 
         async def work(
-            row: tuple[Task, int], editor: Editor = editor, client: EditorClient = client
+            row: tuple[Task, int], editor: Generator = editor, client: GeneratorClient = client
         ) -> tuple[Task, int, Seen | Failure]:
             task, seed = row
             return task, seed, await edit(task, editor, seed, client, ledger, store, config.max_pixels)
 
-        def rows(editor: Editor = editor) -> Iterator[tuple[Task, int]]:
+        def rows(editor: Generator = editor) -> Iterator[tuple[Task, int]]:
             for task in book.tasks("chosen IN ('all', 'random', 'hard')"):
                 for seed in editor.seeds:
                     yield task, seed

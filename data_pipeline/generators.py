@@ -24,7 +24,9 @@ from rrm.images import png_bytes, read_image
 from rrm.records import Failure
 from rrm.runtime.secrets import know_fields
 
-DIFFUSERS_KEYS = frozenset({"revision", "steps", "guidance", "true_cfg", "height", "width", "dtype", "device", "offload"})
+DIFFUSERS_KEYS = frozenset(
+    {"revision", "sampling_steps", "guidance", "true_cfg", "height", "width", "dtype", "device", "offload"}
+)
 OPENAI_KEYS = frozenset({"base_url", "key_variable", "size", "extra", "send_seed", "timeout", "retries"})
 RESERVED = frozenset({"model", "image", "prompt", "n", "size", "seed", "stream"})
 OPENAI = "https://api.openai.com/v1"
@@ -36,8 +38,10 @@ SAME_SHAPE = 0.05
 """Aspect ratios that differ by no more than this share count as the same."""
 
 
-class Editor(Config):
+class Generator(Config):
     """An editor and how it is asked."""
+
+    renamed = {"steps": "sampling_steps"}
 
     name: str = Field(min_length=1, description="what its candidates are called")
     kind: Literal["diffusers", "openai"]
@@ -45,7 +49,7 @@ class Editor(Config):
     seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="one candidate per seed")
 
     revision: str | None = Field(None, description="diffusers: commit, branch or tag at the hub")
-    steps: int | None = Field(None, ge=1, description="diffusers: denoising steps; None: the pipeline's own number")
+    sampling_steps: int | None = Field(None, ge=1, description="diffusers: denoising steps; None: the pipeline's own number")
     guidance: float | None = Field(None, description="diffusers: 'guidance_scale' (FLUX.1-Kontext); None: the pipeline's own")
     true_cfg: float | None = Field(None, description="diffusers: 'true_cfg_scale' (Qwen-Image-Edit: 4.0); None: none is done")
     height: int | None = Field(
@@ -90,7 +94,7 @@ class Editor(Config):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class EditorClient(Protocol):
+class GeneratorClient(Protocol):
     """An editor that is ready for work."""
 
     async def edit(self, source: Image, instruction: str, seed: int) -> Image | Failure:
@@ -100,7 +104,7 @@ class EditorClient(Protocol):
         """Gives back connections and memory."""
 
 
-def open_editor(config: Editor) -> EditorClient:
+def open_generator(config: Generator) -> GeneratorClient:
     """The editor, ready for work. Raises InputError where it cannot be loaded or has no key."""
     return DiffusersEditor(config) if config.kind == "diffusers" else OpenAIEditor(config)
 
@@ -108,7 +112,7 @@ def open_editor(config: Editor) -> EditorClient:
 class DiffusersEditor:
     """A diffusers pipeline that takes an image and a prompt; it makes one edit at a time."""
 
-    def __init__(self, config: Editor):
+    def __init__(self, config: Generator):
         self.config = config
         self.pipeline = load_pipeline(config)
         self.takes = call_of(type(self.pipeline))
@@ -139,7 +143,7 @@ class DiffusersEditor:
     def sampling(self) -> dict[str, Any]:
         """The pipeline's arguments about how to sample."""
         config = self.config
-        given: dict[str, Any] = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
+        given: dict[str, Any] = {"num_inference_steps": config.sampling_steps, "guidance_scale": config.guidance}
         if "true_cfg_scale" in self.takes:
             given["true_cfg_scale"] = config.true_cfg or 1.0
             # without a negative prompt, however blank, the pipelines leave guidance out
@@ -168,7 +172,7 @@ class DiffusersEditor:
         torch.cuda.empty_cache()
 
 
-def load_pipeline(config: Editor) -> Any:
+def load_pipeline(config: Generator) -> Any:
     """The pipeline on its device. Raises InputError where there is none that edits images as the config wants it."""
     try:
         import diffusers
@@ -203,14 +207,19 @@ def call_of(kind: type | None) -> dict[str, inspect.Parameter]:
     return {} if kind is None else dict(inspect.signature(kind.__call__).parameters)
 
 
-def check_call(config: Editor, name: str, takes: dict[str, inspect.Parameter]) -> None:
+def check_call(config: Generator, name: str, takes: dict[str, inspect.Parameter]) -> None:
     """Raises InputError unless a pipeline with these parameters edits images, and knows every setting."""
     if not {"image", "prompt"} <= takes.keys():
         raise InputError(
             f"The editor '{config.name}' is a {name}, which takes no image and prompt; "
             "give a pipeline that edits, such as FluxKontextPipeline or QwenImageEditPipeline."
         )
-    settings = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_cfg": "true_cfg_scale", "height": "height"}
+    settings = {
+        "sampling_steps": "num_inference_steps",
+        "guidance": "guidance_scale",
+        "true_cfg": "true_cfg_scale",
+        "height": "height",
+    }
     for key, parameter in settings.items():
         if getattr(config, key) is not None and parameter not in takes:
             raise InputError(f"The editor '{config.name}' is a {name}, which has no {parameter}; leave out its '{key}'.")
@@ -233,7 +242,7 @@ def fitted(image: Image, size: tuple[int, int], stretched: bool = False) -> Imag
 class OpenAIEditor:
     """A model behind OpenAI's images API, at OpenAI or any server that speaks it."""
 
-    def __init__(self, config: Editor):
+    def __init__(self, config: Generator):
         self.config = config
         know_fields(config.extra)
         if not os.environ.get(config.key_variable) and config.base_url is None:

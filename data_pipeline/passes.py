@@ -190,7 +190,7 @@ async def decompose_all(config: DataConfig, book: Workbook, engine: Engine) -> N
     """Principles of every task that is chosen and needed, unless that was done."""
     if not config.decomposes or book.result("decompose") is not None:
         return
-    judged = config.candidates is not None or bool(config.editors) or book.count("quadruples") > 0
+    judged = config.candidates is not None or bool(config.generators) or book.count("quadruples") > 0
     has_edits = "task_id IN (SELECT task_id FROM quadruples) OR task_id IN (SELECT task_id FROM pairs)"
     needed = f"{CHOSEN} AND ({has_edits})" if judged else CHOSEN
     total, done = book.count(f"tasks WHERE {needed}"), book.count(f"tasks WHERE {needed} AND principles IS NOT NULL")

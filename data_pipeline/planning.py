@@ -79,7 +79,7 @@ class LedgerOnly:
 def edits_missing(config: DataConfig, book: Workbook, ledger: Ledger) -> Counter[str]:
     """Edits that editors have still to make, by editor."""
     missing: Counter[str] = Counter()
-    for editor in config.editors:
+    for editor in config.generators:
         for task in book.tasks("chosen IN ('all', 'random', 'hard')"):
             missing[editor.name] += sum(
                 ledger.image(editor.key(task.source, task.instruction, s)) is None for s in editor.seeds
@@ -113,7 +113,7 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
             calls["think", call.model] += waiting
         if config.verifies:
             unthought = book.count("quarantine WHERE stage = 'think' AND failure LIKE '%not_asked%'")
-            calls["verify", config.verifier.model] += waiting + unthought
+            calls["verify", config.gold_teacher.model] += waiting + unthought
         edits = {f"edit | {name}": count for name, count in missing_edits.items()}
         result: dict[str, Any] = {
             "in_ledger": len(asks.known),
@@ -130,7 +130,7 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
 
 def sampled(config: DataConfig, book: Workbook, size: int) -> list[Task]:
     """So many of the tasks that the run will use, in the order in which tasks are drawn."""
-    with_edits = "" if config.editors or not book.count("quadruples") else " AND task_id IN (SELECT task_id FROM quadruples)"
+    with_edits = "" if config.generators or not book.count("quadruples") else " AND task_id IN (SELECT task_id FROM quadruples)"
     own = f"origin = 'task' AND left_out IS NULL{with_edits}"
     tasks = sorted(book.tasks(own), key=lambda task: rank(task.task_id, config.seed + 1))
     if not tasks:
@@ -267,7 +267,7 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
         if config.random_tasks is not None or config.hard_tasks is not None:
             chosen = min(every, (config.random_tasks or 0) + (config.hard_tasks or 0))
         judged, quadruples = chosen, None
-        if not config.editors and book.count("quadruples"):
+        if not config.generators and book.count("quadruples"):
             share = chosen / max(1, every)
             judged = round(share * book.count(f"tasks WHERE {own} AND task_id IN (SELECT task_id FROM quadruples)"))
             kept = f"quadruples q JOIN tasks t USING (task_id) WHERE t.{own.replace('AND ', 'AND t.')}"

@@ -47,7 +47,7 @@ ENGINES = ("local", "ray")
 @contextmanager
 def teachers_there(config: DataConfig) -> Iterator[DataConfig]:
     """The config with the addresses of its teachers and editors; "sandbox" starts the sandbox's for the duration."""
-    addresses = [config.teacher_url, *(t.base_url for t in config.pool), *(e.base_url for e in config.editors)]
+    addresses = [config.teacher_url, *(t.base_url for t in config.pool), *(e.base_url for e in config.generators)]
     if SANDBOX not in addresses:
         yield config
         return

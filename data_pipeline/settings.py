@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_pipeline.generators import Editor
+from data_pipeline.generators import Generator
 from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
@@ -58,10 +58,13 @@ class Teacher(Dialect):
 class DataConfig(Config):
     """One data set."""
 
+    synonyms = {"verifier": "gold_teacher"}
+    renamed = {"editors": "generators"}
+
     out: str
     tasks: str
     candidates: str | None = None
-    editors: tuple[Editor, ...] = ()
+    generators: tuple[Generator, ...] = ()
     pairs: str | None = None
     benchmarks: tuple[str, ...] = Field((), description="tasks, pairs or benchmark files that the set must not overlap with")
     ledger: str | None = Field(None, description="SQLite file of every answer; None: <out>.ledger.sqlite")
@@ -95,7 +98,7 @@ class DataConfig(Config):
     key_variable: str = "OPENAI_API_KEY"
     decomposer: Teacher
     thinkers: tuple[Teacher, ...] = Field(min_length=1)
-    verifier: Teacher
+    gold_teacher: Teacher
     decompose_share: float = Field(0.1, ge=0, lt=1)
     concurrency: int = Field(32, ge=1)
     timeout: float = Field(120.0, gt=0)
@@ -121,11 +124,11 @@ class DataConfig(Config):
 
     def what(self) -> dict[str, Any]:
         """Every key that the set depends on; how fast it is made, and where, is not among them, nor is what is not set."""
-        roles: dict[str, Any] = dict.fromkeys(("decomposer", "verifier", "hard_filter"), LIMITS)
+        roles: dict[str, Any] = dict.fromkeys(("decomposer", "gold_teacher", "hard_filter"), LIMITS)
         unset = [name for name in ("encoding", "labels") if getattr(self, name) is None]
         exclude = {**dict.fromkeys((*SPEED, *unset), True), **roles, "thinkers": {"__all__": LIMITS}}
         whole = self.model_dump(mode="json", exclude=exclude)
-        for teacher in (whole["decomposer"], whole["verifier"], whole["hard_filter"], *whole["thinkers"]):
+        for teacher in (whole["decomposer"], whole["gold_teacher"], whole["hard_filter"], *whole["thinkers"]):
             if teacher and not teacher["extra"]:
                 del teacher["extra"]
         return whole
@@ -145,10 +148,10 @@ class DataConfig(Config):
 
         values = {
             "teacher_url": there(self.teacher_url),
-            "editors": tuple(editor.model_copy(update={"base_url": there(editor.base_url)}) for editor in self.editors),
+            "generators": tuple(g.model_copy(update={"base_url": there(g.base_url)}) for g in self.generators),
             "decomposer": moved(self.decomposer),
             "thinkers": tuple(map(moved, self.thinkers)),
-            "verifier": moved(self.verifier),
+            "gold_teacher": moved(self.gold_teacher),
             "hard_filter": moved(self.hard_filter) if self.hard_filter else None,
         }
         return self.model_copy(update=values)
@@ -184,7 +187,7 @@ class DataConfig(Config):
         return [
             *([self.hard_filter] if self.hard_filter and self.filters else []),
             *([self.decomposer] if self.decomposes else []),
-            *([self.verifier] if self.verifies else []),
+            *([self.gold_teacher] if self.verifies else []),
         ]
 
     @property

@@ -18,7 +18,7 @@ def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfi
     task = quadruple.task
     text = prompts.verify_text(task.instruction, quadruple.principles, references, task.requirement)
     images = (task.source, quadruple.edited)
-    return one_call(config.verifier, "verify", prompts.VERIFY_SYSTEM, text, images, config.seed)
+    return one_call(config.gold_teacher, "verify", prompts.VERIFY_SYSTEM, text, images, config.seed)
 
 
 async def verify(quadruple: Quadruple, traces: Sequence[Trace], asking: Asking, config: DataConfig) -> Gold | Failure:

@@ -68,12 +68,17 @@ class Config(BaseModel):
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former names of keys: giving one is an error that names the key of today."""
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """Further names under which a key may be given."""
 
     @model_validator(mode="before")
     @classmethod
     def check_keys(cls, values: Any) -> Any:
-        """Refuses an unknown key, and names the nearest known one."""
-        for key in values if isinstance(values, dict) else ():
+        """Reads synonyms, and refuses an unknown key, naming the nearest known one."""
+        if not isinstance(values, dict):
+            return values
+        values = {cls.synonyms.get(key, key): value for key, value in values.items()}
+        for key in values:
             if key in cls.renamed:
                 raise ValueError(f"'{key}' is now called '{cls.renamed[key]}'")
             if key not in cls.model_fields:
@@ -114,7 +119,8 @@ class Config(BaseModel):
         """Every key with its value, its meaning as a comment above it."""
         texts, values = self.descriptions(), self.model_dump(mode="json")
         return "\n".join(
-            (f"# {texts[key]}\n" if texts[key] else "") + yaml.safe_dump({key: value}, allow_unicode=True, sort_keys=False).rstrip()
+            (f"# {texts[key]}\n" if texts[key] else "")
+            + yaml.safe_dump({key: value}, allow_unicode=True, sort_keys=False).rstrip()
             for key, value in values.items()
         )
 

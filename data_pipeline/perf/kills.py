@@ -52,7 +52,7 @@ def config_of(world: Path, out: Path, url: str) -> DataConfig:
             "teacher_url": url,
             "decomposer": careful,
             "thinkers": [{"model": "sandbox-lenient"}, {"model": "sandbox-vague"}],
-            "verifier": careful,
+            "gold_teacher": careful,
             "validation_share": 0.2,
             "concurrency": IN_FLIGHT,
         }
@@ -115,7 +115,7 @@ def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = folder / "world"
-        sizes = {"train_tasks": 120, "test_tasks": 1, "candidates_per_task": 4, "pair_tasks": 20, "pairs": 60}
+        sizes = {"train_tasks": 120, "test_tasks": 1, "candidates_per_task": 4, "pair_tasks": 20, "pair_count": 60}
         build(WorldConfig(out=str(world), benchmark_sources=4, benchmark_pairs=4, **sizes), world)  # type: ignore[arg-type]
         log = folder / "log.jsonl"
         with running_weather(log=log) as quick:

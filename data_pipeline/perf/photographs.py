@@ -139,7 +139,7 @@ def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: 
                 "teacher_url": url,
                 "decomposer": teacher,
                 "thinkers": [{"model": "sandbox-photo-noisy", "samples": 2}, teacher],
-                "verifier": teacher,
+                "gold_teacher": teacher,
                 "exemplars_per_query": 1,
                 "principles": {"follow": (1, 9), "keep": (1, 9), "quality": (1, 9)},
                 "principles_total": (3, 12),

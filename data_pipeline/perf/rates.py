@@ -42,7 +42,7 @@ def config_of(url: str, folder: Path, concurrency: int, per_minute: float | None
             "teacher_url": url,
             "decomposer": teacher,
             "thinkers": [teacher],
-            "verifier": teacher,
+            "gold_teacher": teacher,
             "exemplars": None,
             "principles": {"follow": (0, 9), "keep": (0, 9), "quality": (0, 9)},
             "principles_total": (1, 20),

@@ -173,7 +173,7 @@ def plan(config: AblationConfig) -> Study:
     for seed in config.curve_seeds:
         for count in config.curve:
             rank = 3 * turns + seed_rank(study, seed)
-            job = study.add_gcpo(seed, f"gcpo-n{count}", "sft-tv", {"draw_pairs": count}, rank)
+            job = study.add_gcpo(seed, f"gcpo-n{count}", "sft-tv", {"pair_count": count}, rank)
             trained(study, seed, job, rank)
     return study
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.generators import Editor
+from data_pipeline.generators import Generator
 from eval.cache import AnswerCache
 from eval.editors import gedit, imgedit
 from eval.editors.gsb import gsb, read_votes
@@ -50,7 +50,7 @@ def items_of(arguments: argparse.Namespace) -> Iterator[EditItem]:
 
 def run_sample(arguments: argparse.Namespace) -> None:
     """Makes the edits that are not there."""
-    editor = Editor.read(arguments.editor)
+    editor = Generator.read(arguments.editor)
     name = arguments.name or editor.name
     if "/" in name or name.startswith("."):
         raise InputError(f"An editor's name becomes a folder: '{name}' must hold no slash and no leading dot.")

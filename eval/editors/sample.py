@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.flow import in_order
-from data_pipeline.generators import WITHOUT_EFFECT, Editor, EditorClient, open_editor
+from data_pipeline.generators import WITHOUT_EFFECT, Generator, GeneratorClient, open_generator
 from eval.cache import append_lines, cut_torn_line, read_jsonl
 from eval.editors.items import EditItem
 from rrm.errors import InputError
@@ -43,7 +43,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def claim(folder: Path, editor: Editor, seed: int) -> None:
+def claim(folder: Path, editor: Generator, seed: int) -> None:
     """Notes in the folder which editor its edits are of. Raises InputError where it holds edits by other settings."""
     wanted = {**editor.model_dump(mode="json", exclude=WITHOUT_EFFECT), "seed": seed}
     path = folder / SETTINGS
@@ -83,7 +83,7 @@ def settle_failures(folder: Path) -> None:
         path.unlink()
 
 
-async def make_one(item: EditItem, client: EditorClient, folder: Path, seed: int) -> bool | Failure:
+async def make_one(item: EditItem, client: GeneratorClient, folder: Path, seed: int) -> bool | Failure:
     """True where the edit was made, False where it was there, or why there is none."""
     path = inside(folder, item.output)
     if is_whole(path):
@@ -96,7 +96,7 @@ async def make_one(item: EditItem, client: EditorClient, folder: Path, seed: int
 
 
 async def sample_with(
-    client: EditorClient, items: Iterable[EditItem], folder: Path, seed: int, in_flight: int = EDITS_IN_FLIGHT
+    client: GeneratorClient, items: Iterable[EditItem], folder: Path, seed: int, in_flight: int = EDITS_IN_FLIGHT
 ) -> Sampled:
     """Makes every edit that is not there; each that fails is a line of failures.jsonl and is tried again by the next run.
 
@@ -126,11 +126,11 @@ async def sample_with(
     return Sampled(kept + made + failed, kept, made, failed)
 
 
-async def sample(items: Iterable[EditItem], editor: Editor, folder: Path, seed: int | None = None) -> Sampled:
+async def sample(items: Iterable[EditItem], editor: Generator, folder: Path, seed: int | None = None) -> Sampled:
     """The edits of all items by one editor, below `folder`; the seed is the editor's first unless given."""
     chosen = editor.seeds[0] if seed is None else seed
     claim(folder, editor, chosen)
-    client = open_editor(editor)
+    client = open_generator(editor)
     try:
         return await sample_with(client, items, folder, chosen)
     finally:

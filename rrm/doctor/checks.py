@@ -37,13 +37,13 @@ def check_batch(config: TrainingConfig, processes: int, rows: int | None) -> Che
         update, unit = config.batch * config.accumulate * processes, "rows"
         how = f"batch {config.batch} × accumulate {config.accumulate} × {processes} processes = {update} rows an update"
     else:
-        total = config.pairs * 2 * config.traces
+        total = config.pairs_per_step * 2 * config.traces_per_image
         share, rest = divmod(total, processes)
         micro = config.micro_batch or share
         if rest or share % micro:
             says = f"pairs × 2 × traces = {total} does not divide into {processes} processes × micro_batch {micro}; change one of them."
             return Check("batch", "fail", says)
-        update, unit = config.pairs, "pairs"
+        update, unit = config.pairs_per_step, "pairs"
         how = f"{total} traces an update, {share} for each of {processes} processes, {share // micro} × {micro} at once"
     if rows is None:
         return Check("batch", "ok", f"{how}.", {"update": update})
@@ -111,7 +111,9 @@ def check_disk(config: TrainingConfig, shape: Shape, plan: Plan, free: int) -> C
     """Free space where the results go, against the checkpoints that are kept, one that is being written, the model, and the rollouts."""
     needed = checkpoint_bytes(shape, plan) * (config.keep + 1) + plan.weight_bytes * parameters(shape)
     if isinstance(config, GCPOStage):
-        needed += 4.0 * config.steps * config.pairs * 2 * config.traces * config.max_tokens  # about four characters a token
+        needed += (
+            4.0 * config.steps * config.pairs_per_step * 2 * config.traces_per_image * config.max_tokens
+        )  # about four characters a token
     says = (
         f"{free / GIB:.1f} GiB are free for {config.out}, which takes up to {needed / GIB:.1f} ({config.keep} checkpoints kept)"
     )

@@ -33,7 +33,7 @@ TEXT_TOKENS, ANSWER_TOKENS = 1200, 2048
 
 def read_config(path: Path) -> TrainingConfig:
     """The SFT or GCPO config at `path`: what has pairs and traces is GCPO's. Raises InputError for anything else."""
-    kind = GCPOStage if {"pairs", "traces"} & read_yaml(path).keys() else SFTStage
+    kind = GCPOStage if {"pairs_per_step", "traces_per_image"} & read_yaml(path).keys() else SFTStage
     return kind.read(path)
 
 
@@ -70,10 +70,10 @@ def plan_of(config: TrainingConfig, processes: int, cuda: bool, lengths: Lengths
     }  # fmt: skip
     if isinstance(config, SFTStage):
         return Plan(micro=config.batch, answer=answer or ANSWER_TOKENS, **common)
-    share = max(1, config.pairs * 2 * config.traces // processes)
+    share = max(1, config.pairs_per_step * 2 * config.traces_per_image // processes)
     return Plan(
-        micro=config.micro_batch or share, answer=config.max_tokens, rollouts=share, traces=config.traces,
-        server=config.vllm_server is not None, reference=config.beta > 0 and not config.lora_rank, **common,
+        micro=config.micro_batch or share, answer=config.max_tokens, rollouts=share, traces=config.traces_per_image,
+        server=config.vllm_server is not None, reference=config.kl_weight > 0 and not config.lora_rank, **common,
     )  # fmt: skip
 
 

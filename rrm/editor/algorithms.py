@@ -67,12 +67,12 @@ class NFT:
 
     def __init__(self, config: EditorConfig):
         self.config = config
-        self.times = time_schedule(config.steps)
+        self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.timesteps
 
     def rollout(self, model: TinyKontext, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
         """ODE samples; only x0 matters."""
-        return Rollout(model.sample(source, text_ids, rng, self.config.steps), source, text_ids, [])
+        return Rollout(model.sample(source, text_ids, rng, self.config.sampling_steps), source, text_ids, [])
 
     def keeps(self, advantages: Tensor) -> Tensor:
         """All: at advantage 0 the loss still holds v near v_old."""
@@ -92,7 +92,7 @@ class NFT:
             loss = nft_loss(
                 sets.current.velocity(x_t, t, source, text_ids),
                 *(v_old, v_ref, x_t, x0, t, optimality(a, self.config.a_max)),
-                beta=self.config.beta,
+                beta=self.config.nft_beta,
                 a_max=self.config.a_max,
                 ref_weight=self.config.ref_weight,
             )
@@ -108,7 +108,7 @@ class GRPO:
 
     def __init__(self, config: EditorConfig):
         self.config = config
-        self.times = time_schedule(config.steps)
+        self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.sde_steps
 
     def rollout(self, model: TinyKontext, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
@@ -134,11 +134,11 @@ class GRPO:
             with torch.no_grad():
                 mean_ref = sde_mean(x, sets.ref.velocity(x, t, source, text_ids), step.s, step.s_next, step.sd)
             logp = log_density(step.x_next[part], mean, step.sd, step.s_next - step.s)
-            policy, ratio = clipped_loss(logp, step.logp[part], a, self.config.clip, self.config.a_max)
+            policy, ratio = clipped_loss(logp, step.logp[part], a, self.config.clip_range, self.config.a_max)
             kl = mean_kl(mean, mean_ref, step.sd)
             ratio = ratio.detach()
-            outside = ((ratio - 1).abs() > self.config.clip).float()
-            yield Term(policy + self.config.kl * kl, {"kl": kl.detach(), "ratio": ratio, "clip_fraction": outside})
+            outside = ((ratio - 1).abs() > self.config.clip_range).float()
+            yield Term(policy + self.config.kl_weight * kl, {"kl": kl.detach(), "ratio": ratio, "clip_fraction": outside})
 
     def old_decay(self, step: int) -> float:
         """0: every epoch's samples come from the current weights."""

@@ -37,14 +37,17 @@ EditFn = Callable[[Sequence[EditorTask], int], list[Image.Image]]
 class EvaluateConfig(Config):
     """Which editors are compared, on how many held-out tasks and seeds."""
 
+    renamed = {"seeds": "seed_count", "steps": "sampling_steps"}
+
     out: Path
     tasks: Path
     base: Path
     nft: Path | None = None
     grpo: Path | None = None
     task_count: int = Field(200, ge=2)
-    seeds: int = Field(3, ge=1)
-    steps: int = Field(15, ge=1, description="Euler steps of a sample")
+    seed_count: int = Field(3, ge=1)
+    sampling_steps: int = Field(15, ge=1)
+    """Euler steps of a sample."""
     shown: int = Field(6, ge=0, description="tasks whose samples are saved")
 
     def editors(self) -> dict[str, Path]:
@@ -102,12 +105,12 @@ def truths_of(tasks: Sequence[EditorTask], images: Sequence[Image.Image]) -> lis
 def evaluate(config: EvaluateConfig, out: Path, tasks: Sequence[EditorTask]) -> dict[str, Any]:
     """Every editor's summary; also written to `out/evaluation.json`, with the first tasks' samples beside it."""
     editors: dict[str, EditFn] = {COPY: lambda asked, seed: [task.source for task in asked]}
-    editors |= {name: editing_with(TinyKontext.load(path), config.steps) for name, path in config.editors().items()}
-    sources = [task.source_digest for task in tasks] * config.seeds
+    editors |= {name: editing_with(TinyKontext.load(path), config.sampling_steps) for name, path in config.editors().items()}
+    sources = [task.source_digest for task in tasks] * config.seed_count
     truths: dict[str, list[Truth]] = {name: [] for name in editors}
     shown: dict[str, list[Image.Image]] = {}
     for name, edit in editors.items():
-        for seed in tqdm(range(config.seeds), desc=f"evaluate {name}", mininterval=2):
+        for seed in tqdm(range(config.seed_count), desc=f"evaluate {name}", mininterval=2):
             images = edit(tasks, seed)
             truths[name] += truths_of(tasks, images)
             shown.setdefault(name, images[: config.shown])

@@ -45,7 +45,7 @@ class EditorRun:
 
     def __init__(self, config: EditorConfig, base: TinyKontext):
         self.sets = ParameterSets(base)
-        self.optimizer = torch.optim.AdamW(self.sets.current.parameters(), lr=config.lr, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.sets.current.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.rng = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
         self.step = 0
@@ -96,7 +96,7 @@ def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: Rewa
             run.epoch += 1
             with (out / METRICS).open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            if run.epoch % config.checkpoint_every == 0 or run.epoch == config.epochs or asked():
+            if run.epoch % config.save_every == 0 or run.epoch == config.epochs or asked():
                 run.save(out / CHECKPOINTS)
             bar.update()
             bar.set_postfix(reward=row["reward_mean"], true=row["true_reward_mean"], refresh=False)
@@ -126,7 +126,7 @@ def one_epoch(
     advantages = group_advantages(
         [None if isinstance(answer, Failure) else answer for answer in answers],
         [task.group for task in asked],
-        spread=config.spread,
+        spread=config.normalize_over,
         rule=config.filter,
         high=config.filter_mean,
         flat=config.filter_std,

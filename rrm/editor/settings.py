@@ -11,8 +11,8 @@ from rrm.config import Config
 from rrm.editor.groups import FilterRule, Spread
 from rrm.errors import InputError
 
-NFT_ONLY = ("beta", "ref_weight", "timesteps")
-GRPO_ONLY = ("noise", "sde_steps", "clip", "kl")
+NFT_ONLY = ("nft_beta", "ref_weight", "timesteps")
+GRPO_ONLY = ("noise", "sde_steps", "clip_range", "kl_weight")
 
 
 class EditorConfig(Config):
@@ -20,6 +20,16 @@ class EditorConfig(Config):
 
     The numbers are those of the sandbox; the global batch is `groups` × `group_size` samples, whatever it runs on.
     """
+
+    renamed = {
+        "steps": "sampling_steps",
+        "lr": "learning_rate",
+        "checkpoint_every": "save_every",
+        "spread": "normalize_over",
+        "beta": "nft_beta",
+        "clip": "clip_range",
+        "kl": "kl_weight",
+    }
 
     out: Path
     tasks: Path
@@ -34,26 +44,27 @@ class EditorConfig(Config):
     epochs: int = Field(ge=1)
     groups: int = Field(8, ge=1)
     group_size: int = Field(12, ge=2)
-    steps: int = Field(6, ge=2, description="of a rollout")
+    sampling_steps: int = Field(6, ge=2)
+    """Denoising steps of a rollout."""
     optimiser_steps: int = Field(ge=1, description="per epoch")
-    lr: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    checkpoint_every: int = Field(6, ge=1)
+    save_every: int = Field(6, ge=1)
 
     a_max: float = Field(5.0, gt=0)
-    spread: Spread = "epoch"
+    normalize_over: Spread = "epoch"
     filter: FilterRule = "paper"
     filter_mean: float = 0.9
     filter_std: float = 0.05
 
-    beta: float = Field(1.0, gt=0)
+    nft_beta: float = Field(1.0, gt=0)
     ref_weight: float = Field(1e-4, ge=0)
     timesteps: int = Field(2, ge=1, description="trained per sample, of the rollout's own")
 
     noise: float = Field(0.7, gt=0)
     sde_steps: int = Field(4, ge=1)
-    clip: float = Field(1e-4, gt=0)
-    kl: float = Field(0.04, ge=0)
+    clip_range: float = Field(1e-4, gt=0)
+    kl_weight: float = Field(0.04, ge=0)
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or would do nothing."""
@@ -62,7 +73,9 @@ class EditorConfig(Config):
             raise InputError(f"'{given[0]}' does nothing with algorithm: {self.algorithm}; remove it from the config.")
         if (self.rrm is None) != (self.reward != "rrm"):
             raise InputError(f"With reward: {self.reward}, 'rrm' must {'name a model' if self.rrm is None else 'be absent'}.")
-        if self.algorithm == "nft" and self.timesteps > self.steps:
-            raise InputError(f"'timesteps' is {self.timesteps}, but a rollout has only {self.steps} steps.")
-        if self.algorithm == "grpo" and self.sde_steps >= self.steps:
-            raise InputError(f"'sde_steps' is {self.sde_steps}; with {self.steps} steps it can be {self.steps - 1} at most.")
+        if self.algorithm == "nft" and self.timesteps > self.sampling_steps:
+            raise InputError(f"'timesteps' is {self.timesteps}, but a rollout has only {self.sampling_steps} steps.")
+        if self.algorithm == "grpo" and self.sde_steps >= self.sampling_steps:
+            raise InputError(
+                f"'sde_steps' is {self.sde_steps}; with {self.sampling_steps} steps it can be {self.sampling_steps - 1} at most."
+            )

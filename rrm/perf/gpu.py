@@ -211,7 +211,12 @@ def configs(size: Size, work: Path, steps: int, cuda: bool) -> tuple[SFTStage, G
     }  # fmt: skip
     sft = SFTStage(out=work / "sft", batch=size.batch, style="brief" if size.shape is None else "full", **common)
     gcpo = GCPOStage(
-        out=work / "gcpo", pairs=size.pairs, traces=size.traces, micro_batch=size.batch, max_tokens=size.max_tokens, **common
+        out=work / "gcpo",
+        pairs_per_step=size.pairs,
+        traces_per_image=size.traces,
+        micro_batch=size.batch,
+        max_tokens=size.max_tokens,
+        **common,
     )
     return sft, gcpo
 

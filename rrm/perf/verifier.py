@@ -242,7 +242,7 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
     )
     dataset = build_dataset(pairs, STYLE, store)
     stage = GCPOStage(
-        data=work, base=str(model_path), out=work / "gcpo", steps=STEPS, pairs=PAIRS, traces=TRACES, learning_rate=3e-5,
+        data=work, base=str(model_path), out=work / "gcpo", steps=STEPS, pairs_per_step=PAIRS, traces_per_image=TRACES, learning_rate=3e-5,
         max_tokens=TOKENS,
     )  # fmt: skip
     common = {"train_dataset": dataset, "processing_class": processor}

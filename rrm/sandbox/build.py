@@ -38,13 +38,15 @@ SAME_BELOW = 1.0
 class WorldConfig(Config):
     """How large a world to build."""
 
+    renamed = {"pairs": "pair_count"}
+
     out: str
     seed: int = 0
     train_tasks: int = Field(1100, ge=1)
     test_tasks: int = Field(400, ge=1)
     candidates_per_task: int = Field(5, ge=2, le=8)
     pair_tasks: int = Field(500, ge=1)
-    pairs: int = Field(1500, ge=1)
+    pair_count: int = Field(1500, ge=1)
     benchmark_sources: int = Field(320, ge=1)
     benchmark_pairs: int = Field(640, ge=1)
     benchmark_others: float = Field(0.75, ge=0)
@@ -150,7 +152,7 @@ def human_label(utility_a: float, utility_b: float) -> str:
 def write_pairs(out: Path, config: WorldConfig, cases: Sequence[Case], edits: Sequence[Sequence[Edit]]) -> dict[str, int]:
     """The human pairs; returns how many have each label."""
     rng = np.random.default_rng([config.seed, 40])
-    per_task = -(-config.pairs // len(cases))
+    per_task = -(-config.pair_count // len(cases))
     rows: list[dict[str, Any]] = []
     for number, (case, several) in enumerate(zip(cases, edits, strict=True)):
         save(out / f"pairs/{number:05d}_source.png", case.source)
@@ -163,7 +165,7 @@ def write_pairs(out: Path, config: WorldConfig, cases: Sequence[Case], edits: Se
             row = {"source": f"pairs/{number:05d}_source.png", "instruction": case.instruction}
             label = human_label(several[a].utility, several[b].utility)
             rows.append({**row, "edited_a": names[a], "edited_b": names[b], "label": label})
-    rows = rows[: config.pairs]
+    rows = rows[: config.pair_count]
     write_lines(out / "pairs.jsonl", rows)
     return {label: sum(row["label"] == label for row in rows) for label in ("a", "b", "same")}
 

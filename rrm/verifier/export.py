@@ -28,8 +28,8 @@ from rrm.verifier.training import TrainingStage, merged, origin, read_state
 
 
 def read_config(path: Path) -> SFTStage | GCPOStage:
-    """The config of the run, told apart by 'pairs', which only GCPO has."""
-    return (GCPOStage if "pairs" in read_yaml(path) else SFTStage).read(path)
+    """The config of the run, told apart by 'pairs_per_step', which only GCPO has."""
+    return (GCPOStage if "pairs_per_step" in read_yaml(path) else SFTStage).read(path)
 
 
 def whole(checkpoint: Path, config: TrainingStage) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
@@ -56,7 +56,7 @@ def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
     if isinstance(config, SFTStage):
         stage, style, rows = "sft", config.style, Counter(row.kind for row in read_rows(config.data))
     else:
-        stage, style, rows = "gcpo", style_of(config.base), {"pairs": config.draw_pairs or len(read_pairs(config.data))}
+        stage, style, rows = "gcpo", style_of(config.base), {"pairs": config.pair_count or len(read_pairs(config.data))}
     model, processor = whole(checkpoint, config)
     processes = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
     with folder_at_once(out) as folder:

@@ -63,7 +63,7 @@ def by_editors_judge(odd: Odd, tmp_path: Path) -> str | None:
 
 def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
     teacher = {"model": "m", "temperatures": [0.0], "samples": 1}
-    roles = {"decomposer": teacher, "thinkers": [teacher], "verifier": teacher}
+    roles = {"decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     config = DataConfig.model_validate(
         {"out": str(tmp_path / "data"), "tasks": "t", "teacher_url": odd.url, "timeout": TIMEOUT, "patience": 0.01, **roles}
     )
@@ -71,7 +71,7 @@ def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
     async def go() -> Paid | Failure:
         with Ledger(tmp_path / f"{len(odd.bodies)}.sqlite") as ledger:
             teachers = Teachers(config, ImageStore(tmp_path / "images"), ledger, Budget())
-            call = one_call(config.verifier, "think", "system", "question", (), 0)
+            call = one_call(config.gold_teacher, "think", "system", "question", (), 0)
             try:
                 return await teachers.paid_for(teachers.line("m", None), call, teachers.request(call))
             finally:

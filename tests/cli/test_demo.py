@@ -14,12 +14,12 @@ from tests.support import ROOT
 from tests.support.processes import forked
 
 SMALLER = {
-    "world": {"train_tasks": 12, "test_tasks": 8, "candidates_per_task": 2, "pair_tasks": 8, "pairs": 12, "benchmark_sources": 6, "benchmark_pairs": 8},
+    "world": {"train_tasks": 12, "test_tasks": 8, "candidates_per_task": 2, "pair_tasks": 8, "pair_count": 12, "benchmark_sources": 6, "benchmark_pairs": 8},
     "sft": {"steps": 2, "batch": 4},
-    "gcpo": {"steps": 2, "pairs": 2, "traces": 2, "max_tokens": 64},
+    "gcpo": {"steps": 2, "pairs_per_step": 2, "traces_per_image": 2, "max_tokens": 64},
     "edit_nft": {"epochs": 1, "groups": 2, "group_size": 2},
     "edit_grpo": {"epochs": 1, "groups": 2, "group_size": 2},
-    "edit_eval": {"task_count": 6, "seeds": 1},
+    "edit_eval": {"task_count": 6, "seed_count": 1},
 }  # fmt: skip
 
 

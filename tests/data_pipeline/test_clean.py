@@ -44,7 +44,7 @@ def cleaned(folder, out, rows, **values):
     (folder / "tasks.jsonl").write_text("".join(json.dumps({"instruction": t, "image": i}) + "\n" for i, t in rows))
     teacher = {"model": "m"}
     base = {"out": str(out), "tasks": str(folder / "tasks.jsonl"), "benchmarks": [str(folder / "bench.jsonl")]}
-    roles = {"decomposer": teacher, "thinkers": [teacher], "verifier": teacher}
+    roles = {"decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     config = DataConfig.model_validate({**base, **roles, **values})
     with opened(config, out, out / "images") as (book, ledger, store):
         take_in(config, book, ledger, store)

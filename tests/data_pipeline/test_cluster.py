@@ -25,7 +25,7 @@ def config_of(world, out, url, **values):
         "teacher_url": url,
         "decomposer": careful,
         "thinkers": [{"model": "sandbox-lenient"}, {"model": "sandbox-vague"}],
-        "verifier": careful,
+        "gold_teacher": careful,
         "principles": {"follow": [1, 3], "keep": [1, 3], "quality": [1, 2]},
         "principles_total": [3, 6],
         "exemplars": None,
@@ -36,7 +36,7 @@ def config_of(world, out, url, **values):
 
 def test_ray_gives_the_same_bytes_and_the_budget_holds_there_too(tmp_path):
     world = tmp_path / "world"
-    sizes = {"train_tasks": TASKS, "test_tasks": 1, "candidates_per_task": CANDIDATES, "pair_tasks": 5, "pairs": 15}
+    sizes = {"train_tasks": TASKS, "test_tasks": 1, "candidates_per_task": CANDIDATES, "pair_tasks": 5, "pair_count": 15}
     build(WorldConfig(out=str(world), benchmark_sources=2, benchmark_pairs=2, **sizes), world)
     with running_teacher() as url:
         for engine in ("local", "ray"):

@@ -25,7 +25,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from data_pipeline.generators import Editor, fitted, open_editor, working_size
+from data_pipeline.generators import Generator, fitted, open_generator, working_size
 from eval.editors.__main__ import main as run_editor_bench
 from rrm.errors import InputError
 from rrm.images import png_bytes
@@ -52,7 +52,7 @@ def edited_by(config, *requests):
     """What one editor makes of each (source, instruction, seed)."""
 
     async def ask():
-        editor = open_editor(config)
+        editor = open_generator(config)
         try:
             return [await editor.edit(*request) for request in requests]
         finally:
@@ -124,15 +124,23 @@ def qwen(request, tmp_path_factory):
 
 
 def local(model, **settings):
-    return Editor(
-        **{"name": "tiny", "kind": "diffusers", "model": model, "dtype": "float32", "device": "cpu", "steps": 1, **settings}
+    return Generator(
+        **{
+            "name": "tiny",
+            "kind": "diffusers",
+            "model": model,
+            "dtype": "float32",
+            "device": "cpu",
+            "sampling_steps": 1,
+            **settings,
+        }
     )
 
 
 def test_kontext_edits_at_the_sources_size_and_the_seed_decides(kontext):
     source = picture(30, 19)
     first, again, other, asked = edited_by(
-        local(kontext, steps=2, guidance=2.5),
+        local(kontext, sampling_steps=2, guidance=2.5),
         (source, "make it blue", 0),
         (source, "make it blue", 0),
         (source, "make it blue", 1),
@@ -206,12 +214,12 @@ def test_gedits_edits_are_made_by_a_pipeline_through_the_command(kontext, tmp_pa
 def test_a_pipeline_that_takes_no_image_is_refused(tmp_path):
     FluxPipeline(**flux_parts()).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="FluxPipeline, which takes no image"):
-        open_editor(local(str(tmp_path)))
+        open_generator(local(str(tmp_path)))
 
 
 def test_a_folder_without_a_pipeline_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"cannot be loaded from .*model_index.json.*; give a pipeline's folder") as raised:
-        open_editor(local(str(tmp_path)))
+        open_generator(local(str(tmp_path)))
     assert "\n" not in str(raised.value)
 
 
@@ -219,14 +227,14 @@ def test_a_pipeline_with_a_part_missing_is_refused(tmp_path):
     index = {"_class_name": "FluxKontextPipeline", "_diffusers_version": "0.36.0", "vae": ["diffusers", "AutoencoderKL"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="cannot be loaded"):
-        open_editor(local(str(tmp_path)))
+        open_generator(local(str(tmp_path)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("settings", [{"device": "cuda"}, {"device": "auto", "offload": True}])
 def test_a_gpu_that_is_not_there_is_missed_before_anything_is_loaded(tmp_path, settings):
     with pytest.raises(InputError, match="wants a GPU and there is none"):
-        open_editor(local(str(tmp_path), **settings))
+        open_generator(local(str(tmp_path), **settings))
 
 
 def test_a_working_size_is_near_the_source_and_no_more_than_the_most():
@@ -245,7 +253,7 @@ def test_an_edit_of_the_same_shape_is_brought_to_size_and_another_is_left_alone(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "openai", "steps": 4}, "has no 'steps'"),
+        ({"kind": "openai", "sampling_steps": 4}, "has no 'sampling_steps'"),
         ({"kind": "diffusers", "size": "auto"}, "has no 'size'"),
         ({"kind": "diffusers", "height": 512}, "give both or neither"),
         ({"kind": "openai", "extra": {"seed": 3}}, "holds 'seed'"),
@@ -254,24 +262,24 @@ def test_an_edit_of_the_same_shape_is_brought_to_size_and_another_is_left_alone(
 )
 def test_a_setting_that_would_be_ignored_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Editor(name="e", model="m", **settings)
+        Generator(name="e", model="m", **settings)
 
 
 def test_a_key_changes_with_what_the_edit_depends_on_and_with_nothing_else():
-    plain = Editor(name="e", kind="diffusers", model="m")
+    plain = Generator(name="e", kind="diffusers", model="m")
     key = plain.key("a", "make it blue", 0)
-    moved = Editor(name="f", kind="diffusers", model="m", seeds=(5,), device="cpu", offload=True)
+    moved = Generator(name="f", kind="diffusers", model="m", seeds=(5,), device="cpu", offload=True)
     assert moved.key("a", "make it blue", 0) == key
     changed = [
         plain.key("b", "make it blue", 0),
         plain.key("a", "make it red", 0),
         plain.key("a", "make it blue", 1),
         *(
-            Editor(**{"name": "e", "kind": "diffusers", "model": "m", **other}).key("a", "make it blue", 0)
+            Generator(**{"name": "e", "kind": "diffusers", "model": "m", **other}).key("a", "make it blue", 0)
             for other in (
                 {"model": "n"},
                 {"revision": "r"},
-                {"steps": 4},
+                {"sampling_steps": 4},
                 {"guidance": 1.0},
                 {"true_cfg": 4.0},
                 {"dtype": "float32"},
@@ -280,7 +288,7 @@ def test_a_key_changes_with_what_the_edit_depends_on_and_with_nothing_else():
     ]
     assert len({key, *changed}) == 1 + len(changed)
     server = [
-        Editor(name="e", kind="openai", model="m", base_url=url).key("a", "x", 0) for url in ("http://a/v1", "http://b/v1")
+        Generator(name="e", kind="openai", model="m", base_url=url).key("a", "x", 0) for url in ("http://a/v1", "http://b/v1")
     ]
     assert server[0] == server[1] != key
 
@@ -294,7 +302,7 @@ def sandbox():
 
 
 def remote(url, **settings):
-    return Editor(**{"name": "remote", "kind": "openai", "model": images_api.MODEL, "base_url": url, **settings})
+    return Generator(**{"name": "remote", "kind": "openai", "model": images_api.MODEL, "base_url": url, **settings})
 
 
 def test_the_sandboxs_editor_is_right_in_its_share_of_seeds_and_a_seed_repeats_its_edit(sandbox):
@@ -352,7 +360,7 @@ def test_a_server_that_is_gone_is_a_failure():
 def test_openai_itself_wants_a_key(monkeypatch):
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(InputError, match="SOME_KEY"):
-        open_editor(Editor(name="e", kind="openai", model="gpt-image-1", key_variable="SOME_KEY"))
+        open_generator(Generator(name="e", kind="openai", model="gpt-image-1", key_variable="SOME_KEY"))
 
 
 def post(url, parts, content_type='multipart/form-data; boundary="xx"'):

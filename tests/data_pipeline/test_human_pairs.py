@@ -102,7 +102,7 @@ def taken_in(folder: Path, pairs: list[dict], saved_as: str = "utf-8", **more) -
         table.writerows(pairs)
     teacher = {"model": "m"}
     paths = {name: str(folder / path) for name, path in (("out", "out"), ("tasks", "tasks.jsonl"), ("pairs", "pairs.csv"))}
-    config = DataConfig(**paths, decomposer=teacher, thinkers=[teacher], verifier=teacher, **more)
+    config = DataConfig(**paths, decomposer=teacher, thinkers=[teacher], gold_teacher=teacher, **more)
     book, ledger = Workbook(folder / "work.sqlite"), Ledger(folder / "ledger.sqlite")
     try:
         take_in(config, book, ledger, ImageStore(folder / "images"))

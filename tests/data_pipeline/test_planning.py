@@ -20,7 +20,7 @@ TASKS, CANDIDATES, PAIR_TASKS = 6, 3, 4
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    sizes = {"test_tasks": 1, "benchmark_sources": 3, "benchmark_pairs": 3, "pair_tasks": PAIR_TASKS, "pairs": 12}
+    sizes = {"test_tasks": 1, "benchmark_sources": 3, "benchmark_pairs": 3, "pair_tasks": PAIR_TASKS, "pair_count": 12}
     build(WorldConfig(out=str(out), train_tasks=TASKS, candidates_per_task=CANDIDATES, **sizes), out)
     return out
 
@@ -43,7 +43,7 @@ def config(world, url, tmp_path):
             "teacher_url": url,
             "decomposer": careful,
             "thinkers": [{"model": "sandbox-lenient", "temperatures": [0.3, 1.0]}, {"model": "sandbox-hasty"}],
-            "verifier": careful,
+            "gold_teacher": careful,
             "principles": {"follow": [1, 3], "keep": [1, 3], "quality": [1, 2]},
             "principles_total": [3, 6],
             "exemplars": None,

@@ -69,7 +69,7 @@ def config_of(inputs, out, thinkers=({},), teacher=None, **values):
             "decompose_share": 0.0,
             "decomposer": one,
             "thinkers": [{**one, "temperatures": [0.7], **thinker} for thinker in thinkers],
-            "verifier": one,
+            "gold_teacher": one,
             "principles": wide,
             "principles_total": (1, 20),
             **values,

@@ -41,7 +41,7 @@ def config(tmp_path):
     files = {name: str(tmp_path / f"{name}.jsonl") for name in rows}
     teacher = {"model": "m"}
     return DataConfig.model_validate(
-        {"out": str(tmp_path / "out"), **files, "decomposer": teacher, "thinkers": [teacher], "verifier": teacher}
+        {"out": str(tmp_path / "out"), **files, "decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     )
 
 

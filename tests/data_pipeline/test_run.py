@@ -35,7 +35,7 @@ def world(tmp_path_factory):
         "benchmark_sources": 3,
         "benchmark_pairs": 3,
     }
-    build(WorldConfig(out=str(out), pair_tasks=4, pairs=12, **sizes), out)
+    build(WorldConfig(out=str(out), pair_tasks=4, pair_count=12, **sizes), out)
     return out
 
 
@@ -56,7 +56,7 @@ def config(world, url, tmp_path):
         teacher_url=url,
         decomposer=careful,
         thinkers=[{"model": "sandbox-lenient"}, {"model": "sandbox-vague", "temperatures": [0.3, 1.0], "samples": 1}],
-        verifier=careful,
+        gold_teacher=careful,
         principles={"follow": (1, 3), "keep": (1, 3), "quality": (1, 2)},
         principles_total=(3, 6),
         exemplars=None,
@@ -202,7 +202,7 @@ def test_every_trace_is_kept_readable_or_not(config, tmp_path):
 
 def test_the_card_carries_tokens_money_and_versions(config, tmp_path):
     priced = Teacher(model="sandbox-careful", temperatures=(0.0,), samples=1, price_in=1.0, price_out=10.0)
-    _, card, _ = made(changed(config, decomposer=priced, verifier=priced), tmp_path)
+    _, card, _ = made(changed(config, decomposer=priced, gold_teacher=priced), tmp_path)
     verify = next(row for row in card["bill"]["by_stage"] if row["stage"] == "verify")
     assert verify["calls"] == TASKS * CANDIDATES
     assert verify["money"] == pytest.approx((verify["prompt_tokens"] + 10 * verify["completion_tokens"]) / 1e6)
@@ -258,7 +258,7 @@ def test_a_missing_teacher_is_an_input_error_that_names_it(config, tmp_path):
 
 def test_an_unknown_model_is_an_input_error_that_names_the_known_ones(config, tmp_path):
     with pytest.raises(InputError, match=r"'gpt-none' at .* refuses .* it lists sandbox-careful"):
-        made(changed(config, verifier=Teacher(model="gpt-none")), tmp_path)
+        made(changed(config, gold_teacher=Teacher(model="gpt-none")), tmp_path)
 
 
 def test_a_failed_call_is_counted_and_leaves_the_quadruple_out(config, tmp_path, monkeypatch):
@@ -415,14 +415,15 @@ def test_editors_make_candidates_once_each_with_several_seeds(config, tmp_path):
         "base_url": config.teacher_url,
         "seeds": [0, 1, 2],
     }
-    making = DataConfig.model_validate({**config.model_dump(), "candidates": None, "pairs": None, "editors": [editor]})
+    making = DataConfig.model_validate({**config.model_dump(), "candidates": None, "pairs": None, "generators": [editor]})
     rows, card, out = made(making, tmp_path)
     assert card["passes"]["make"]["failed"] == 0
     assert TASKS < card["counts"]["quadruples"] <= 3 * TASKS
     assert card["editors"] == {"sandbox": card["counts"]["quadruples"]}
     with Ledger(making.ledger_path) as ledger:
         assert all(
-            ledger.image(key) for key in (making.editors[0].key(rows[0].source, rows[0].instruction, seed) for seed in (0, 1))
+            ledger.image(key)
+            for key in (making.generators[0].key(rows[0].source, rows[0].instruction, seed) for seed in (0, 1))
         )
     first = bytes_of(out)
     making_again = making.model_copy(update={"out": str(tmp_path / "again/data"), "ledger": str(making.ledger_path)})

@@ -154,7 +154,13 @@ def tasks(tmp_path_factory):
 def config_of(tasks, out, url, **values):
     canned = {"model": "canned", "temperatures": [0.0]}
     wide = {"follow": (0, 9), "keep": (0, 9), "quality": (0, 9)}
-    roles = {"decomposer": canned, "thinkers": [canned], "verifier": canned, "principles": wide, "principles_total": (1, 20)}
+    roles = {
+        "decomposer": canned,
+        "thinkers": [canned],
+        "gold_teacher": canned,
+        "principles": wide,
+        "principles_total": (1, 20),
+    }
     base = {"out": str(out), "tasks": str(tasks), "teacher_url": url, "exemplars": None, "concurrency": 4}
     return DataConfig.model_validate({**base, **roles, **values})
 

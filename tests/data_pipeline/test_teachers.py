@@ -50,7 +50,13 @@ def config_at(url, tmp_path, teacher=None, **values):
     canned = {"model": "canned", "temperatures": [0.0], **(teacher or {})}
     wide = {"follow": (0, 9), "keep": (0, 9), "quality": (0, 9)}
     base = {"out": str(tmp_path / "data"), "tasks": "tasks", "teacher_url": url, "exemplars": None, "concurrency": 16}
-    roles = {"decomposer": canned, "thinkers": [canned], "verifier": canned, "principles": wide, "principles_total": (1, 20)}
+    roles = {
+        "decomposer": canned,
+        "thinkers": [canned],
+        "gold_teacher": canned,
+        "principles": wide,
+        "principles_total": (1, 20),
+    }
     return DataConfig.model_validate({**base, **roles, **values})
 
 
@@ -183,7 +189,7 @@ def test_a_needed_teacher_that_dies_stops_the_run_and_what_was_paid_for_stays(st
 
 def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(tmp_path):
     world = tmp_path / "world"
-    sizes = {"train_tasks": 12, "test_tasks": 1, "candidates_per_task": 3, "pair_tasks": 1, "pairs": 1}
+    sizes = {"train_tasks": 12, "test_tasks": 1, "candidates_per_task": 3, "pair_tasks": 1, "pair_count": 1}
     build(WorldConfig(out=str(world), benchmark_sources=2, benchmark_pairs=2, **sizes), world)
     with running_weather(dies_after=10, dies_model="sandbox-hasty") as url:
         careful = {"model": "sandbox-careful", "temperatures": [0.0]}
@@ -191,7 +197,7 @@ def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(
             "tasks": str(world / "tasks"),
             "candidates": str(world / "candidates.jsonl"),
             "decomposer": careful,
-            "verifier": careful,
+            "gold_teacher": careful,
             "thinkers": [{"model": "sandbox-lenient"}, {"model": "sandbox-hasty"}],
         }
         config = config_at(url, tmp_path, **values, give_up_after=2, patience=1)

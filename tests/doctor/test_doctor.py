@@ -227,7 +227,7 @@ def call(*arguments: object) -> None:
 def test_the_command_says_all_of_it_and_its_exit_code_tells_a_failure(tmp_path, training_data, tiny_checkpoint, capsys):
     path = tmp_path / "gcpo.yaml"
     values = {**GCPO, "data": str(training_data), "base": str(tiny_checkpoint), "out": str(tmp_path / "out"), "max_tokens": 100}
-    path.write_text(yaml.safe_dump({**values, "pairs": 2, "traces": 2, "steps": 6}))
+    path.write_text(yaml.safe_dump({**values, "pairs_per_step": 2, "traces_per_image": 2, "steps": 6}))
     call("--config", path, "--sample", 4)
     said = capsys.readouterr().out
     assert "fail " not in said

@@ -220,7 +220,7 @@ def test_the_estimate_is_within_a_quarter_of_the_measured_peak(tmp_path, trainin
         assert lengths.answers is not None
         plans.append(plan_of(stage, 1, False, lengths, max(lengths.answers)))
     judging = gcpo(
-        data=training_data, base=str(tmp_path / "base"), out=tmp_path / "gcpo", steps=2, pairs=2, traces=4, micro_batch=4, max_tokens=100,
+        data=training_data, base=str(tmp_path / "base"), out=tmp_path / "gcpo", steps=2, pairs_per_step=2, traces_per_image=4, micro_batch=4, max_tokens=100,
         gradient_checkpointing=True,
     )  # fmt: skip
     paths.append(tmp_path / "gcpo.yaml")

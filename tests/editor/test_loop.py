@@ -25,8 +25,8 @@ from rrm.sandbox.models.editor import TinyKontext, images_of, tokens_of
 from rrm.sandbox.world import draw, sample_scene
 
 ALGORITHMS = {
-    "nft": {"algorithm": "nft", "optimiser_steps": 1, "lr": 1e-4},
-    "grpo": {"algorithm": "grpo", "optimiser_steps": 2, "lr": 5e-5, "sde_steps": 2},
+    "nft": {"algorithm": "nft", "optimiser_steps": 1, "learning_rate": 1e-4},
+    "grpo": {"algorithm": "grpo", "optimiser_steps": 2, "learning_rate": 5e-5, "sde_steps": 2},
 }
 
 
@@ -60,7 +60,7 @@ def world(tmp_path_factory) -> Path:
 def config_of(world: Path, name: str, **values: object) -> EditorConfig:
     """A two-epoch run."""
     common = {"out": world / "out", "tasks": world / "tasks", "base": world / "base", "reward": "truth", "epochs": 2}
-    sizes = {"groups": 2, "group_size": 3, "steps": 3, "checkpoint_every": 1}
+    sizes = {"groups": 2, "group_size": 3, "sampling_steps": 3, "save_every": 1}
     return EditorConfig(**{**common, **sizes, **ALGORITHMS[name], **values})
 
 
@@ -98,7 +98,7 @@ def test_an_interrupted_run_ends_bit_equal_to_one_that_was_not(world, tmp_path, 
 
 
 def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_once(world, tmp_path):
-    config = config_of(world, "nft", epochs=3, checkpoint_every=9)
+    config = config_of(world, "nft", epochs=3, save_every=9)
 
     class Killed(TruthReward):
         times = 1
@@ -117,8 +117,8 @@ def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_o
 
 
 def test_rows_after_the_checkpoint_are_written_once(world, tmp_path):
-    config = config_of(world, "nft", epochs=3, checkpoint_every=2)
-    run(world, tmp_path, config_of(world, "nft", epochs=2, checkpoint_every=2))
+    config = config_of(world, "nft", epochs=3, save_every=2)
+    run(world, tmp_path, config_of(world, "nft", epochs=2, save_every=2))
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2}\n')
     assert [row["epoch"] for row in run(world, tmp_path, config)] == [0, 1, 2]
 
@@ -184,7 +184,7 @@ def test_a_run_without_any_reward_ends_after_some_epochs_and_a_resume_counts_on(
 
 
 def test_an_update_that_would_spoil_the_weights_ends_the_run(world, tmp_path):
-    config = config_of(world, "nft", epochs=9, lr=1e30)
+    config = config_of(world, "nft", epochs=9, learning_rate=1e30)
     with pytest.raises(InputError, match=r"Training stopped at epoch \d because the gradient norm was (nan|inf)"):
         run(world, tmp_path, config)
 
@@ -213,7 +213,7 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
 
 
 def test_copying_the_source_is_worth_a_fifth(world, tmp_path):
-    config = EvaluateConfig(out=tmp_path, tasks=world / "tasks", base=world / "base", seeds=2, steps=2, shown=2)
+    config = EvaluateConfig(out=tmp_path, tasks=world / "tasks", base=world / "base", seed_count=2, sampling_steps=2, shown=2)
     result = evaluate(config, tmp_path, read_tasks(world / "tasks", "test"))
     assert result["copy_source"]["reward"] == 0.2
     assert result["copy_source"]["by_principle"] == {"follow": 0.0, "keep": 1.0, "quality": 1.0}
@@ -316,8 +316,8 @@ def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
 
 
 def test_settings_of_the_other_algorithm_are_refused(world):
-    with pytest.raises(InputError, match="'kl' does nothing with algorithm: nft"):
-        config_of(world, "nft", kl=0.1).check()
+    with pytest.raises(InputError, match="'kl_weight' does nothing with algorithm: nft"):
+        config_of(world, "nft", kl_weight=0.1).check()
     with pytest.raises(InputError, match="'rrm' must name a model"):
         config_of(world, "nft", reward="rrm").check()
 

@@ -39,7 +39,7 @@ def ablation(out: Path, **more: object) -> AblationConfig:
     return AblationConfig.model_validate(
         {
             "out": out, "evidence": out / "evidence", "recipes": SANDBOX, "seeds": [3, 4], "curve": [8], "curve_seeds": [4],
-            "bases": {"tiny": "a", "mini": "b"}, "remedies": {"score": {"tokens": "score"}}, "teachers": ["sandbox-lenient"], **more,
+            "bases": {"tiny": "a", "mini": "b"}, "remedies": {"score": {"gradient_tokens": "score"}}, "teachers": ["sandbox-lenient"], **more,
         }
     )  # fmt: skip
 
@@ -51,8 +51,8 @@ def test_every_stage_needs_only_what_is_planned_before_it(tmp_path):
         assert set(job.needs) <= done, job
         done.add(job.name)
     assert [name for name in done if name.endswith("/gcpo-n8")] == ["seed4/gcpo-n8"]
-    assert study.jobs["seed4/gcpo-n8"].keys["draw_pairs"] == 8
-    assert study.jobs["seed3/gcpo-score"].keys["tokens"] == "score"
+    assert study.jobs["seed4/gcpo-n8"].keys["pair_count"] == 8
+    assert study.jobs["seed3/gcpo-score"].keys["gradient_tokens"] == "score"
     assert study.jobs["seed3/sft-holistic"].keys["style"] == "brief_holistic"
     assert study.jobs["seed3/gcpo-mini"].keys["base"] == str(tmp_path / "seed3/sft-tv-mini/model")
 
@@ -192,7 +192,7 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     study = Study(config)
     planned = plan(config)
     world = WorldConfig(
-        out=str(study.folder(3, "world")), seed=3, train_tasks=2, test_tasks=1, pair_tasks=2, pairs=4, benchmark_sources=6,
+        out=str(study.folder(3, "world")), seed=3, train_tasks=2, test_tasks=1, pair_tasks=2, pair_count=4, benchmark_sources=6,
         benchmark_pairs=8, benchmark_others=0, editor_samples=0,
     )  # fmt: skip
     run_stage("world", world.out, world, [], lambda out: build(world, out))

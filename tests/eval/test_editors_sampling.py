@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI, Request
 
-from data_pipeline.generators import Editor
+from data_pipeline.generators import Generator
 from eval.editors import gedit, imgedit
 from eval.editors.__main__ import main
 from eval.editors.prompts import RUBRICS
@@ -106,7 +106,7 @@ def images_server():
 
 def test_sampling_fills_the_public_layout_names_what_failed_and_makes_nothing_twice(tmp_path, images_server):
     url, asked = images_server
-    editor = Editor(name="sandbox", kind="openai", model=images_api.MODEL, base_url=url, retries=0)
+    editor = Generator(name="sandbox", kind="openai", model=images_api.MODEL, base_url=url, retries=0)
     bench = write_gedit(
         tmp_path / "bench",
         [
@@ -159,13 +159,13 @@ def test_edits_of_unknown_origin_are_not_added_to(tmp_path):
     bench = write_gedit(tmp_path / "bench", [row("color_alter", "k1")])
     (tmp_path / "out").mkdir()
     plain(1).save(tmp_path / "out" / "some.png")
-    editor = Editor(name="e", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
+    editor = Generator(name="e", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(InputError, match="holds edits and no editor"):
         asyncio.run(sample(gedit.read_gedit(str(bench), "en"), editor, tmp_path / "out"))
 
 
 def test_an_editors_server_that_is_gone_stops_the_run(tmp_path):
     bench = write_gedit(tmp_path, [row("color_alter", f"k{number}") for number in range(12)])
-    editor = Editor(name="gone", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
+    editor = Generator(name="gone", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(InputError, match="does not answer"):
         asyncio.run(sample(gedit.read_gedit(str(bench), "en"), editor, tmp_path / "out"))

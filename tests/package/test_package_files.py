@@ -75,7 +75,7 @@ def test_the_installed_wheel_draws_the_demos_world_in_an_empty_folder(wheel, tmp
         "assert '/installed/' in rrm.__file__, rrm.__file__\n"
         "folder = files.package_file('rrm/configs/sandbox')\n"
         "from rrm.sandbox.build import WorldConfig, build\n"
-        "config = WorldConfig.read(folder / 'world.yaml', train_tasks=8, test_tasks=8, pair_tasks=8, pairs=4,"
+        "config = WorldConfig.read(folder / 'world.yaml', train_tasks=8, test_tasks=8, pair_tasks=8, pair_count=4,"
         " benchmark_sources=8, benchmark_pairs=4)\n"
         "from pathlib import Path; Path(config.out).mkdir(parents=True); build(config, Path(config.out))\n"
     )

@@ -77,7 +77,7 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
         config = {
             "out": str(out), "tasks": str(tmp_path / "tasks.jsonl"), "candidates": str(tmp_path / "candidates.jsonl"),
             "teacher_url": url.replace("//", f"//me:{password}@") if password else url, "key_variable": "OF_MY_TEACHER",
-            "decomposer": teacher, "thinkers": [teacher], "verifier": teacher, "exemplars": None, "principles": PRINCIPLES,
+            "decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher, "exemplars": None, "principles": PRINCIPLES,
             "principles_total": [1, 20], "decompose_share": 0.0, "concurrency": 1, "patience": 1.0,
         }  # fmt: skip
         (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))

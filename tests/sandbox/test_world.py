@@ -36,7 +36,7 @@ SMALL = WorldConfig(
     test_tasks=6,
     candidates_per_task=4,
     pair_tasks=6,
-    pairs=15,
+    pair_count=15,
     benchmark_sources=10,
     benchmark_pairs=20,
 )
@@ -177,7 +177,7 @@ def test_candidates_of_a_task_differ_and_a_fifth_or_more_is_right(world):
 def test_pairs_are_labelled_by_utility(world):
     utility = {(r["source"], r["edited"], r["instruction"]): r["utility"] for r in lines(world / "truth.jsonl")}
     rows = lines(world / "pairs.jsonl")
-    assert len(rows) == SMALL.pairs
+    assert len(rows) == SMALL.pair_count
     for row in rows:
         name = {k: hashlib.sha256((world / row[k]).read_bytes()).hexdigest() for k in ("source", "edited_a", "edited_b")}
         a, b = (utility[name["source"], name[k], row["instruction"]] for k in ("edited_a", "edited_b"))

@@ -15,7 +15,16 @@ PLAN = Plan(processes=4, weight_bytes=2, micro=1, prompt=20, image=8, answer=10,
 
 SFT = {"data": "d", "base": "b/c", "out": "o", "steps": 10, "learning_rate": 1e-5, "batch": 2, "accumulate": 4}
 
-GCPO = {"data": "d", "base": "b/c", "out": "o", "steps": 10, "learning_rate": 1e-5, "pairs": 12, "traces": 8, "micro_batch": 4}
+GCPO = {
+    "data": "d",
+    "base": "b/c",
+    "out": "o",
+    "steps": 10,
+    "learning_rate": 1e-5,
+    "pairs_per_step": 12,
+    "traces_per_image": 8,
+    "micro_batch": 4,
+}
 
 
 def sft(**more: object) -> SFTStage:

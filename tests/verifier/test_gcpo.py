@@ -36,7 +36,16 @@ from rrm.verifier.training import run_training
 
 def settings(data: Path, base: Path, out: Path, **more: object) -> dict:
     """Keys of a small GCPO config whose very first update counts."""
-    keys = {"steps": 2, "pairs": 2, "traces": 3, "learning_rate": 1e-3, "warmup": 0, "max_tokens": 12, "keep": 10, **more}
+    keys = {
+        "steps": 2,
+        "pairs_per_step": 2,
+        "traces_per_image": 3,
+        "learning_rate": 1e-3,
+        "warmup": 0,
+        "max_tokens": 12,
+        "keep": 10,
+        **more,
+    }
     return {"data": str(data), "base": str(base), "out": str(out), **keys}
 
 
@@ -232,10 +241,10 @@ def ending_checkpoint(tmp_path_factory, tiny_checkpoint):
     [
         (Recorded, {}),
         (HalfAtRest, {}),
-        (Written, {"tokens": "score"}),
-        (Written, {"beta": 0.3}),
-        (Written, {"beta": 0.3, "kl_tokens": "all"}),
-        (Written, {"beta": 0.3, "tokens": "score"}),
+        (Written, {"gradient_tokens": "score"}),
+        (Written, {"kl_weight": 0.3}),
+        (Written, {"kl_weight": 0.3, "kl_tokens": "all"}),
+        (Written, {"kl_weight": 0.3, "gradient_tokens": "score"}),
     ],
 )
 def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_data, ending_checkpoint, kind, more):
@@ -246,13 +255,13 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
         updates=2,
         save_every=2,
         micro_batch=4,
-        epsilon=0.1,
+        clip_range=0.1,
         temperature=0.9,
         **more,
     )
     train(kind, keys)
     trainer = Recorded.last
-    beta, epsilon = more.get("beta", 0.0), 0.1
+    beta, epsilon = more.get("kl_weight", 0.0), 0.1
     processor = AutoProcessor.from_pretrained(ending_checkpoint)
     assert len(trainer.traces) == 12
     assert len({len(ids) for _, _, ids in trainer.traces}) > 2
@@ -268,7 +277,7 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
         for new, old, place, advantage in zip(policy, base, places, advantages_of(trainer.table), strict=True):
             loss = 0.0
             for t, ratio in enumerate((new - old).exp()):
-                if more.get("tokens") != "score" or t in place:
+                if more.get("gradient_tokens") != "score" or t in place:
                     bounded = ratio.clamp(1 - epsilon, 1 + epsilon)
                     loss = loss - torch.minimum(ratio * advantage, bounded * advantage)
                     counted += 1
@@ -287,7 +296,7 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
     first, second = lines_of(tmp_path / "out")
     assert shares[0] == first["clip_low"] + first["clip_high"] == 0
     assert 0 < shares[1] < 1
-    if more.get("tokens") != "score":  # else micro-batches differ in how many tokens they have
+    if more.get("gradient_tokens") != "score":  # else micro-batches differ in how many tokens they have
         assert second["clip_low"] + second["clip_high"] > 0
     if (
         kind is HalfAtRest
@@ -375,8 +384,8 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(tmp_path, tr
         ending_checkpoint,
         whole,
         steps=steps,
-        pairs=5,
-        traces=2,
+        pairs_per_step=5,
+        traces_per_image=2,
         micro_batch=10,
         updates=updates,
         save_every=updates,
@@ -442,7 +451,14 @@ def test_a_run_of_which_no_trace_can_be_read_ends_and_shows_three_and_a_resume_c
 def test_two_processes_are_one_that_accumulates(tmp_path, training_data, tiny_checkpoint):
     """One pair: the first process judges the preferred image, the second the other; rewards come from both together."""
     keys = settings(
-        training_data, tiny_checkpoint, tmp_path / "one", steps=1, pairs=1, traces=4, micro_batch=4, learning_rate=1.0
+        training_data,
+        tiny_checkpoint,
+        tmp_path / "one",
+        steps=1,
+        pairs_per_step=1,
+        traces_per_image=4,
+        micro_batch=4,
+        learning_rate=1.0,
     )
     train(Replayed, keys)
     two = tmp_path / "two.yaml"
@@ -483,7 +499,7 @@ def test_trls_client_of_a_vllm_server_is_loaded_when_the_trainer_makes_it(monkey
 
 
 def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, training_data, tiny_checkpoint):
-    train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, beta=0.1))
+    train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, kl_weight=0.1))
     reference, (loaded, _) = Recorded.last.ref_model, load(tiny_checkpoint)
     held = dict(reference.named_parameters())
     assert all(torch.equal(held[name], parameter) for name, parameter in loaded.named_parameters())
@@ -494,7 +510,7 @@ def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, trainin
 
 
 def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path, training_data, tiny_checkpoint):
-    keys = settings(training_data, tiny_checkpoint, tmp_path / "out", beta=0.1, lora_rank=4, learning_rate=1e-2)
+    keys = settings(training_data, tiny_checkpoint, tmp_path / "out", kl_weight=0.1, lora_rank=4, learning_rate=1e-2)
     train(Written, keys)
     assert Recorded.last.ref_model is None
     first, second = lines_of(tmp_path / "out")
@@ -505,10 +521,10 @@ def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"pairs": 99}, "fewer than one update's 99"),
+        ({"pairs_per_step": 99}, "fewer than one update's 99"),
         ({"micro_batch": 5}, "does not divide"),
         ({"updates": 3, "save_every": 20}, "not a multiple of updates 3"),
-        ({"draw_pairs": 13}, "there are 12"),
+        ({"pair_count": 13}, "there are 12"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpoint, more, message):
@@ -518,7 +534,7 @@ def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpo
 
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):
     with pytest.raises(InputError, match="'traces': Input should be greater than or equal to 2"):
-        GCPOStage.checked(settings(training_data, tiny_checkpoint, tmp_path, traces=1), "config")
+        GCPOStage.checked(settings(training_data, tiny_checkpoint, tmp_path, traces_per_image=1), "config")
 
 
 if __name__ == "__main__":

@@ -279,7 +279,14 @@ def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_c
     from rrm.verifier.gcpo.trainer import GCPOStage, GCPOTrainer, arguments
 
     config = GCPOStage(
-        data=training_data, base=str(tiny_checkpoint), out=tmp_path, steps=1, pairs=2, traces=2, learning_rate=0, max_tokens=12
+        data=training_data,
+        base=str(tiny_checkpoint),
+        out=tmp_path,
+        steps=1,
+        pairs_per_step=2,
+        traces_per_image=2,
+        learning_rate=0,
+        max_tokens=12,
     )
     dataset = build_dataset(read_pairs(training_data), "brief", ImageStore(training_data / "images"))
     model, processor = load(tiny_checkpoint, "float32")

@@ -53,7 +53,7 @@ def test_an_image_that_is_not_the_stored_one_is_never_trained_on(tmp_path, train
     train, config = (
         (train_sft, SFTStage(batch=1, style="brief", **keys))
         if stage == "sft"
-        else (train_gcpo, GCPOStage(pairs=1, traces=2, **keys))
+        else (train_gcpo, GCPOStage(pairs_per_step=1, traces_per_image=2, **keys))
     )
     with pytest.raises(InputError, match=f"1 images are missing or damaged, such as .*{one}"):
         train(config, tmp_path / "out")

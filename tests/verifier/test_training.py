@@ -553,7 +553,7 @@ def test_a_zero_3_that_could_save_no_model_is_refused_before_it_trains(tmp_path,
 
 def gcpo_config(data: Path, base: Path, out: Path, **more: Any) -> GCPOStage:
     return GCPOStage(**{
-        "data": data, "base": str(base), "out": out, "steps": 4, "pairs": 2, "traces": 4, "updates": 2, "warmup": 0,
+        "data": data, "base": str(base), "out": out, "steps": 4, "pairs_per_step": 2, "traces_per_image": 4, "updates": 2, "warmup": 0,
         "learning_rate": 1e-3, "max_tokens": 64, **more,
     })  # fmt: skip
 

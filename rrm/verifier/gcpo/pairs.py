@@ -35,7 +35,7 @@ def draw_pairs(pairs: list[PreferencePair], count: int | None, seed: int) -> lis
     if count is None:
         return pairs
     if count > len(pairs):
-        raise InputError(f"draw_pairs asks for {count} pairs, and there are {len(pairs)}; lower it.")
+        raise InputError(f"pair_count asks for {count} pairs, and there are {len(pairs)}; lower it.")
     return [pairs[i] for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()]
 
 

@@ -62,13 +62,22 @@ KLTokens = Literal["all", "thought"]
 
 
 class GCPOStage(TrainingStage):
-    """Keys of a GCPO config; `steps` counts updates. `tokens` and `beta` are off by default: what they switch on departs from the paper."""
+    """Keys of a GCPO config; `steps` counts updates. `gradient_tokens` and `kl_weight` are off by default: what they switch on departs from the paper."""
 
-    pairs: int = Field(ge=1)
+    renamed = {
+        "pairs": "pairs_per_step",
+        "draw_pairs": "pair_count",
+        "traces": "traces_per_image",
+        "epsilon": "clip_range",
+        "tokens": "gradient_tokens",
+        "beta": "kl_weight",
+    }
+
+    pairs_per_step: int = Field(ge=1)
     """Pairs per update, over all processes."""
-    draw_pairs: int | None = None
+    pair_count: int | None = None
     """How many pairs of the data are used, drawn by `seed`; None: all of them."""
-    traces: int = Field(ge=2)
+    traces_per_image: int = Field(ge=2)
     """N, traces per image."""
     updates: int = Field(default=1, ge=1)
     """Updates on one batch of rollouts; the clip acts from the second one on."""
@@ -77,18 +86,18 @@ class GCPOStage(TrainingStage):
     adam_beta2: float = 0.99
     warmup: int = 5
     """Updates over which the learning rate rises from 0; it then stays. (The first of them moves nothing.)"""
-    epsilon: float = Field(default=0.2, gt=0)
-    """The clip: ratios to the sampling policy count within 1 ± epsilon."""
+    clip_range: float = Field(default=0.2, gt=0)
+    """The clip: ratios to the sampling policy count within 1 ± clip_range."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling; ratios, KL and entropy are those of the policy at this temperature, too."""
-    tokens: Tokens = "all"
+    gradient_tokens: Tokens = "all"
     """A departure from the paper if "score": only the tokens of the final score carry the policy gradient. A token's weight stays what it
     is in the paper's loss, 1/L of its trace's L tokens. A trace without a final score then carries none."""
-    beta: float = Field(default=0.0, ge=0)
+    kl_weight: float = Field(default=0.0, ge=0)
     """A departure from the paper if above 0: weight of the KL to the SFT model (`base`), per token and averaged like the loss, over all L
     tokens of a trace whatever `kl_tokens` selects. Needs a second copy of the model in memory, unless `lora_rank` is set."""
     kl_tokens: KLTokens = "thought"
-    """Where the KL is charged when `beta` is above 0: on the thought (every token before those of the final score; the whole trace where
+    """Where the KL is charged when `kl_weight` is above 0: on the thought (every token before those of the final score; the whole trace where
     there is none), or on all tokens."""
     max_tokens: int = 1024
     save_every: int = 20
@@ -383,7 +392,7 @@ class GCPOTrainer(Watched, GRPOTrainer):
 
 def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
     """trl's settings for the paper's algorithm; the batch of pairs is the same however many processes share it."""
-    total = config.pairs * 2 * config.traces
+    total = config.pairs_per_step * 2 * config.traces_per_image
     share, rest = divmod(total, processes)
     micro = config.micro_batch or share
     if rest or share % micro:
@@ -398,10 +407,10 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         spare_loopback()  # trl's own client would ask a proxy for it
     return GRPOConfig(
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro, generation_batch_size=total, num_generations=config.traces,
+        gradient_accumulation_steps=share // micro, generation_batch_size=total, num_generations=config.traces_per_image,
         num_iterations=config.updates, learning_rate=config.learning_rate, lr_scheduler_type="constant_with_warmup",
         warmup_steps=config.warmup, adam_beta2=config.adam_beta2, loss_type="grpo", scale_rewards=False,
-        beta=config.beta, epsilon=config.epsilon, temperature=config.temperature, top_p=1.0, top_k=0,
+        beta=config.kl_weight, epsilon=config.clip_range, temperature=config.temperature, top_p=1.0, top_k=0,
         max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
         logging_steps=config.log_every, report_to=[],
         bf16=config.dtype == "bfloat16", deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing,
@@ -413,9 +422,11 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
 def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -> dict[str, Any]:
     """Trains, or carries on from the last checkpoint in `out`, and writes out/model; `kind` is for those who measure or test."""
     style = style_of(config.base)
-    pairs = draw_pairs(read_pairs(config.data), config.draw_pairs, config.seed)
-    if len(pairs) < config.pairs:
-        raise InputError(f"{config.data} holds {len(pairs)} pairs, fewer than one update's {config.pairs}; lower 'pairs'.")
+    pairs = draw_pairs(read_pairs(config.data), config.pair_count, config.seed)
+    if len(pairs) < config.pairs_per_step:
+        raise InputError(
+            f"{config.data} holds {len(pairs)} pairs, fewer than one update's {config.pairs_per_step}; lower 'pairs_per_step'."
+        )
     store = ImageStore(config.data / "images")
     check_images(store, (digest for pair in pairs for digest in (pair.source, pair.edited_a, pair.edited_b)))
     dataset = build_dataset(pairs, style, store)
@@ -425,7 +436,7 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -
     trainer = kind(
         model=model, args=settings, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
         callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep, rollouts=out / "rollouts",
-        tokens=config.tokens, kl_tokens=config.kl_tokens,
+        tokens=config.gradient_tokens, kl_tokens=config.kl_tokens,
     )  # fmt: skip
     check_processes(trainer)
     trainer.carry_on(out / "checkpoints", config.resume_from)
