@@ -161,3 +161,12 @@ def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: st
         card = export(config, out, book, ledger, gone)
         write_page(out, card, store)
         return {**card["counts"], "account": card["account"]}
+
+
+def run_as_stage(config: DataConfig, max_cost: float | None = None, engine: str = "local", retry: bool = False) -> None:
+    """Makes the set as a stage: skipped where it is done, resumed where it was interrupted; `retry` asks again for what failed."""
+    sources = [config.tasks, config.candidates, config.pairs, *config.benchmarks]
+    files = [path for where in sources if where for path in fingerprint_files(where)]
+    inputs: list[str | Path] = [*files, *([config.exemplars_path] if config.exemplars_path else [])]
+    afresh = "what failed is asked for again" if retry else None
+    run_stage("data", config.out, config, inputs, lambda out: run(config, out, max_cost, engine), afresh)

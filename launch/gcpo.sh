@@ -13,7 +13,7 @@ count_gpus
 read_server
 start_server
 wait_for_server
-set -- --master_port "$PORT" --module rrm.verifier.gcpo.trainer --config "$config"
+set -- --master_port "$PORT" --module rrm.verifier.gcpo --config "$config"
 if [ -n "$hostfile" ]; then
     [ -z "$own_server" ] || set -- --exclude "$first_host:$(numbers 0 "$server_gpus")" "$@"
     train "$BIN/deepspeed" --hostfile "$hostfile" "$@"

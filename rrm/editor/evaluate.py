@@ -7,7 +7,6 @@ Every editor starts from the same noise. Leaves `evaluation.json`, and `samples/
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,19 +143,10 @@ def save_samples(
     write_json(folder / "index.json", rows)
 
 
-def main() -> None:
-    """Evaluates the editors that the config names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="in place of the config's")
-    given = parser.parse_args()
-    config = EvaluateConfig.read(given.config, out=given.out)
+def run(config: EvaluateConfig) -> None:
+    """Evaluates the editors that the config names, as a stage."""
     tasks = read_tasks(config.tasks, "test")[: config.task_count]
     torch.set_num_threads(1)
     weights = [path for folder in config.editors().values() for path in [folder, *sorted(folder.glob("*.safetensors"))]]
     inputs = [config.tasks / "test_metadata.jsonl", config.tasks, *weights]
     run_stage("editor-evaluate", config.out, config, inputs, lambda out: evaluate(config, out, tasks))
-
-
-if __name__ == "__main__":
-    command(main)

@@ -5,7 +5,6 @@ python -m rrm.editor.train --config configs/sandbox/edit_nft.yaml
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +43,8 @@ def inputs_of(config: EditorConfig) -> list[Path]:
     return [*paths, config.principles] if config.principles is not None else paths
 
 
-def main() -> None:
-    """Trains one editor as the config says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="in place of the config's")
-    given = parser.parse_args()
-    config = EditorConfig.read(given.config, out=given.out)
+def run(config: EditorConfig) -> None:
+    """Trains one editor as the config says, as a stage."""
     config.check()
     tasks = read_tasks(config.tasks, "train", config.principles)
     base = TinyKontext.load(config.base)
@@ -61,7 +55,3 @@ def main() -> None:
             return train(config, out, tasks, reward, base)
 
     run_stage(f"editor-{config.algorithm}", config.out, config, inputs_of(config), work)
-
-
-if __name__ == "__main__":
-    command(main)

@@ -11,7 +11,6 @@ Paths inside a JSONL file are relative to its folder.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -203,20 +202,7 @@ def build(config: WorldConfig, out: Path) -> dict[str, Any]:
     return {**sizes, "pairs": labels, "benchmark": shares}
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Build a sandbox world.")
-    parser.add_argument("--config", default="configs/sandbox/world.yaml")
-    parser.add_argument("--out", help="another folder than the config's")
-    arguments = parser.parse_args()
-
-    def run() -> None:
-        config = WorldConfig.read(arguments.config, out=arguments.out)
-        inputs = [config.editor_base] if config.editor_base and config.editor_samples else []
-        run_stage("world", config.out, config, inputs, lambda out: build(config, out))
-
-    command(run)
-
-
-if __name__ == "__main__":
-    main()
+def run(config: WorldConfig) -> None:
+    """Draws the world as a stage: skipped where it is done."""
+    inputs = [config.editor_base] if config.editor_base and config.editor_samples else []
+    run_stage("world", config.out, config, inputs, lambda out: build(config, out))

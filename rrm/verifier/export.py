@@ -1,6 +1,6 @@
 """Any checkpoint of an SFT or GCPO run as a folder that plain transformers loads, adapters merged, ZeRO shards put together.
 
-    python -m rrm.verifier.export --checkpoint runs/demo/sft/checkpoints/checkpoint-400 --config configs/sandbox/sft.yaml --out exported
+    rrm export --checkpoint runs/demo/sft/checkpoints/checkpoint-400 --config configs/sandbox/sft.yaml --out exported
 
 The config is the run's. The folder is what a run leaves as its out/model: weights, processor, rrm.json and model card. It has been loaded
 with plain transformers, and not yet with vLLM.
@@ -8,7 +8,6 @@ with plain transformers, and not yet with vLLM.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from rrm.config import read_yaml
 from rrm.errors import InputError
 from rrm.runtime.checkpoints import check_whole
 from rrm.runtime.disk import folder_at_once
-from rrm.runtime.lock import locked
-from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load, save, style_of
 from rrm.verifier.gcpo.pairs import read_pairs
 from rrm.verifier.gcpo.trainer import GCPOStage
@@ -61,18 +58,3 @@ def export(checkpoint: Path, config: SFTStage | GCPOStage, out: Path) -> None:
     processes = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
     with folder_at_once(out) as folder:
         save(model, processor, folder, style, origin(stage, config, rows, processes, read_state(checkpoint)["log_history"]))
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--checkpoint", "--config", "--out"):
-        parser.add_argument(name, type=Path, required=True)
-    options = parser.parse_args()
-    with locked(options.out):
-        export(options.checkpoint, read_config(options.config), options.out)
-    print(f"exported: {options.out}")
-
-
-if __name__ == "__main__":
-    command(main)

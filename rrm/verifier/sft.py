@@ -134,5 +134,12 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
     return {"rows": len(rows), **finish("sft", trainer, processor, config, config.style, out, kinds)}
 
 
+def run(config: SFTStage) -> None:
+    """Trains as a stage: skipped where it is done, resumed where it was interrupted."""
+    run_training("sft", config, train)
+
+
 if __name__ == "__main__":
-    command(lambda: run_training("sft", __doc__, SFTStage, train))
+    from rrm.cli import main
+
+    main(["sft", *sys.argv[1:]])

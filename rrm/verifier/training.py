@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -75,12 +74,8 @@ class TrainingStage(Config):
 Stage = TypeVar("Stage", bound=TrainingStage)
 
 
-def run_training(name: str, about: str | None, kind: type[Stage], train: Callable[[Stage, Path], dict[str, Any]]) -> None:
-    """The command of a training stage: reads --config and runs `train(config, out)` as a stage."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    config = kind.read(parser.parse_args().config)
+def run_training(name: str, config: Stage, train: Callable[[Stage, Path], dict[str, Any]]) -> None:
+    """Runs `train(config, out)` as a stage. Raises InputError where `resume_from` lies in the folder that would be set aside."""
     inputs: list[str | Path] = [config.data, *([config.base] if Path(config.base).exists() else [])]
     if config.resume_from is not None:
         if config.resume_from.resolve().is_relative_to(config.out.resolve()):

@@ -444,5 +444,6 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] = GCPOTrainer) -
     return {**rows, **finish("gcpo", trainer, processor, config, style, out, rows)}
 
 
-if __name__ == "__main__":
-    command(lambda: run_training("gcpo", __doc__, GCPOStage, train))
+def run(config: GCPOStage) -> None:
+    """Trains as a stage: skipped where it is done, resumed where it was interrupted."""
+    run_training("gcpo", config, train)
