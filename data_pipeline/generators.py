@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from PIL.Image import Image, Resampling
 from pydantic import Field, model_validator
@@ -41,7 +41,7 @@ SAME_SHAPE = 0.05
 class Generator(Config):
     """An editor and how it is asked."""
 
-    renamed = {"steps": "sampling_steps"}
+    renamed: ClassVar = {"steps": "sampling_steps"}
 
     name: str = Field(min_length=1, description="what its candidates are called")
     kind: Literal["diffusers", "openai"]

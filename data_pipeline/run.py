@@ -39,7 +39,8 @@ from data_pipeline.stored_images import damaged
 from data_pipeline.teachers import Teachers
 from rrm.errors import InputError
 from rrm.images import ImageStore
-from rrm.runtime.stage import previous
+from rrm.rows.sources import fingerprint_files
+from rrm.runtime.stage import previous, run_stage
 
 ENGINES = ("local", "ray")
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -58,8 +58,8 @@ class Teacher(Dialect):
 class DataConfig(Config):
     """One data set."""
 
-    synonyms = {"verifier": "gold_teacher"}
-    renamed = {"editors": "generators"}
+    synonyms: ClassVar = {"verifier": "gold_teacher"}
+    renamed: ClassVar = {"editors": "generators"}
 
     out: str
     tasks: str

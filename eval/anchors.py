@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -16,7 +15,6 @@ from pydantic import Field
 
 from rrm.errors import InputError
 from rrm.records import Record
-from rrm.runtime.stage import command
 
 
 class Anchor(Record):
@@ -64,16 +62,9 @@ def anchor_table(found: Sequence[Anchor]) -> str:
     )
 
 
-def main() -> None:
-    """The command line."""
+def print_anchors(benchmark: str | None = None) -> None:
+    """Prints the published numbers of a benchmark, or of all. Raises InputError where none is known."""
     known = sorted({anchor.benchmark for anchor in anchors()})
-    parser = argparse.ArgumentParser(prog="python -m eval.anchors", description="Print published numbers with their sources.")
-    parser.add_argument("benchmark", nargs="?", help=f"one of {', '.join(known)}; all of them unless given")
-    wanted = parser.parse_args().benchmark
-    if wanted is not None and wanted not in known:
-        raise InputError(f"No number of a benchmark '{wanted}' is known; give one of {', '.join(known)}.")
-    print(anchor_table([anchor for anchor in anchors() if wanted in (None, anchor.benchmark)]))
-
-
-if __name__ == "__main__":
-    command(main)
+    if benchmark is not None and benchmark not in known:
+        raise InputError(f"No number of a benchmark '{benchmark}' is known; give one of {', '.join(known)}.")
+    print(anchor_table([anchor for anchor in anchors() if benchmark in (None, anchor.benchmark)]))

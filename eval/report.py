@@ -6,7 +6,6 @@ number is read from what the stages left; a stage that did not run is shown as s
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -265,18 +264,3 @@ def write_report(config: ReportConfig) -> Path:
     write_text(path, html)
     write_json(Path(config.run) / "summary.json", summary)
     return path
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.report", description="Write one page about a run."
-    )
-    parser.add_argument(
-        "--config", required=True, help="a YAML file, such as configs/sandbox/report.yaml"
-    )
-    print(write_report(ReportConfig.read(parser.parse_args().config)))
-
-
-if __name__ == "__main__":
-    command(main)

@@ -1,11 +1,10 @@
-"""The whole job, stage by stage, each in a process of its own: `python -m rrm.demo --configs configs/sandbox`.
+"""The whole job, stage by stage, each in a process of its own: `rrm demo`.
 
 A stage that is done is skipped, one that was interrupted carries on; the last line is the report's path.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,21 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from rrm.errors import InputError
-from rrm.package_files import package_file
-from rrm.runtime.stage import command
 
 STAGES = (
-    ("world", "rrm.sandbox.build", "world.yaml"),
-    ("data", "data_pipeline", "data.yaml"),
-    ("sft", "rrm.verifier.sft", "sft.yaml"),
-    ("gcpo", "rrm.verifier.gcpo.trainer", "gcpo.yaml"),
-    ("eval", "eval.editrewardbench run", "eval.yaml"),
-    ("edit-nft", "rrm.editor.train", "edit_nft.yaml"),
-    ("edit-grpo", "rrm.editor.train", "edit_grpo.yaml"),
-    ("edit-eval", "rrm.editor.evaluate", "edit_eval.yaml"),
-    ("report", "eval.report", "report.yaml"),
+    ("world", "world.yaml"),
+    ("data", "data.yaml"),
+    ("sft", "sft.yaml"),
+    ("gcpo", "gcpo.yaml"),
+    ("eval", "eval.yaml"),
+    ("edit", "edit_nft.yaml"),
+    ("edit", "edit_grpo.yaml"),
+    ("edit-eval", "edit_eval.yaml"),
+    ("report", "report.yaml"),
 )
-"""Name, module (with its subcommand, if any) and config of every stage, in the order in which one feeds the next."""
+"""Subcommand of `rrm` and config of every stage, in the order in which one feeds the next."""
 
 
 def run_politely(command: Sequence[str]) -> int:
@@ -43,22 +40,13 @@ def run_politely(command: Sequence[str]) -> int:
         raise
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--configs", type=Path, default=package_file("rrm/configs/sandbox"), help="default: those of the package"
-    )
-    configs = parser.parse_args().configs
-    missing = [name for _, _, name in STAGES if not (configs / name).is_file()]
+def run(configs: Path) -> None:
+    """Runs every stage with its config in this folder. Raises InputError where one is missing, SystemExit where a stage fails."""
+    missing = [name for _, name in STAGES if not (configs / name).is_file()]
     if missing:
         raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
-    for number, (stage, module, config) in enumerate(STAGES, 1):
-        print(f"── {number}/{len(STAGES)} {stage} ──", flush=True)
-        code = run_politely([sys.executable, "-m", *module.split(), "--config", str(configs / config)])
+    for number, (stage, config) in enumerate(STAGES, 1):
+        print(f"── {number}/{len(STAGES)} {Path(config).stem.replace('_', '-')} ──", flush=True)
+        code = run_politely([sys.executable, "-m", "rrm", stage, "--config", str(configs / config)])
         if code != 0:
             raise SystemExit(code)
-
-
-if __name__ == "__main__":
-    command(main)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data_pipeline.settings import DataConfig
 from rrm.runtime.stage import DONE
 from rrm.sandbox.build import WorldConfig, build
-from rrm.sandbox.fault_server import running_weather
+from rrm.sandbox.fault_server import running_fault_server
 
 IN_FLIGHT = 8
 """Requests in flight per teacher; there are three."""
@@ -118,7 +118,7 @@ def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
         sizes = {"train_tasks": 120, "test_tasks": 1, "candidates_per_task": 4, "pair_tasks": 20, "pair_count": 60}
         build(WorldConfig(out=str(world), benchmark_sources=4, benchmark_pairs=4, **sizes), world)  # type: ignore[arg-type]
         log = folder / "log.jsonl"
-        with running_weather(log=log) as quick:
+        with running_fault_server(log=log) as quick:
             calm = config_of(world, folder / "calm", quick)
             if start(calm, folder).wait() != 0:
                 raise RuntimeError("the undisturbed run failed")
@@ -130,7 +130,7 @@ def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
         repeated: Counter[int] = Counter()
         killed_in: Counter[str] = Counter()
         within = True
-        with running_weather(delay=0.15, log=log) as url, tqdm(total=n, desc="kills") as bar:
+        with running_fault_server(delay=0.15, log=log) as url, tqdm(total=n, desc="kills") as bar:
             while kills < n:
                 rounds += 1
                 config = config_of(world, folder / f"round{rounds}", url)

@@ -16,7 +16,7 @@ from PIL import Image
 from data_pipeline.perf.rates import config_of
 from data_pipeline.run import run
 from rrm.runtime.stage import peak_rss_mb
-from rrm.sandbox.fault_server import running_weather
+from rrm.sandbox.fault_server import running_fault_server
 
 TASKS_PER_IMAGE = 10
 SIDE = 32
@@ -38,7 +38,7 @@ def write_tasks(folder: Path, count: int) -> Path:
 
 def measure_one(count: int) -> dict[str, Any]:
     """Peak resident set of this process after it has decomposed so many tasks."""
-    with tempfile.TemporaryDirectory() as name, running_weather(canned=True) as url:
+    with tempfile.TemporaryDirectory() as name, running_fault_server(canned=True) as url:
         folder = Path(name)
         tasks = write_tasks(folder / "tasks", count)
         config = config_of(url, folder, 64).model_copy(update={"tasks": str(tasks), "decompose_share": 0.5})

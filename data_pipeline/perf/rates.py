@@ -23,7 +23,7 @@ from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, Teachers
 from rrm.images import ImageStore
 from rrm.records import Task
-from rrm.sandbox.fault_server import running_weather
+from rrm.sandbox.fault_server import running_fault_server
 
 LIMIT, DELAY = 100.0, 0.2
 """Requests per second that the limited teacher allows, and seconds that the slow one takes."""
@@ -97,7 +97,7 @@ def rate_limited(count: int = 2000) -> dict[str, Any]:
     """Against a teacher that allows LIMIT requests per second: told so in the config, and left to find out by its 429s."""
     found: dict[str, Any] = {"limit_per_s": LIMIT, "calls": count}
     for name, per_minute in (("achieved_per_s", 60 * LIMIT), ("achieved_per_s_untold", None)):
-        with tempfile.TemporaryDirectory() as name_of, running_weather(requests_per_second=LIMIT, canned=True) as url:
+        with tempfile.TemporaryDirectory() as name_of, running_fault_server(requests_per_second=LIMIT, canned=True) as url:
             folder = Path(name_of)
             store = ImageStore(folder / "images")
             tasks = sample_tasks(store, count, 0)
@@ -113,7 +113,7 @@ def ceiling(count: int = 2000) -> dict[str, Any]:
     """Against a teacher that answers in DELAY seconds: the pipeline and the bare client in turns, the median of ROUNDS each."""
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     ordered = True
-    with tempfile.TemporaryDirectory() as name, running_weather(delay=DELAY, canned=True) as url:
+    with tempfile.TemporaryDirectory() as name, running_fault_server(delay=DELAY, canned=True) as url:
         folder = Path(name)
         store = ImageStore(folder / "images")
         config = config_of(url, folder, IN_FLIGHT)

@@ -45,7 +45,7 @@ def recipe(study: Study, job: str) -> str:
     shipped = [path for path in named if path.is_dir() and not path.is_relative_to(study.config.out)]
     parts = {
         "job": one.name,
-        "module": one.module,
+        "stage": one.stage,
         "keys": one.keys,
         "checkpoints": [fingerprint_of(path) for path in shipped],
         "needs": [recipe(study, name) for name in one.needs],

@@ -21,6 +21,9 @@ POLL_SECONDS = 0.5
 AFTER_EACH_SHARE = 0.05
 """Of its own time, the share that the runner gives to what is called after a job."""
 
+PROGRAM = (sys.executable, "-m", "rrm")
+"""What runs a stage: its name and --config follow."""
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -46,7 +49,7 @@ def start(job: Job, out: Path, threads: int) -> Running:
         path.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(job.keys, sort_keys=False))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "10"}
-    command = [sys.executable, "-m", *job.module.split(), "--config", str(config)]
+    command = [*PROGRAM, job.stage, "--config", str(config)]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     return Running(job, process, log)

@@ -63,10 +63,10 @@ class AblationConfig(Config):
 
 @dataclass(frozen=True)
 class Job:
-    """One stage: `python -m MODULE --config …` (a module with its subcommand, if any) with these keys, after the jobs that it needs."""
+    """One stage: `rrm STAGE --config …` with these keys, after the jobs that it needs."""
 
     name: str
-    module: str
+    stage: str
     keys: dict[str, Any]
     needs: tuple[str, ...] = ()
     rank: int = 0
@@ -88,16 +88,16 @@ class Study:
         """The keys of a stage before the study's own."""
         return {**read_yaml(self.config.recipes / f"{stage}.yaml"), **getattr(self.config, stage)}
 
-    def add(self, name: str, module: str, keys: dict[str, Any], needs: tuple[str, ...], rank: int) -> str:
+    def add(self, name: str, stage: str, keys: dict[str, Any], needs: tuple[str, ...], rank: int) -> str:
         """Adds the job and returns its name."""
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
-        self.jobs[name] = Job(name, module, plain, needs, rank)
+        self.jobs[name] = Job(name, stage, plain, needs, rank)
         return name
 
     def add_world(self, seed: int) -> str:
         """Tasks, pairs and a held-out benchmark, all drawn by the seed."""
         keys = {**self.recipe("world"), "out": self.folder(seed, "world"), "seed": seed}
-        return self.add(f"seed{seed}/world", "rrm.sandbox.build", keys, (), seed_rank(self, seed))
+        return self.add(f"seed{seed}/world", "world", keys, (), seed_rank(self, seed))
 
     def add_data(self, seed: int, run: str, after: str, rank: int) -> str:
         """The SFT set of a variant; the variants share a ledger, one after another, so that the same question is asked once."""
@@ -107,7 +107,7 @@ class Study:
             "candidates": world / "candidates.jsonl", "pairs": world / "pairs.jsonl", "benchmarks": [str(world / "benchmark")],
             "ledger": self.folder(seed, "ledger.sqlite"), "seed": seed,
         }  # fmt: skip
-        return self.add(f"seed{seed}/data-{run}", "data_pipeline", keys, (after,), rank)
+        return self.add(f"seed{seed}/data-{run}", "data", keys, (after,), rank)
 
     def add_sft(self, seed: int, run: str, size: str, rank: int) -> str:
         """The cold start of one size on one variant."""
@@ -117,7 +117,7 @@ class Study:
             **self.recipe("sft"), "data": self.folder(seed, f"data-{run}"), "base": self.config.bases[size], "style": style,
             "out": self.folder(seed, name), "seed": seed,
         }  # fmt: skip
-        return self.add(f"seed{seed}/{name}", "rrm.verifier.sft", keys, (f"seed{seed}/data-{run}",), rank)
+        return self.add(f"seed{seed}/{name}", "sft", keys, (f"seed{seed}/data-{run}",), rank)
 
     def add_gcpo(self, seed: int, name: str, parent: str, over: dict[str, Any], rank: int) -> str:
         """GCPO from the parent's model."""
@@ -125,7 +125,7 @@ class Study:
             **self.recipe("gcpo"), "data": self.folder(seed, "data-tv"), "base": self.folder(seed, parent, "model"),
             "out": self.folder(seed, name), "seed": seed, **over,
         }  # fmt: skip
-        return self.add(f"seed{seed}/{name}", "rrm.verifier.gcpo.trainer", keys, (f"seed{seed}/{parent}",), rank)
+        return self.add(f"seed{seed}/{name}", "gcpo", keys, (f"seed{seed}/{parent}",), rank)
 
     def add_eval(self, seed: int, name: str, spec: str, needs: tuple[str, ...], rank: int) -> str:
         """The judgements of one model on the seed's benchmark."""
@@ -133,7 +133,7 @@ class Study:
             **self.recipe("eval"), "data": self.folder(seed, "world", "benchmark"), "judges": {name: spec}, "compare": [],
             "out": self.folder(seed, f"eval-{name}"),
         }  # fmt: skip
-        return self.add(f"seed{seed}/eval-{name}", "eval.editrewardbench run", keys, (f"seed{seed}/world", *needs), rank)
+        return self.add(f"seed{seed}/eval-{name}", "eval", keys, (f"seed{seed}/world", *needs), rank)
 
 
 def checkpoint(folder: str | Path) -> str:

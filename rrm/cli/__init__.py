@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
-from typer._click.exceptions import Abort, ClickException, Exit
+from typer.exceptions import Abort, Exit, TyperException
 
 from rrm.cli import measuring, sandbox, score, serving, stages
 from rrm.runtime.stage import command
@@ -22,15 +22,21 @@ app = typer.Typer(
 )
 
 STAGES, USE, SUPPORT = "The job, stage by stage", "The verifier at work", "Measuring, and what stands in on a laptop"
-for function in (stages.world, stages.data, stages.plan, stages.sft, stages.gcpo):
-    app.command(rich_help_panel=STAGES)(function)
-app.command("eval", rich_help_panel=STAGES)(measuring.evaluate)
-for function in (stages.edit, stages.edit_eval, measuring.report, measuring.demo):
-    app.command(rich_help_panel=STAGES)(function)
-for function in (score.score, serving.serve, serving.doctor, stages.export):
-    app.command(rich_help_panel=USE)(function)
-for function in (measuring.ablation, measuring.anchors, sandbox.teacher, sandbox.fault_server, sandbox.base):
-    app.command(rich_help_panel=SUPPORT)(function)
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    STAGES: {
+        "world": stages.world, "data": stages.data, "plan": stages.plan, "sft": stages.sft, "gcpo": stages.gcpo,
+        "eval": measuring.evaluate, "edit": stages.edit, "edit-eval": stages.edit_eval, "report": measuring.report,
+        "demo": measuring.demo,
+    },
+    USE: {"score": score.score, "serve": serving.serve, "doctor": serving.doctor, "export": stages.export},
+    SUPPORT: {
+        "ablation": measuring.ablation, "anchors": measuring.anchors, "teacher": sandbox.teacher,
+        "fault-server": sandbox.fault_server, "base": sandbox.base,
+    },
+}  # fmt: skip
+for panel, commands in PANELS.items():
+    for name, function in commands.items():
+        app.command(name, rich_help_panel=panel)(function)
 app.add_typer(measuring.perf, name="perf", rich_help_panel=SUPPORT)
 
 
@@ -40,7 +46,7 @@ def invoke(arguments: Sequence[str]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app([str(argument) for argument in arguments], prog_name="rrm", standalone_mode=False)
-    except ClickException as error:
+    except TyperException as error:
         named = f"error: {error.format_message().rstrip('.')}; rrm {' '.join(arguments[:1])} --help lists what there is."
         print(named, file=sys.stderr)
         raise SystemExit(2) from None

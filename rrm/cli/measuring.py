@@ -15,9 +15,11 @@ Result = Annotated[Path, typer.Option("--out", help="JSON file of the figures")]
 
 def evaluate(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Pairwise accuracy of judges on a benchmark, with intervals."""
-    from eval.run import EvalConfig, run
+    from eval.editrewardbench.sandbox_truth import SandboxTruth
+    from eval.editrewardbench.suite import SuiteConfig, run_suite
 
-    run_stage_command(EvalConfig, run, config, overrides, print_config)
+    line, truths = f"rrm eval --config {config}", {"sandbox": SandboxTruth}
+    run_stage_command(SuiteConfig, lambda given: run_suite(given, line, truths), config, overrides, print_config)
 
 
 def report(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False) -> None:

@@ -10,9 +10,7 @@ import typer
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
 
 
-def teacher(
-    host: str = "127.0.0.1", port: int = 8100, until_stdin_closes: UntilStdinCloses = False
-) -> None:
+def teacher(host: str = "127.0.0.1", port: int = 8100, until_stdin_closes: UntilStdinCloses = False) -> None:
     """Serve the sandbox's teachers over OpenAI's protocol."""
     from rrm.sandbox.teacher import serve
 

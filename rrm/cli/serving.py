@@ -13,9 +13,7 @@ from rrm.errors import InputError
 def serve(
     model: Annotated[Path, typer.Option(help="checkpoint folder")],
     host: Annotated[str | None, typer.Option(help="address to listen on (default: 127.0.0.1, this machine alone)")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="port of the first replica, the others follow (default: 8000)")
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="port of the first replica, the others follow (default: 8000)")] = None,
     name: Annotated[str | None, typer.Option(help="model name that clients ask for (default: rrm)")] = None,
     replicas: Annotated[int | None, typer.Option(help="servers, each with GPUs of its own (default: 1)")] = None,
     tensor_parallel: Annotated[int | None, typer.Option(help="GPUs per replica (default: 1)")] = None,
@@ -51,9 +49,7 @@ def doctor(
     gpus: Annotated[
         int | None, typer.Option(help="GPUs that will train, without the vLLM server's (default: this machine's)")
     ] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(metavar="GIB", help="memory of each (default: this machine's)")
-    ] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="memory of each (default: this machine's)")] = None,
     sample: Annotated[int, typer.Option(help="rows of the data that are read in full")] = 64,
     like: Annotated[
         str | None, typer.Option(metavar="BASE", help="a checkpoint of the base's shape, where the base is still to be made")

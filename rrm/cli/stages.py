@@ -34,9 +34,7 @@ def data(
     max_cost: MaxCost = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show which calls would be made, and make none")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="make the set again and ask once more for what failed")] = False,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result")] = "local",
 ) -> None:
     """Make SFT data and preference pairs: tasks → principles → candidates → traces → gold verdicts → selection → rows."""
     from data_pipeline.planning import dry_run as show_calls

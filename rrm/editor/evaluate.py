@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rrm.editor.reward import Truth, truth_of
 from rrm.editor.tasks import EditorTask, read_tasks
 from rrm.errors import InputError
 from rrm.records import Failure
-from rrm.runtime.stage import command, run_stage, write_json
+from rrm.runtime.stage import run_stage, write_json
 from rrm.sandbox.edits import decompose
 from rrm.sandbox.models.editor import TinyKontext
 from rrm.statistics import mean_over_clusters
@@ -36,7 +36,7 @@ EditFn = Callable[[Sequence[EditorTask], int], list[Image.Image]]
 class EvaluateConfig(Config):
     """Which editors are compared, on how many held-out tasks and seeds."""
 
-    renamed = {"seeds": "seed_count", "steps": "sampling_steps"}
+    renamed: ClassVar = {"seeds": "seed_count", "steps": "sampling_steps"}
 
     out: Path
     tasks: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class EditorConfig(Config):
     The numbers are those of the sandbox; the global batch is `groups` × `group_size` samples, whatever it runs on.
     """
 
-    renamed = {
+    renamed: ClassVar = {
         "steps": "sampling_steps",
         "lr": "learning_rate",
         "checkpoint_every": "save_every",

@@ -16,7 +16,7 @@ from rrm.editor.loop import train
 from rrm.editor.reward import RewardFn, RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import EditorTask, check_rewardable, read_tasks
-from rrm.runtime.stage import command, run_stage
+from rrm.runtime.stage import run_stage
 from rrm.sandbox.models.editor import TinyKontext
 
 

@@ -11,14 +11,13 @@ has a gradient.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -57,7 +56,7 @@ from rrm.images import ImageStore
 from rrm.perf.verifier import Drawn
 from rrm.prompts import write_answer
 from rrm.records import EditToJudge, PreferencePair, Principle, SFTRow
-from rrm.runtime.stage import command, peak_rss_mb, write_json
+from rrm.runtime.stage import peak_rss_mb, write_json
 from rrm.sandbox.models.verifier import build_model, build_processor
 from rrm.verifier.checkpoint import load_processor, save
 from rrm.verifier.gcpo.trainer import GCPOStage
@@ -333,7 +332,7 @@ def run_size(name: str, device: str, steps: int, work: Path) -> dict[str, Any]:
     for stage in tqdm(STAGES, desc=name):
         options = ["--size", name, "--device", device, "--steps", str(steps), "--stage", stage, "--work", str(work)]
         done = subprocess.run(
-            [sys.executable, "-m", __spec__.name, *options], capture_output=True, text=True, check=False, env=environment
+            [sys.executable, "-m", "rrm", "perf", "gpu", *options], capture_output=True, text=True, check=False, env=environment
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -347,40 +346,31 @@ def run_size(name: str, device: str, steps: int, work: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--size", choices=SIZES, action="append", help="what to measure (default: 3b and 7b); may be given again"
-    )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--steps", type=int, default=6, help="updates of each training, the first of them not counted")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu.json"))
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.steps < 2:
+def run(
+    sizes: Sequence[str] | None, device: str, steps: int, out: Path, stage: str | None = None, work: Path | None = None
+) -> None:
+    """Measures each size in processes of its own and writes the figures to `out`; with `stage` it is such a process, working in `work`."""
+    for name in sizes or ():
+        if name not in SIZES:
+            raise InputError(f"There is no size {name!r}; give one of {', '.join(SIZES)}.")
+    if steps < 2:
         raise InputError("--steps must be at least 2: the first update is not counted.")
-    cuda = options.device == "cuda"
+    cuda = device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise InputError("no CUDA GPU is visible; run this on a GPU machine, or try the code with --size tiny --device cpu.")
-    if options.stage:
-        measured = measure_stage(options.stage, SIZES[options.size[0]], options.work, options.steps, cuda)
-        write_json(options.work / f"{options.stage}.json", measured)
+    if stage and work and sizes:
+        measured = measure_stage(stage, SIZES[sizes[0]], work, steps, cuda)
+        write_json(work / f"{stage}.json", measured)
         return
     results: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "cpu", "torch": torch.__version__,
-        "peak_flops": peak_flops(torch.cuda.get_device_name()) if cuda else None, "steps": options.steps, "sizes": {},
+        "peak_flops": peak_flops(torch.cuda.get_device_name()) if cuda else None, "steps": steps, "sizes": {},
     }  # fmt: skip
-    for name in options.size or ["3b", "7b"]:
-        work = options.out.parent / f"gpu-{name}"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        results["sizes"][name] = run_size(name, options.device, options.steps, work)
-        write_json(options.out, results)
-        shutil.rmtree(work)
-    print(f"→ {options.out}")
-
-
-if __name__ == "__main__":
-    command(main)
+    for name in sizes or ["3b", "7b"]:
+        folder = out.parent / f"gpu-{name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        results["sizes"][name] = run_size(name, device, steps, folder)
+        write_json(out, results)
+        shutil.rmtree(folder)
+    print(f"→ {out}")

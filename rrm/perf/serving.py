@@ -6,7 +6,6 @@ server around the same checkpoint that calls `model.generate` for one request af
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import subprocess
@@ -33,7 +32,7 @@ from rrm.reward.model import Asking, RewardModel
 from rrm.reward.serve import Serving, free_port, serving_replicas
 from rrm.reward.servers import Patience, ServerBackend, filled
 from rrm.runtime.secrets import key_of
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.stage import write_json
 from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
@@ -90,7 +89,7 @@ def image_by_image(model: str, port: int) -> None:
 def running_image_by_image(model: str) -> Iterator[str]:
     """The base URL of that server, in a process of its own."""
     port = free_port()
-    line = [sys.executable, "-m", "rrm.perf.serving", "--model", model, "--image-by-image", str(port)]
+    line = [sys.executable, "-m", "rrm", "perf", "serving", "--model", model, "--image-by-image", str(port)]
     with subprocess.Popen(line) as process:
         try:
             for _ in range(600):
@@ -187,21 +186,15 @@ def measure(model: Path, count: int) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("runs/demo/gcpo/model"))
-    parser.add_argument("--edits", type=int, default=500, help="for the agreement; a fifth of them for each rate")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/serving.json"))
-    parser.add_argument("--image-by-image", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if not options.model.is_dir():
-        raise InputError(f"There is no checkpoint at {options.model}; run `make demo` first, or name one with --model.")
-    if options.image_by_image:
-        image_by_image(str(options.model), options.image_by_image)
+def run(model: Path, edits: int, out: Path, image_by_image_port: int | None = None) -> None:
+    """Measures, prints the main figures, and writes all to `out`; with a port it serves the model image by image instead."""
+    if not model.is_dir():
+        raise InputError(f"There is no checkpoint at {model}; run `make demo` first, or name one with --model.")
+    if image_by_image_port:
+        image_by_image(str(model), image_by_image_port)
         return
-    found = measure(options.model, options.edits)
-    write_json(options.out, {"model": str(options.model), **found})
+    found = measure(model, edits)
+    write_json(out, {"model": str(model), **found})
     for name in (
         "requests_per_s",
         "image_by_image_per_s",
@@ -211,8 +204,4 @@ def main() -> None:
         "greedy_agreement",
     ):
         print(f"{name:22} {found[name]}")
-    print(options.out)
-
-
-if __name__ == "__main__":
-    command(main)
+    print(out)

@@ -8,7 +8,6 @@ early here, number of tokens. A ratio is the median over rounds of one round's r
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -36,7 +35,7 @@ from rrm.package_files import package_file
 from rrm.parsing import read_answer
 from rrm.prompts import Style
 from rrm.records import Failure, PreferencePair
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.stage import write_json
 from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
@@ -300,19 +299,10 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="rrm.perf.verifier", description="Measure the verifier beside trl and transformers.")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/verifier.json"))
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--model", type=Path, default=BASE, help="an RRM checkpoint; the shipped base by default")
-    given = parser.parse_args(arguments)
+def run(model: Path, rounds: int, out: Path) -> None:
+    """Measures, prints the table, and writes the figures to `out`."""
     with tempfile.TemporaryDirectory() as work:
-        result = measure(given.model, given.rounds, Path(work))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(given.out, result)
-    print(f"{result['setting']['model']}\n{table(result)}\n{given.out}")
-
-
-if __name__ == "__main__":
-    command(main)
+        result = measure(model, rounds, Path(work))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
+    print(f"{result['setting']['model']}\n{table(result)}\n{out}")

@@ -16,7 +16,7 @@ import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from rrm.config import Config
 from rrm.images import png_bytes
-from rrm.runtime.stage import command, run_stage
+from rrm.runtime.stage import run_stage
 from rrm.sandbox.benchmark import benchmark_rows, write_benchmark
 from rrm.sandbox.cases import Case, Edit, sample_cases, scripted_images, true_edit
 from rrm.sandbox.edits import decompose
@@ -37,7 +37,7 @@ SAME_BELOW = 1.0
 class WorldConfig(Config):
     """How large a world to build."""
 
-    renamed = {"pairs": "pair_count"}
+    renamed: ClassVar = {"pairs": "pair_count"}
 
     out: str
     seed: int = 0

@@ -7,16 +7,15 @@ Which request meets which fault depends on the seed and on how many requests cam
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
 import json
 import re
-import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +23,7 @@ from typing import Any, Literal
 import uvicorn
 from pydantic import Field
 
-from rrm.config import Config
-from rrm.errors import InputError
+from rrm.config import Config, parse_overrides
 from rrm.sandbox import teacher
 from rrm.sandbox.canned import App, Message, Receive, Reply, Send, canned_app, send_reply, whole
 from rrm.sandbox.fault_injection import FAULTS, Fault, Window, broken, closed, drop, fault_of, spoil, too_many
@@ -35,8 +33,8 @@ KEEP_ALIVE = 75
 """Seconds that an idle connection is kept, as nginx does."""
 
 
-class WeatherConfig(Config):
-    """What the server does to its clients; every key is also a flag."""
+class FaultConfig(Config):
+    """What the server does to its clients; every key is also an argument of `rrm fault-server`."""
 
     requests_per_second: float | None = Field(None, gt=0, description="of all models together; more get 429")
     tokens_per_minute: int | None = Field(
@@ -52,6 +50,11 @@ class WeatherConfig(Config):
     log: Path | None = Field(None, description="JSONL of requests received and answers sent")
     seed: int = 0
     canned: bool = Field(False, description="answers of the right form without a teacher")
+
+    @classmethod
+    def given(cls, path: Path | None, settings: Sequence[str]) -> FaultConfig:
+        """The config from a file, `key=value` settings, or both. Raises InputError for what is no setting."""
+        return cls.read(path, settings) if path else cls.checked(parse_overrides(settings), "the fault server")
 
 
 def tokens_of(body: bytes) -> int:
@@ -86,10 +89,10 @@ async def answer_of(app: App, scope: Message, body: bytes) -> Reply:
     return Reply(messages[0]["status"], b"".join(message.get("body", b"") for message in messages[1:]), headers)
 
 
-class Weather:
+class FaultInjector:
     """An ASGI app that does to the clients of `app` what its config says."""
 
-    def __init__(self, app: App, config: WeatherConfig):
+    def __init__(self, app: App, config: FaultConfig):
         self.app, self.config = app, config
         self.requests = self.tokens = None
         if config.requests_per_second is not None:
@@ -170,66 +173,27 @@ class Weather:
             self.log.write(json.dumps(row) + "\n")
 
 
-def settings_of(values: dict[str, Any], path: str | None = None) -> WeatherConfig:
-    """The config, from a file, from values, or from both. Raises InputError for what is no setting."""
-    if path:
-        return WeatherConfig.read(path, **values)
-    return WeatherConfig.checked(values, "the weather")
-
-
-def flags_of(config: WeatherConfig) -> list[str]:
+def flags_of(config: FaultConfig) -> list[str]:
     """The command line that gives this config."""
-    flags = []
-    for name, value in config.model_dump(mode="json", exclude_defaults=True).items():
-        shown = [] if value is True else value if isinstance(value, list) else [str(value)]
-        flags += ["--" + name.replace("_", "-"), *shown]
-    return flags
+    return [f"{name}={json.dumps(value)}" for name, value in config.model_dump(mode="json", exclude_defaults=True).items()]
 
 
-def running_weather(**settings: Any) -> AbstractContextManager[str]:
-    """Base URL of a server with these settings (the keys of WeatherConfig) in a process of its own, which ends with the block."""
-    return teacher.running_server("rrm.sandbox.fault_server", *flags_of(settings_of(settings)))
+def running_fault_server(**settings: Any) -> AbstractContextManager[str]:
+    """Base URL of a server with these settings (the keys of FaultConfig) in a process of its own, which ends with the block."""
+    return teacher.running_server("fault-server", *flags_of(FaultConfig.checked(settings, "the fault server")))
 
 
-def arguments_of() -> argparse.Namespace:
-    """The command line; a setting that is not given is None."""
-    parser = argparse.ArgumentParser(description="Serve the sandbox's teachers as a real provider would.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8101)
-    parser.add_argument("--config", help="YAML with any of the settings below")
-    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
-    for name, field in WeatherConfig.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        if field.annotation is bool:
-            parser.add_argument(flag, action="store_true", default=None, help=field.description)
-        else:
-            parser.add_argument(flag, nargs="+" if name == "kinds" else None, help=field.description)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """The command."""
-    arguments = arguments_of()
-    given = {name: getattr(arguments, name) for name in WeatherConfig.model_fields}
-    try:
-        config = settings_of({name: value for name, value in given.items() if value is not None}, arguments.config)
-    except InputError as wrong:
-        print(wrong, file=sys.stderr)
-        sys.exit(2)
-    if arguments.until_stdin_closes:
+def serve(config: FaultConfig, host: str, port: int, until_stdin_closes: bool = False) -> None:
+    """Serves until the process is stopped, or with `until_stdin_closes` until its parent is gone."""
+    if until_stdin_closes:
         threading.Thread(target=teacher.exit_when_stdin_closes, daemon=True).start()
-    weather = Weather(canned_app if config.canned else teacher.app, config)
     uvicorn.run(
-        weather,
-        host=arguments.host,
-        port=arguments.port,
+        FaultInjector(canned_app if config.canned else teacher.app, config),
+        host=host,
+        port=port,
         timeout_keep_alive=KEEP_ALIVE,
         log_level="error",
         access_log=False,
         lifespan="off",
         proxy_headers=False,
     )
-
-
-if __name__ == "__main__":
-    main()

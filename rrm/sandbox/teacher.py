@@ -7,7 +7,6 @@ with the same seed gets the same answer.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import hashlib
@@ -241,17 +240,17 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def running_server(module: str, *flags: str) -> Iterator[str]:
-    """Base URL of `python -m module` with these flags, in a process of its own, which ends with the block (or with this process)."""
+def running_server(name: str, *flags: str) -> Iterator[str]:
+    """Base URL of `rrm name` with these flags, in a process of its own, which ends with the block (or with this process)."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    command = [sys.executable, "-m", module, "--port", str(port), "--until-stdin-closes", *flags]
+    command = [sys.executable, "-m", "rrm", name, "--port", str(port), "--until-stdin-closes", *flags]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(url):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server {module} did not start (exit code {process.poll()})")
+                raise RuntimeError(f"the server {name} did not start (exit code {process.poll()})")
             time.sleep(0.05)
         yield url
     finally:
@@ -267,7 +266,7 @@ def running_server(module: str, *flags: str) -> Iterator[str]:
 
 def running_teacher() -> AbstractContextManager[str]:
     """Base URL of a teacher server in a process of its own, which ends with the block (or with this process)."""
-    return running_server("rrm.sandbox.teacher")
+    return running_server("teacher")
 
 
 def exit_when_stdin_closes() -> None:
@@ -276,17 +275,8 @@ def exit_when_stdin_closes() -> None:
     os._exit(0)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Serve the sandbox's teachers over OpenAI's protocol.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8100)
-    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.until_stdin_closes:
+def serve(host: str, port: int, until_stdin_closes: bool = False) -> None:
+    """Serves the teachers until the process is stopped, or with `until_stdin_closes` until its parent is gone."""
+    if until_stdin_closes:
         threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="error", access_log=False, lifespan="off")
-
-
-if __name__ == "__main__":
-    main()
+    uvicorn.run(app, host=host, port=port, log_level="error", access_log=False, lifespan="off")

@@ -8,6 +8,7 @@ Input: both images, instruction, principles. Target: the selected trace; loss on
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count, islice
@@ -23,7 +24,6 @@ from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
-from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table

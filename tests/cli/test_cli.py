@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrm.cli import as_json, build_parser, read_principles_file, score, show
+from rrm.cli import invoke
+from rrm.cli.score import read_principles_file, show, to_json
 from rrm.errors import InputError
 from rrm.parsing import judgement_of
 from rrm.prompts import write_answer
@@ -37,7 +38,7 @@ def arguments(image: Path, *more: str) -> list[str]:
 
 
 def call(arguments: list[str]) -> None:
-    score(build_parser().parse_args(arguments))
+    invoke(arguments)
 
 
 def test_without_a_model_it_says_how_to_get_one(image, monkeypatch):
@@ -117,14 +118,14 @@ def test_a_judgement_is_shown_with_its_verdicts_and_in_json():
     assert "yes  [follow] Is the red circle gone?" in show(judgement)
     assert "NO   [quality] Is the image clean?" in show(judgement)
     assert "6.5 / 10" in show(judgement)
-    out = json.loads(as_json(judgement))
+    out = json.loads(to_json(judgement))
     assert (out["score"], out["average"], out["failure"]) == (6.5, 0.5, None)
     assert [p["verdict"] for p in out["principles"]] == [1, 0]
     assert out["thought"] == "it is gone"
 
 
 def test_a_failure_is_named_and_has_no_score():
-    out = json.loads(as_json(judgement_of("hm", PRINCIPLES)))
+    out = json.loads(to_json(judgement_of("hm", PRINCIPLES)))
     assert out["score"] is None
     assert out["failure"]["kind"] == "unparseable"
     assert [p["verdict"] for p in out["principles"]] == [None, None]

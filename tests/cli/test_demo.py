@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from rrm.demo import STAGES, main
+from rrm.demo import STAGES, run
 from tests.support import ROOT
 from tests.support.processes import forked
 
@@ -29,7 +29,7 @@ def shrink(folder: Path) -> Path:
     configs.mkdir()
     for path in (ROOT / "configs/sandbox").glob("*.yaml"):
         values = yaml.safe_load(
-            path.read_text().replace("runs/demo", str(folder / "run")).replace("rrm/sandbox", str(ROOT / "rrm/sandbox"))
+            path.read_text().replace("runs/demo", str(folder / "run")).replace("package:rrm/sandbox", str(ROOT / "rrm/sandbox"))
         )
         (configs / path.name).write_text(yaml.safe_dump({**values, **SMALLER.get(path.stem, {})}))
     return configs
@@ -37,7 +37,11 @@ def shrink(folder: Path) -> Path:
 
 def demo(configs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "rrm.demo", "--configs", str(configs)], capture_output=True, text=True, check=False, cwd=folder
+        [sys.executable, "-m", "rrm", "demo", "--configs", str(configs)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
     )
 
 
@@ -56,14 +60,13 @@ def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path, monkey
     for row in summary["editor"].values():
         assert set(row) == {"reward", "all_pass", "by_principle", "ci95"}
         assert 0 <= row["reward"] <= 1
-    done = {name for name, _, _ in STAGES} - {"report"}
+    done = {Path(config).stem.replace("_", "-") for _, config in STAGES} - {"report"}
     assert done <= set(summary["seconds"])
     assert done <= set(summary["peak_rss_mb"])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/stage.json")}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["demo", "--configs", str(configs)])
     monkeypatch.setattr("rrm.demo.run_politely", lambda command: forked(command).returncode)
-    main()  # ends the test where a stage fails
+    run(configs)  # ends the test where a stage fails
     assert capsys.readouterr().out.count("done already") >= len(done)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 

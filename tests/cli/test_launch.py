@@ -81,7 +81,7 @@ def test_sft_starts_deepspeed_on_this_node_or_on_the_hosts(config, hostfile):
 
 
 def test_gcpo_gives_the_first_gpus_to_the_server_and_the_rest_to_training(config, hostfile):
-    module = f"--master_port 29500 --module rrm.verifier.gcpo.trainer --config {config}"
+    module = f"--master_port 29500 --module rrm.verifier.gcpo --config {config}"
     assert lines(launch("gcpo.sh", config, "--gpus", 8, "--dry-run")) == [
         SERVE.format(gpus="0,1", n=2),
         WAIT,
@@ -178,9 +178,7 @@ def test_training_starts_when_the_server_is_healthy_and_stops_it_at_the_end(conf
     assert done.returncode == 7  # the training's own
     assert (tmp_path / "asked").read_text() == "200\n"
     assert (
-        (tmp_path / "trained")
-        .read_text()
-        .startswith("--include localhost:2,3 --master_port 29500 --module rrm.verifier.gcpo.trainer")
+        (tmp_path / "trained").read_text().startswith("--include localhost:2,3 --master_port 29500 --module rrm.verifier.gcpo")
     )
     assert (tmp_path / "seen").read_text() == "0,1\n"
     assert (tmp_path / "end").read_text() == "stopped"
@@ -247,7 +245,7 @@ def test_slurm_gives_every_node_its_processes_and_rank_0_its_place_beside_the_se
         env={**os.environ, **{k: str(v) for k, v in environment.items()}},
     )  # fmt: skip
     assert typed.returncode == 0, typed.stderr
-    end = f"-m rrm.verifier.gcpo.trainer --config {config}"
+    end = f"-m rrm.verifier.gcpo --config {config}"
     assert (tmp_path / "started").read_text().splitlines() == [
         f"0 [4,5,6,7] {common} --node_rank 0 --nproc_per_node 4 {end}",
         f"1 [] {common} --node_rank 1 --nproc_per_node 8 {end}",

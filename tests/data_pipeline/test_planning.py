@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data_pipeline.__main__ import main
 from data_pipeline.planning import Measured, Whole, dry_run, extrapolate, hours_of, plan
 from data_pipeline.settings import DataConfig
+from rrm.cli import invoke
 from rrm.errors import InputError, NothingMade
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.teacher import running_teacher
@@ -69,7 +69,7 @@ def test_a_dry_run_counts_every_call_and_makes_none(config, tmp_path, capsys):
     assert found["in_ledger"] == 0
     assert f"{2 * edits:,}" in capsys.readouterr().out
     assert not (tmp_path / "data").exists()
-    main(["--config", write(config, tmp_path / "d.yaml")])
+    invoke(["data", "--config", write(config, tmp_path / "d.yaml")])
     again = dry_run(config)
     assert again["calls"] == {}
     assert again["in_ledger"] == sum(expected.values())
@@ -82,7 +82,7 @@ def test_a_plan_of_the_whole_is_what_the_run_then_takes(config, tmp_path):
     assert list((tmp_path / "data.images").rglob("*.png"))  # kept for the run
     again = dry_run(config)
     assert set(again["calls"]) == {"decompose | sandbox-careful"}  # of the pairs: the sample's answers are in the ledger
-    main(["--config", write(config, tmp_path / "d.yaml")])
+    invoke(["data", "--config", write(config, tmp_path / "d.yaml")])
     assert list((tmp_path / "data/images").rglob("*.png"))
     assert not (tmp_path / "data.images").exists()
     bill = json.loads((tmp_path / "data/card.json").read_text())["bill"]
@@ -99,12 +99,12 @@ def test_a_plan_of_the_whole_is_what_the_run_then_takes(config, tmp_path):
 def test_a_budget_stops_a_run_before_it_is_exceeded_and_a_higher_one_carries_on(config, tmp_path):
     path = write(config, tmp_path / "d.yaml")
     with pytest.raises(InputError, match="higher limit"):
-        main(["--config", path, "--max-cost", "0.02"])
-    main(["--config", path, "--max-cost", "100"])
+        invoke(["data", "--config", path, "--max-cost", "0.02"])
+    invoke(["data", "--config", path, "--max-cost", "100"])
     money = json.loads((tmp_path / "data/card.json").read_text())["bill"]["total"]["money"]
     assert money > 0
     with pytest.raises(InputError, match="more than 0"):
-        main(["--config", path, "--max-cost", "0"])
+        invoke(["data", "--config", path, "--max-cost", "0"])
 
 
 def values(calls, prompt, completion, seconds):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from data_pipeline.__main__ import main
 from data_pipeline.budget import price_of
 from data_pipeline.ledger import Ledger
 from data_pipeline.run import run
@@ -17,6 +16,7 @@ from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call
 from rrm.chat import ChatClient, Completion
 from rrm.chat.faults import fault_of
+from rrm.cli import invoke
 from rrm.errors import InputError, NothingMade
 from rrm.records import Choice
 
@@ -226,7 +226,7 @@ def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_
     written.write_text(json.dumps(config_of(inputs, tmp_path / "data", asks=1).model_dump(mode="json")))
     server.reply = lambda request, number: Completion((Choice("Nice picture."),), 100, 50)
     with pytest.raises(NothingMade, match=f"{TASKS} rows in, 0 out, {TASKS} failed: {TASKS} unparseable"):
-        main(["--config", str(written)])
+        invoke(["data", "--config", str(written)])
 
     def prose_for_some(request, number):
         odd = "square 7 " in str(request.messages[1]["content"][-1]["text"])
@@ -236,5 +236,5 @@ def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_
     written.write_text(
         json.dumps(config_of(inputs, tmp_path / "data", asks=1, ledger=str(tmp_path / "other.sqlite")).model_dump(mode="json"))
     )
-    main(["--config", str(written), "--retry"])
+    invoke(["data", "--config", str(written), "--retry"])
     assert capsys.readouterr().out.strip().endswith(f"{TASKS} rows in, {TASKS - 1} out, 1 failed: 1 unparseable")

@@ -6,7 +6,6 @@ from contextlib import closing
 
 import pytest
 
-from data_pipeline.__main__ import main
 from data_pipeline.decompose import language_of, read_exemplars, system_prompt
 from data_pipeline.hard import CRITERIA
 from data_pipeline.ledger import Ledger
@@ -14,6 +13,7 @@ from data_pipeline.rows import read_table
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Teachers
+from rrm.cli import invoke
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.parsing import read_holistic, read_principles, read_trace, thought_of
@@ -278,9 +278,9 @@ def test_a_failed_call_is_counted_and_leaves_the_quadruple_out(config, tmp_path,
 def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tmp_path, capsys):
     written = tmp_path / "data.yaml"
     written.write_text(json.dumps(changed(config, teacher_url="sandbox").model_dump(mode="json")))
-    main(["--config", str(written), "--variant", "holistic"])
+    invoke(["data", "--config", str(written), "--variant", "holistic"])
     assert (tmp_path / "data" / "sft.parquet").is_file()
-    main(["--config", str(written), "--variant", "holistic"])
+    invoke(["data", "--config", str(written), "--variant", "holistic"])
     assert "done already" in capsys.readouterr().out
 
 
@@ -328,14 +328,14 @@ def test_the_pool_that_comes_with_the_package_can_be_shown(config):
 def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, capsys):
     path = tmp_path / "data.yaml"
     path.write_text(json.dumps(config.model_dump(mode="json")))
-    main(["--config", str(path)])
+    invoke(["data", "--config", str(path)])
     path.write_text(json.dumps({**config.model_dump(mode="json"), "decompose_share": 0.5}))
-    main(["--config", str(path)])
+    invoke(["data", "--config", str(path)])
     assert (tmp_path / "data.previous/card.json").is_file()
     before = keys_in(config.ledger_path)
     changed_prompt = {**config.model_dump(mode="json"), "thinkers": [{"model": "sandbox-lenient", "personas": ["Be strict."]}]}
     path.write_text(json.dumps(changed_prompt))
-    main(["--config", str(path)])
+    invoke(["data", "--config", str(path)])
     new = keys_in(config.ledger_path) - before
     with Ledger(config.ledger_path) as ledger:
         bills = {(bill.stage, bill.calls) for bill in ledger.bills(new)}
@@ -353,9 +353,9 @@ def test_only_what_failed_is_asked_for_again(config, tmp_path, monkeypatch):
     path.write_text(json.dumps(config.model_dump(mode="json")))
     with monkeypatch.context() as patch:
         patch.setattr(Teachers, "ask", failing)
-        main(["--config", str(path)])
+        invoke(["data", "--config", str(path)])
     asked = counting(monkeypatch)
-    main(["--config", str(path), "--retry"])
+    invoke(["data", "--config", str(path), "--retry"])
     assert len(asked) == TASKS * CANDIDATES
     assert json.loads((tmp_path / "data/card.json").read_text())["counts"]["gold"] == TASKS * CANDIDATES
 

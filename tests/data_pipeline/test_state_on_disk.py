@@ -18,7 +18,7 @@ from data_pipeline.teachers import Teachers
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Choice
-from rrm.sandbox.fault_server import running_weather
+from rrm.sandbox.fault_server import running_fault_server
 
 FORMER = (
     "CREATE TABLE calls (key TEXT PRIMARY KEY, stage TEXT, model TEXT, texts TEXT, finish TEXT, prompt_tokens INT, "
@@ -182,7 +182,7 @@ def asked(monkeypatch):
 
 @pytest.fixture(scope="module")
 def url():
-    with running_weather(canned=True) as started:
+    with running_fault_server(canned=True) as started:
         yield started
 
 

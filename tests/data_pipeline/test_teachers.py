@@ -27,7 +27,7 @@ from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Choice, SFTRow, Trace
 from rrm.sandbox.build import WorldConfig, build
-from rrm.sandbox.fault_server import running_weather
+from rrm.sandbox.fault_server import running_fault_server
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def outcomes_of(config, store, ledger, tasks, check=False):
 
 
 def test_a_configured_limit_is_kept_and_used_to_the_full(store, ledger, tmp_path):
-    with running_weather(requests_per_second=100, canned=True, log=tmp_path / "log.jsonl") as url:
+    with running_fault_server(requests_per_second=100, canned=True, log=tmp_path / "log.jsonl") as url:
         config = config_at(url, tmp_path, {"requests_per_minute": 6000})
         tasks = sample_tasks(store, 300, 0)
         begin = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_configured_limit_is_kept_and_used_to_the_full(store, ledger, tmp_path
 
 
 def test_a_limit_nobody_was_told_of_loses_nothing(store, ledger, tmp_path):
-    with running_weather(requests_per_second=100, canned=True) as url:
+    with running_fault_server(requests_per_second=100, canned=True) as url:
         found, gone = outcomes_of(config_at(url, tmp_path), store, ledger, sample_tasks(store, 200, 0))
     assert all(outcome.principles for outcome in found)
     assert gone == {}
@@ -100,7 +100,7 @@ def test_a_limit_nobody_was_told_of_loses_nothing(store, ledger, tmp_path):
 
 def test_a_limit_on_tokens_is_kept(store, ledger, tmp_path):
     tasks = sample_tasks(store, 10, 0)
-    with running_weather(canned=True) as url:
+    with running_fault_server(canned=True) as url:
         config = config_at(url, tmp_path, {"tokens_per_minute": 60_000, "max_tokens": 2000})
         begin = time.monotonic()
         outcomes_of(config, store, ledger, tasks)
@@ -124,7 +124,7 @@ async def ask_all(config, store, ledger, tasks):
 
 @pytest.mark.parametrize("kind", ["error_500", "error_503", "reset", "half_body", "no_choices", "hang"])
 def test_what_passes_is_lived_through(store, ledger, tmp_path, kind):
-    with running_weather(canned=True, faults=0.3, kinds=[kind], seed=3) as url:
+    with running_fault_server(canned=True, faults=0.3, kinds=[kind], seed=3) as url:
         config = config_at(url, tmp_path, timeout=0.5)
         tasks = sample_tasks(store, 24, 0)
         found, gone = outcomes_of(config, store, ledger, tasks)
@@ -139,20 +139,20 @@ def test_what_passes_is_lived_through(store, ledger, tmp_path, kind):
 def test_an_answer_that_says_nothing_is_asked_for_again_and_then_quarantined_with_what_was_said(
     store, ledger, tmp_path, kind, failure
 ):
-    with running_weather(canned=True, faults=1.0, kinds=[kind]) as url:
+    with running_fault_server(canned=True, faults=1.0, kinds=[kind]) as url:
         (found,), _ = outcomes_of(config_at(url, tmp_path), store, ledger, sample_tasks(store, 1, 0))
     assert found.failure.kind == failure
     answers = found.evidence["answers"]
     assert len(answers) == 3
     assert len({answer["key"] for answer in answers}) == 3  # asked again with what was wrong: another prompt each time
     assert all(answer["model"] == "canned" and answer["wrong"] for answer in answers)
-    with running_weather(canned=True, faults=0.5, kinds=[kind], seed=1) as url:
+    with running_fault_server(canned=True, faults=0.5, kinds=[kind], seed=1) as url:
         again, _ = outcomes_of(config_at(url, tmp_path, {"version": "2"}), store, ledger, sample_tasks(store, 12, 0))
     assert sum(outcome.failure is None for outcome in again) >= 9
 
 
 def test_the_question_put_again_says_what_was_wrong(store, ledger, tmp_path):
-    with running_weather(canned=True) as url:
+    with running_fault_server(canned=True) as url:
         strict = config_at(url, tmp_path, principles={"follow": (1, 2), "keep": (0, 9), "quality": (0, 9)})
         seen = []
         ask = Teachers.ask
@@ -174,13 +174,13 @@ def test_the_question_put_again_says_what_was_wrong(store, ledger, tmp_path):
 
 def test_a_needed_teacher_that_dies_stops_the_run_and_what_was_paid_for_stays(store, ledger, tmp_path):
     tasks = sample_tasks(store, 60, 0)
-    with running_weather(canned=True, dies_after=20, dies_by="reset") as url:
+    with running_fault_server(canned=True, dies_after=20, dies_by="reset") as url:
         config = config_at(url, tmp_path, give_up_after=2, patience=3)
         with pytest.raises(InputError, match="gone for good"):
             outcomes_of(config, store, ledger, tasks)
     paid = sum(bill.calls for bill in ledger.bills())
     assert paid == 20
-    with running_weather(canned=True, log=tmp_path / "log.jsonl") as url:
+    with running_fault_server(canned=True, log=tmp_path / "log.jsonl") as url:
         found, _ = outcomes_of(config_at(url, tmp_path), store, ledger, tasks)
         asked = sum(json.loads(line)["event"] == "asked" for line in (tmp_path / "log.jsonl").read_text().splitlines())
     assert all(outcome.principles for outcome in found)
@@ -191,7 +191,7 @@ def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(
     world = tmp_path / "world"
     sizes = {"train_tasks": 12, "test_tasks": 1, "candidates_per_task": 3, "pair_tasks": 1, "pair_count": 1}
     build(WorldConfig(out=str(world), benchmark_sources=2, benchmark_pairs=2, **sizes), world)
-    with running_weather(dies_after=10, dies_model="sandbox-hasty") as url:
+    with running_fault_server(dies_after=10, dies_model="sandbox-hasty") as url:
         careful = {"model": "sandbox-careful", "temperatures": [0.0]}
         values = {
             "tasks": str(world / "tasks"),
@@ -217,7 +217,7 @@ def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(
 
 
 def test_a_missing_server_is_found_before_anything_is_asked_and_a_list_of_models_is_a_hint(store, ledger, tmp_path):
-    with running_weather(canned=True) as url:
+    with running_fault_server(canned=True) as url:
         outcomes_of(config_at(url, tmp_path, {"model": "not-listed-but-there"}), store, ledger, [], check=True)
     with pytest.raises(InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1"):
         outcomes_of(config_at("http://127.0.0.1:9/v1", tmp_path), store, ledger, [], check=True)
@@ -280,7 +280,7 @@ def test_a_thinker_listed_twice_is_refused_unless_it_is_asked_differently(tmp_pa
 
 def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
     (task,) = sample_tasks(store, 1, 0)
-    with running_weather(canned=True, delay=0.2, log=tmp_path / "log.jsonl") as url:
+    with running_fault_server(canned=True, delay=0.2, log=tmp_path / "log.jsonl") as url:
         config = config_at(url, tmp_path)
 
         async def together():
@@ -297,7 +297,7 @@ def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
 
 
 def test_a_server_that_asks_for_more_patience_than_there_is_counts_as_gone(store, ledger, tmp_path):
-    with running_weather(canned=True, requests_per_second=0.02) as url:
+    with running_fault_server(canned=True, requests_per_second=0.02) as url:
         config = config_at(url, tmp_path, patience=2)
         begin = time.monotonic()
         with pytest.raises(InputError, match=r"gone for good \(again in \d+ s: status 429"):

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
-from rrm.cli import build_parser, examine
+from rrm.cli import invoke
 from rrm.doctor import checks, inputs, machine, memory
 from rrm.doctor.checks import Check
 from rrm.doctor.inputs import Lengths
@@ -220,8 +220,7 @@ def test_a_server_is_asked_for_its_model_and_its_image_tokens(vllm):
 
 
 def call(*arguments: object) -> None:
-    options = build_parser().parse_args(["doctor", *map(str, arguments)])
-    examine(options)
+    invoke(["doctor", *map(str, arguments)])
 
 
 def test_the_command_says_all_of_it_and_its_exit_code_tells_a_failure(tmp_path, training_data, tiny_checkpoint, capsys):

@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 
+from rrm.cli import invoke
 from rrm.editor.evaluate import EvaluateConfig, evaluate, rounded_mean
 from rrm.editor.loop import train
 from rrm.editor.reward import RRMReward, TruthReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import check_rewardable, read_tasks
-from rrm.editor.train import inputs_of, main
+from rrm.editor.train import inputs_of
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure, Judgement, Verdicts
 from rrm.sandbox.edits import decompose, parse_instruction, sample_steps, write_instruction
@@ -322,14 +323,13 @@ def test_settings_of_the_other_algorithm_are_refused(world):
         config_of(world, "nft", reward="rrm").check()
 
 
-def test_the_command_trains_once_and_then_says_it_is_done(world, tmp_path, monkeypatch, capsys):
+def test_the_command_trains_once_and_then_says_it_is_done(world, tmp_path, capsys):
     values = json.loads(config_of(world, "nft", out=tmp_path / "out", epochs=1).model_dump_json(exclude_unset=True))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr("sys.argv", ["train", "--config", str(tmp_path / "config.yaml")])
-    main()
+    invoke(["edit", "--config", str(tmp_path / "config.yaml")])
     assert "starts" in capsys.readouterr().out
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
-    main()
+    invoke(["edit", "--config", str(tmp_path / "config.yaml")])
     assert "done already" in capsys.readouterr().out
 
 
@@ -360,7 +360,6 @@ def test_the_command_asks_the_reward_that_is_named_and_closes_it(world, tmp_path
     monkeypatch.setattr("rrm.reward.open_reward", lambda given: lent if given == named else None)
     config = config_of(world, "nft", out=tmp_path / "out", epochs=1, reward="rrm", rrm=named)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
-    monkeypatch.setattr("sys.argv", ["train", "--config", str(tmp_path / "config.yaml")])
-    main()
+    invoke(["edit", "--config", str(tmp_path / "config.yaml")])
     assert lent.events == ["asked", "closed"]
     assert (folder / "model.safetensors" in inputs_of(config)) == (not spec.startswith("server"))

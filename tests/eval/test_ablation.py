@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,11 @@ def stage_module(tmp_path, monkeypatch):
     """A stage that notes its name, and fails where its config says so."""
     (tmp_path / "a_stage.py").write_text(
         "import sys, yaml\n"
-        "c = yaml.safe_load(open(sys.argv[2]))\n"
+        "c = yaml.safe_load(open(sys.argv[3]))\n"
         "open(c['log'], 'a').write(c['name'] + '\\n')\n"
         "print('doing'); sys.exit('it broke') if c['fails'] else None\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("eval.ablation.jobs.PROGRAM", (sys.executable, str(tmp_path / "a_stage.py")))
 
     def job(name: str, needs: tuple[str, ...] = (), rank: int = 0, fails: bool = False) -> Job:
         return Job(name, "a_stage", {"name": name, "log": str(tmp_path / "order"), "fails": fails}, needs, rank)

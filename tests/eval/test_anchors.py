@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eval.anchors import anchor_table, anchors, anchors_for, main
+from eval.anchors import anchor_table, anchors, anchors_for, print_anchors
 from rrm.errors import InputError
 
 
@@ -66,10 +66,8 @@ def test_the_table_names_the_source_of_each_line():
     assert anchor_table([]).startswith("no number")
 
 
-def test_the_command_prints_one_benchmark_and_refuses_another(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["eval.anchors", "tiger"])
-    main()
+def test_the_command_prints_one_benchmark_and_refuses_another(capsys):
+    print_anchors("tiger")
     assert "EditReward-MiMo-7B" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["eval.anchors", "tigre"])
     with pytest.raises(InputError, match="tigre"):
-        main()
+        print_anchors("tigre")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 
+from rrm.cli import invoke, main
 from rrm.doctor import memory
 from rrm.perf import gpu as bench_gpu
-from rrm.runtime.stage import command
 from tests.support.plans import SMALL
 from tests.support.processes import forked
 
@@ -41,8 +40,7 @@ def test_peaks_are_known_by_name_and_others_are_null():
 def test_the_gpu_bench_runs_the_same_code_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_gpu.subprocess, "run", forked)  # every stage is still a process of its own
     out = tmp_path / "gpu.json"
-    monkeypatch.setattr(sys, "argv", ["bench_gpu", "--size", "tiny", "--device", "cpu", "--steps", "2", "--out", str(out)])
-    bench_gpu.main()
+    invoke(["perf", "gpu", "--size", "tiny", "--device", "cpu", "--steps", 2, "--out", out])
     found = json.loads((tmp_path / "gpu.json").read_text())["sizes"]["tiny"]
     for stage in ("sft", "gcpo", "score"):
         assert found[stage]["tokens_per_s"] > 0
@@ -57,9 +55,8 @@ def test_the_gpu_bench_runs_the_same_code_on_a_cpu(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_gpu_bench_without_a_gpu_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench_gpu"])
+def test_the_gpu_bench_without_a_gpu_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as caught:
-        command(bench_gpu.main)
+        main(["perf", "gpu"])
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: no CUDA GPU is visible")

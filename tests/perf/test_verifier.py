@@ -54,14 +54,14 @@ def test_pairs_of_one_seed_are_the_same(tmp_path):
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a checkpoint"):
-        bench.main(["--model", str(tmp_path), "--out", str(tmp_path / "v.json")])
+        bench.run(tmp_path, 4, tmp_path / "v.json")
 
 
 def test_the_bench_runs_in_miniature(tmp_path, monkeypatch, tiny_checkpoint, capsys):
     for name, value in {"PAIRS": 1, "TRACES": 2, "TOKENS": 5, "ALONE": 1, "STEPS": 2}.items():
         monkeypatch.setattr(bench, name, value)
     out = tmp_path / "bench" / "verifier.json"
-    bench.main(["--rounds", "1", "--model", str(tiny_checkpoint), "--out", str(out)])
+    bench.run(tiny_checkpoint, 1, out)
     found = json.loads(out.read_text())
     assert set(bench.TARGETS) <= set(found)
     assert all(found[name] > 0 and found["ratios"][name]["n"] == 1 for name in bench.TARGETS)

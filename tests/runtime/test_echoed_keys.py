@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_pipeline.__main__ import main as data_pipeline
+from rrm.cli import invoke
 from rrm.runtime import secrets
 from rrm.runtime.stage import command as run_command
 from rrm.sandbox.canned import Reply, canned, error, send_reply, whole
@@ -81,7 +81,7 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
             "principles_total": [1, 20], "decompose_share": 0.0, "concurrency": 1, "patience": 1.0,
         }  # fmt: skip
         (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
-        run_command(lambda: data_pipeline(["--config", str(tmp_path / "data.yaml")]))
+        run_command(lambda: invoke(["data", "--config", str(tmp_path / "data.yaml")]))
     said = capsys.readouterr()
     kept = contents(tmp_path / "made")
     assert f"I was sent {'Basic' if password else 'Bearer'} ***" in kept

@@ -17,7 +17,7 @@ from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_gold, read_holistic, read_principles, read_trace
 from rrm.records import Failure, Principle, Verdicts
 from rrm.sandbox.fault_injection import FAULTS, Window, fault_of
-from rrm.sandbox.fault_server import flags_of, running_weather, settings_of, tokens_of
+from rrm.sandbox.fault_server import FaultConfig, flags_of, running_fault_server, tokens_of
 
 PRINCIPLES = [Principle(question="Is it red?", category="follow"), Principle(question="Is it clean?", category="quality")] * 2
 JUDGE = prompts.judge_text("full", "make it red", PRINCIPLES)
@@ -62,13 +62,13 @@ def http():
 
 @pytest.fixture(scope="module")
 def calm():
-    with running_weather(canned=True) as url:
+    with running_fault_server(canned=True) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def slow():
-    with running_weather(delay=0.3, dies_after=12, canned=True) as url:
+    with running_fault_server(delay=0.3, dies_after=12, canned=True) as url:
         yield url
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_prompt_of_ours_is_refused_in_openais_form(calm, http):
 
 def test_no_second_sees_more_requests_than_are_allowed(tmp_path):
     allowed, log = 20, tmp_path / "log.jsonl"
-    with running_weather(requests_per_second=allowed, canned=True, log=log) as url:
+    with running_fault_server(requests_per_second=allowed, canned=True, log=log) as url:
         waves = []
         for wave in range(8):
             waves += post_all(url, [body_of(seed=wave * 30 + k) for k in range(30)])
@@ -119,7 +119,7 @@ def test_no_second_sees_more_requests_than_are_allowed(tmp_path):
 
 
 def test_a_client_that_waits_as_long_as_it_is_told_is_let_in(http):
-    with running_weather(requests_per_second=2, canned=True) as url:
+    with running_fault_server(requests_per_second=2, canned=True) as url:
         assert [http.post(f"{url}/chat/completions", json=body_of()).status_code for _ in range(2)] == [200, 200]
         refused = http.post(f"{url}/chat/completions", json=body_of())
         assert refused.status_code == 429
@@ -130,7 +130,7 @@ def test_a_client_that_waits_as_long_as_it_is_told_is_let_in(http):
 
 def test_tokens_are_limited_over_a_minute():
     with (
-        running_weather(tokens_per_minute=2500, canned=True) as url,
+        running_fault_server(tokens_per_minute=2500, canned=True) as url,
         openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
     ):
         for _ in range(2):
@@ -166,7 +166,7 @@ def test_an_answer_takes_as_long_as_the_delay(slow):
 def test_a_broken_connection_is_the_clients_connection_error(http):
     kinds = ("reset", "half_body", "hang")
     expected = {"reset": httpx.ReadError, "hang": httpx.ReadError, "half_body": httpx.RemoteProtocolError}
-    with running_weather(faults=1, kinds=kinds, hang=0.05, canned=True) as url:
+    with running_fault_server(faults=1, kinds=kinds, hang=0.05, canned=True) as url:
         drawn = [fault_of(0, number, 1, kinds) for number in range(1, 9)]
         assert set(drawn) == set(kinds)
         for kind in drawn:
@@ -179,7 +179,7 @@ def test_a_broken_connection_is_the_clients_connection_error(http):
 
 
 def test_a_hang_outlasts_a_client_that_gives_up(http):
-    with running_weather(faults=1, kinds=["hang"], canned=True) as url:
+    with running_fault_server(faults=1, kinds=["hang"], canned=True) as url:
         with pytest.raises(httpx.ReadTimeout):
             http.post(f"{url}/chat/completions", json=body_of(), timeout=0.3)
         assert http.get(f"{url}/models").status_code == 200
@@ -189,7 +189,7 @@ def test_each_spoilt_answer_is_spoilt_in_its_way(calm, http):
     good = content(http.post(f"{calm}/chat/completions", json=body_of()))
     kinds = ("error_500", "error_503", "no_choices", "null", "refusal", "prose", "cut_off", "one_too_few")
     met = {}
-    with running_weather(faults=1, kinds=kinds, canned=True) as url:
+    with running_fault_server(faults=1, kinds=kinds, canned=True) as url:
         for number in range(1, 61):
             met[fault_of(0, number, 1, kinds)] = http.post(f"{url}/chat/completions", json=body_of())
     assert (met["error_500"].status_code, met["error_503"].status_code) == (500, 503)
@@ -208,7 +208,7 @@ def test_each_spoilt_answer_is_spoilt_in_its_way(calm, http):
 def test_faults_depend_on_the_seed_and_the_number_of_the_request_alone(seed):
     kinds = ("error_500", "error_503", "reset", "half_body")
     expected = {None: 200, "error_500": 500, "error_503": 503, "reset": "ReadError", "half_body": "RemoteProtocolError"}
-    with running_weather(faults=0.5, kinds=kinds, seed=seed, canned=True) as url:
+    with running_fault_server(faults=0.5, kinds=kinds, seed=seed, canned=True) as url:
         assert outcomes(url, 30) == [expected[fault_of(seed, number, 0.5, kinds)] for number in range(1, 31)]
 
 
@@ -222,7 +222,7 @@ def test_the_share_of_faults_and_their_kinds_are_as_asked_for():
 
 @pytest.mark.parametrize(("dies_by", "end"), [("error_503", 503), ("reset", "ReadError")])
 def test_a_model_that_died_stays_dead_and_the_others_live(dies_by, end):
-    with running_weather(dies_after=3, dies_model="mortal", dies_by=dies_by, canned=True) as url:
+    with running_fault_server(dies_after=3, dies_model="mortal", dies_by=dies_by, canned=True) as url:
         assert outcomes(url, 6, "mortal") == [200, 200, 200, end, end, end]
         assert outcomes(url, 4, "other") == [200] * 4
         assert outcomes(url, 1, "mortal") == [end]
@@ -235,7 +235,7 @@ def test_a_model_gives_no_more_answers_than_it_lives_for_however_many_are_in_fli
 def test_the_log_has_a_line_per_request_and_per_answer(tmp_path, http):
     log = tmp_path / "log.jsonl"
     bodies = [json.dumps(body_of(seed=k)).encode() for k in range(3)]
-    with running_weather(requests_per_second=2, canned=True, log=log) as url:
+    with running_fault_server(requests_per_second=2, canned=True, log=log) as url:
         for body in bodies:
             http.post(f"{url}/chat/completions", content=body)
         rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -255,7 +255,7 @@ def test_behind_the_weather_stands_the_sandboxs_teacher(http):
     }
     text = {"type": "text", "text": 'Instruction: "make the red circle blue"'}
     asked = body_of(prompts.DECOMPOSE_SYSTEM, [image, text], "sandbox-careful", temperature=0)
-    with running_weather() as url:
+    with running_fault_server() as url:
         assert http.post(f"{url}/chat/completions", json=body_of()).status_code == 404
         reply = http.post(f"{url}/chat/completions", json=asked)
     assert "Is the red circle blue now?" in [principle.question for principle in read_principles(content(reply))]
@@ -263,14 +263,14 @@ def test_behind_the_weather_stands_the_sandboxs_teacher(http):
 
 def test_a_wrong_setting_is_named():
     with pytest.raises(InputError, match="rain"):
-        settings_of({"rain": 1})
+        FaultConfig.given(None, ["rain=1"])
     with pytest.raises(InputError, match="faults"):
-        settings_of({"faults": 2})
+        FaultConfig.given(None, ["faults=2"])
 
 
 def test_a_file_gives_settings_and_flags_go_before_it(tmp_path):
     path = tmp_path / "weather.yaml"
     path.write_text("delay: 0.5\nseed: 3\n")
-    config = settings_of({"seed": "4"}, str(path))
+    config = FaultConfig.given(path, ["seed=4"])
     assert (config.delay, config.seed) == (0.5, 4)
-    assert flags_of(config) == ["--delay", "0.5", "--seed", "4"]
+    assert flags_of(config) == ["delay=0.5", "seed=4"]

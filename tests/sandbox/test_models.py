@@ -193,7 +193,7 @@ def test_damaged_weights_are_named(tmp_path, tiny_checkpoint):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("module", ["rrm.verifier.sft", "rrm.verifier.gcpo.trainer"])
+@pytest.mark.parametrize("module", ["rrm.verifier.sft", "rrm.verifier.gcpo"])
 def test_training_without_rows_is_refused_and_writes_nothing(tmp_path, tiny_checkpoint, module):
     make = sft_config if module.endswith("sft") else gcpo_config
     (tmp_path / "data").mkdir()

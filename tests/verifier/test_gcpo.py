@@ -533,11 +533,12 @@ def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpo
 
 
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):
-    with pytest.raises(InputError, match="'traces': Input should be greater than or equal to 2"):
+    with pytest.raises(InputError, match="'traces_per_image': Input should be greater than or equal to 2"):
         GCPOStage.checked(settings(training_data, tiny_checkpoint, tmp_path, traces_per_image=1), "config")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    command(lambda: run_training("gcpo", __doc__, GCPOStage, partial(gcpo.train, kind=Replayed)))
+    replay = partial(gcpo.train, kind=Replayed)
+    command(lambda: run_training("gcpo", GCPOStage.read(sys.argv[2]), replay))
     assert "vllm" not in sys.modules

@@ -530,7 +530,7 @@ def test_gcpo_under_zero_3_ends_with_a_model_that_loads(tmp_path, alone, questio
     stage = gcpo_config(
         alone[0].data, Path(alone[0].base), tmp_path / "gcpo", steps=1, updates=1, deepspeed="launch/zero3.json"
     )
-    done = command("rrm.verifier.gcpo.trainer", stage, ranks=2)
+    done = command("rrm.verifier.gcpo", stage, ranks=2)
     assert done.returncode == 0, done.stderr
     assert weights_of(stage.out / "model").keys() == weights_of(Path(stage.base)).keys()
     assert logits(load(stage.out / "model")[0], question).isfinite().all()

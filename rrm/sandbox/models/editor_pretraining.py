@@ -1,6 +1,6 @@
 """Pre-trains the sandbox's mediocre editor: flow matching on right targets, then on targets of which half are wrong.
 
-    python -m rrm.sandbox.models.editor_pretraining --out rrm/sandbox/checkpoints/editor-base
+    rrm base editor --out rrm/sandbox/checkpoints/editor-base
 
 The wrong targets were made by the scripted editors that are wrong in one way each, so that there is something for editor
 RL to improve. Scenes come from the world's training part. About six minutes on one CPU core.
@@ -8,7 +8,6 @@ RL to improve. Scenes come from the world's training part. About six minutes on 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import platform
 import time
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rrm.editor.flow import noised, velocity_target
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.stage import write_json
 from rrm.sandbox.edits import sample_steps, write_instruction
 from rrm.sandbox.models.editor import TinyKontext, tokens_of
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
@@ -83,22 +82,17 @@ def pretrain(seed: int, steps: int) -> tuple[TinyKontext, float]:
     return model.eval(), float(np.mean(losses[-max(1, steps // 10) :]))
 
 
-def main() -> None:
+def make(out: Path, seed: int = SEED, steps: int = STEPS) -> None:
     """Trains, saves, and writes recipe.json beside the weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    given = parser.parse_args()
     torch.set_num_threads(1)  # one thread adds up in one order: the same seed gives the same weights
-    model, loss = pretrain(given.seed, given.steps)
-    model.save(given.out)
+    model, loss = pretrain(seed, steps)
+    model.save(out)
     write_json(
-        given.out / "recipe.json",
+        out / "recipe.json",
         {
-            "command": f"python -m rrm.sandbox.models.editor_pretraining --out {given.out} --seed {given.seed} --steps {given.steps}",
-            "seed": given.seed,
-            "steps": given.steps,
+            "command": f"rrm base editor --out {out} --seed {seed}",
+            "seed": seed,
+            "steps": steps,
             "batch": BATCH,
             "learning_rate": LEARNING_RATE,
             "clean_share": CLEAN_SHARE,
@@ -107,7 +101,7 @@ def main() -> None:
             "loss_of_last_tenth": round(loss, 5),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "cpu_seconds": round(time.process_time()),
-            "sha256": hashlib.sha256((given.out / "model.safetensors").read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -116,7 +110,3 @@ def main() -> None:
             },
         },
     )
-
-
-if __name__ == "__main__":
-    command(main)

@@ -1,6 +1,6 @@
 """The sandbox base: a tiny Qwen2.5-VL that has learned to see, and not to judge, as the real one comes.
 
-    python -m rrm.sandbox.models.verifier_pretraining --out rrm/sandbox/checkpoints/rrm-base
+    rrm base verifier --out rrm/sandbox/checkpoints/rrm-base
 
 First captions of one image; then two images and three questions where something stands: the answer lists every cell before and after,
 the background, the artefact and what stands at the places asked about; then what an instruction wants; last, the same questions of edits as
@@ -9,11 +9,10 @@ editors really leave them, half of them the base editor's own samples. No verdic
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -26,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.stage import write_json
 from rrm.sandbox.cases import sample_cases
 from rrm.sandbox.edits import sample_steps, write_instruction
 from rrm.sandbox.language import cell_line, look
@@ -304,45 +303,33 @@ def check(
     return {"token": float(right[tokens].float().mean()), "answer": float(right.all(1).float().mean())}
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--caption-steps", type=int, default=900)
-    parser.add_argument("--compare-steps", type=int, default=1600)
-    parser.add_argument("--plan-steps", type=int, default=500)
-    parser.add_argument("--edit-steps", type=int, default=1000)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    processor = build_processor(options.seed)
-    model = build_model(processor, options.seed, options.hidden, options.layers)
+STEPS = {"caption": 900, "compare": 1600, "plan": 500, "edit": 1000}
+"""Optimiser steps of each lesson of the shipped checkpoints."""
+
+
+def make(out: Path, seed: int = 0, hidden: int = 128, layers: int = 4, steps: Mapping[str, int] = STEPS) -> None:
+    """Trains, saves, and writes recipe.json beside the weights."""
+    torch.manual_seed(seed)
+    processor = build_processor(seed)
+    model = build_model(processor, seed, hidden, layers)
     batch_vision_attention(model)
     begin = time.monotonic()
     losses = {
-        "caption": train(model, processor, "caption", options.caption_steps, 64, 2e-3, options.seed),
-        "compare": train(model, processor, "compare", options.compare_steps, 40, 1.5e-3, options.seed),
-        "plan": train(model, processor, "plan", options.plan_steps, 40, 1e-3, options.seed),
-        "edit": train(model, processor, "edit", options.edit_steps, 40, 1e-3, options.seed),
+        "caption": train(model, processor, "caption", steps["caption"], 64, 2e-3, seed),
+        "compare": train(model, processor, "compare", steps["compare"], 40, 1.5e-3, seed),
+        "plan": train(model, processor, "plan", steps["plan"], 40, 1e-3, seed),
+        "edit": train(model, processor, "edit", steps["edit"], 40, 1e-3, seed),
     }
-    checks = {lesson: check(model, processor, lesson, options.seed) for lesson in losses}
-    model.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
-    write_json(options.out / CARD, {"style": "brief"})
-    weights = (options.out / "model.safetensors").read_bytes()
+    checks = {lesson: check(model, processor, lesson, seed) for lesson in losses}
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    write_json(out / CARD, {"style": "brief"})
+    weights = (out / "model.safetensors").read_bytes()
     recipe = {
-        "command": f"python -m rrm.sandbox.models.verifier_pretraining --seed {options.seed} --caption-steps {options.caption_steps} "
-        f"--compare-steps {options.compare_steps} --plan-steps {options.plan_steps} --edit-steps {options.edit_steps} "
-        f"--hidden {options.hidden} --layers {options.layers}",
-        "seed": options.seed, "seconds": round(time.monotonic() - begin), "last_loss": {k: float(np.mean(v[-50:])) for k, v in losses.items()},
+        "command": f"rrm base verifier --seed {seed} --hidden {hidden} --layers {layers}", "steps": dict(steps),
+        "seed": seed, "seconds": round(time.monotonic() - begin), "last_loss": {k: float(np.mean(v[-50:])) for k, v in losses.items()},
         "accuracy": checks, "sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow", "numpy")},
     }  # fmt: skip
-    write_json(options.out / "recipe.json", recipe)
+    write_json(out / "recipe.json", recipe)
     print(json.dumps(recipe, indent=1))
-
-
-if __name__ == "__main__":
-    command(main)

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,6 @@ from rrm.parsing import read_answer
 from rrm.parsing.marks import score_span
 from rrm.records import UNREADABLE, Choice, Failure, FailureKind
 from rrm.runtime.disk import written_at_once
-from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.fast.lazy_vllm import GRPOConfig, GRPOTrainer
 from rrm.verifier.fast.shared_prompts import sharing_prompts
@@ -64,7 +63,7 @@ KLTokens = Literal["all", "thought"]
 class GCPOStage(TrainingStage):
     """Keys of a GCPO config; `steps` counts updates. `gradient_tokens` and `kl_weight` are off by default: what they switch on departs from the paper."""
 
-    renamed = {
+    renamed: ClassVar = {
         "pairs": "pairs_per_step",
         "draw_pairs": "pair_count",
         "traces": "traces_per_image",

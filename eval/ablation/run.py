@@ -1,4 +1,4 @@
-"""What each part of the method is worth, over seeds: `python -m eval.ablation --config configs/sandbox/ablation.yaml`.
+"""What each part of the method is worth, over seeds: `rrm ablation --config configs/sandbox/ablation.yaml`.
 
 Runs every world, data set, training and evaluation of the study as a stage of its own, several at once, and writes
 verifier.json, verifier.md with its plots, and every judgement into the folder `evidence` as it goes on.
@@ -7,7 +7,6 @@ It can be stopped, and carries on; with --known it also does where only the evid
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from eval.ablation.archive import Archive, left_to_run, read_archive, write_archive
@@ -17,33 +16,27 @@ from eval.ablation.page import write_page
 from eval.ablation.study import AblationConfig, plan
 from rrm.errors import InputError
 from rrm.runtime.lock import locked
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.stage import write_json
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--list", action="store_true", help="print the stages in the order in which they would be started")
-    parser.add_argument("--collect", action="store_true", help="write the evidence of what is done, and run nothing")
-    parser.add_argument(
-        "--known",
-        type=Path,
-        metavar="FOLDER",
-        help="the evidence folder of an earlier run: what was judged there is not run again",
-    )
-    options = parser.parse_args()
-    config = AblationConfig.read(options.config)
+def run(
+    config: AblationConfig, command: str, show_jobs: bool = False, collect_only: bool = False, archive: Path | None = None
+) -> None:
+    """Runs what is left of the study and writes its evidence, or lists the stages, or collects what is done.
+
+    `command` is what the evidence names as its origin; what `archive` (an earlier evidence folder) holds judgements of is not run
+    again. Raises InputError where stages have no result.
+    """
     study = plan(config)
-    known = read_archive(options.known) if options.known else Archive()
+    known = read_archive(archive) if archive else Archive()
     jobs = left_to_run(study, known)
-    if options.list:
+    if show_jobs:
         print("\n".join(job.name for job in sorted(jobs.values(), key=lambda job: job.rank)))
         return
 
     def write() -> None:
         by_model = judged_models(study, known)
-        evidence = collect(study, f"python -m eval.ablation --config {options.config}", by_model, known)
+        evidence = collect(study, command, by_model, known)
         if evidence["models"]:
             config.evidence.mkdir(parents=True, exist_ok=True)
             write_archive(study, by_model, config.evidence)
@@ -51,7 +44,7 @@ def main() -> None:
             write_page(evidence, config.evidence)
 
     failed = []
-    if not options.collect:
+    if not collect_only:
         with locked(config.out):
             failed = run_jobs(jobs, config.out, config.jobs, write)
     write()
@@ -61,7 +54,3 @@ def main() -> None:
             f"{len(failed)} of {len(jobs)} stages have no result ({lines}); see {config.out}/logs and run it again."
         )
     print(config.evidence / "verifier.md")
-
-
-if __name__ == "__main__":
-    command(main)
