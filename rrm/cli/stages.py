@@ -96,7 +96,7 @@ def gcpo(
     config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, local_rank: LocalRank = None
 ) -> None:
     """GCPO of the verifier on human preference pairs (a subclass of trl's GRPOTrainer)."""
-    from rrm.verifier.gcpo.trainer import GCPOStage, run
+    from rrm.verifier.gcpo.train import GCPOStage, run
 
     run_stage_command(GCPOStage, run, config, overrides, print_config)
 

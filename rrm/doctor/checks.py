@@ -14,7 +14,7 @@ from PIL import Image
 from rrm.chat import image_part, reached
 from rrm.doctor.memory import GIB, Estimate, Plan, Shape, estimate, parameters, suggestions, trained_parameters
 from rrm.errors import InputError
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.sft import SFTStage
 
 Status = Literal["ok", "warning", "fail", "not checked"]

@@ -18,7 +18,7 @@ from rrm.errors import InputError
 from rrm.images import TOKEN_SIDE, ImageStore
 from rrm.prompts import Style, plain
 from rrm.records import PreferencePair, SFTRow
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
 from rrm.verifier.sft import SFTStage
 

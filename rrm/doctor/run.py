@@ -24,7 +24,7 @@ from rrm.errors import InputError
 from rrm.images import MAX_PIXELS, TOKEN_SIDE, ImageStore
 from rrm.records import SFTRow
 from rrm.verifier.checkpoint import load_processor, style_of
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.sft import SFTStage
 
 TEXT_TOKENS, ANSWER_TOKENS = 1200, 2048

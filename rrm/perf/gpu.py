@@ -59,8 +59,8 @@ from rrm.records import EditToJudge, PreferencePair, Principle, SFTRow
 from rrm.runtime.stage import peak_rss_mb, write_json
 from rrm.sandbox.models.verifier import build_model, build_processor
 from rrm.verifier.checkpoint import load_processor, save
-from rrm.verifier.gcpo.trainer import GCPOStage
-from rrm.verifier.gcpo.trainer import train as train_gcpo
+from rrm.verifier.gcpo.config import GCPOStage
+from rrm.verifier.gcpo.train import train as train_gcpo
 from rrm.verifier.judge import Judge
 from rrm.verifier.model_card import Origin
 from rrm.verifier.sft import SFTStage

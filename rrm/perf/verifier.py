@@ -40,10 +40,13 @@ from rrm.sandbox.edits import decompose, sample_steps, write_instruction
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier.checkpoint import load
-from rrm.verifier.fast.lazy_vllm import GRPOConfig, GRPOTrainer
 from rrm.verifier.fast.shared_prompts import sharing_prompts
+from rrm.verifier.fast.trl_without_vllm import GRPOConfig, GRPOTrainer
+from rrm.verifier.gcpo.config import GCPOStage
+from rrm.verifier.gcpo.fast import FastGCPOTrainer
 from rrm.verifier.gcpo.pairs import build_dataset, pair_rows
-from rrm.verifier.gcpo.trainer import GCPOStage, GCPOTrainer, Read, arguments
+from rrm.verifier.gcpo.reading import Read
+from rrm.verifier.gcpo.train import arguments
 from rrm.verifier.rollout import complete
 
 BASE = package_file("rrm/sandbox/checkpoints/rrm-base")
@@ -127,7 +130,7 @@ def forwards(model: Qwen2_5_VLForConditionalGeneration, batch: Mapping[str, torc
     model.zero_grad()
 
 
-class Drawn(GCPOTrainer):
+class Drawn(FastGCPOTrainer):
     """Scores are drawn: traces of an untrained model cannot be read, and would all have an advantage of 0, which costs less."""
 
     def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
@@ -204,7 +207,7 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
     store = ImageStore(work / "images")
     pairs = sandbox_pairs(store, PAIRS, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ours, processor = load(model_path, "float32")
+    ours, processor = load(model_path, "float32", fast=True)
     stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(model_path, dtype=torch.float32)
     for model in (ours, stock):
         model.to(device)  # type: ignore[arg-type]

@@ -63,8 +63,11 @@ def load_processor(source: str) -> Qwen2_5_VLProcessor:
     return processor
 
 
-def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """Model and processor of a local checkpoint folder or, where no such folder exists and it looks like one, of a hub id.
+def load(
+    path: str | Path, dtype: str = "auto", fast: bool = False
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
+    """Model and processor of a local checkpoint folder or, where no such folder exists and it looks like one, of a hub id; `fast` replaces the
+    vision tower's attention by one batched call (rrm.verifier.fast.vision).
 
     Raises InputError where the folder is no Qwen2.5-VL checkpoint or its files are damaged.
     """
@@ -81,7 +84,8 @@ def load(path: str | Path, dtype: str = "auto") -> tuple[Qwen2_5_VLForConditiona
     model, info = loaded
     if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers, and only warns
         raise InputError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; take a whole copy of it.")
-    batch_vision_attention(model)
+    if fast:
+        batch_vision_attention(model)
     return model, processor
 
 

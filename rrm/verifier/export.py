@@ -18,8 +18,8 @@ from rrm.errors import InputError
 from rrm.runtime.checkpoints import check_whole
 from rrm.runtime.disk import folder_at_once
 from rrm.verifier.checkpoint import load, save, style_of
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.gcpo.pairs import read_pairs
-from rrm.verifier.gcpo.trainer import GCPOStage
 from rrm.verifier.sft import SFTStage, read_rows
 from rrm.verifier.training import TrainingStage, merged, origin, read_state
 

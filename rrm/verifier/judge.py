@@ -40,7 +40,7 @@ class Judge:
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
         """The judge in this checkpoint, on the GPU if there is one. Raises InputError where it is none."""
-        model, processor = load(path, dtype)
+        model, processor = load(path, dtype, fast=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), processor, style_of(path), batch)  # type: ignore[arg-type]
 

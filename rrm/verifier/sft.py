@@ -123,7 +123,7 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
         disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
         average_tokens_across_devices=True,  # every token of an update weighs the same, however it is spread
     )  # fmt: skip
-    model, processor = load(config.base, config.dtype)
+    model, processor = load(config.base, config.dtype, config.fast)
     trainer = WatchedSFT(
         model=model, args=arguments, train_dataset=dataset, processing_class=processor, peft_config=lora(config.lora_rank),
         callbacks=[MetricsFile(out / "metrics.jsonl")], explosion=config.explosion, keep=config.keep,

@@ -62,6 +62,8 @@ class TrainingStage(Config):
     dtype: str = "float32"
     deepspeed: str | None = None
     gradient_checkpointing: bool = False
+    fast: bool = True
+    """false: the plain path of trl and transformers, with the same losses and gradients but slower (rrm/verifier/fast)."""
     keep: int = Field(default=2, ge=1)
     """Checkpoints kept: where a run goes wrong, the last one may lie too near to it."""
     explosion: float | None = 100.0

@@ -22,7 +22,7 @@ from rrm.images import ImageStore
 from rrm.perf import gpu as bench_gpu
 from rrm.records import SFTRow
 from rrm.verifier.checkpoint import load_processor
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.training import lora
 from tests.support import ROOT
 from tests.support.plans import PLAN, SMALL, gcpo, sft
@@ -172,7 +172,7 @@ from torch.profiler import ProfilerActivity, profile
 from pathlib import Path
 from rrm.doctor.run import read_config
 from rrm.verifier import sft
-from rrm.verifier.gcpo import trainer as gcpo
+from rrm.verifier.gcpo import train as gcpo
 from rrm.perf.verifier import Drawn
 torch.set_num_threads(1)
 found = []

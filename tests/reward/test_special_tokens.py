@@ -12,7 +12,7 @@ from rrm.prompts import Style
 from rrm.records import EditToJudge, Principle
 from rrm.reward import open_reward
 from rrm.sandbox.models.verifier import SPECIAL as SMALL
-from rrm.verifier.fast.lazy_vllm import GRPOTrainer
+from rrm.verifier.fast.trl_without_vllm import GRPOTrainer
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import answered, decompose_messages, judge_messages, rate_messages
 from rrm.verifier.rollout import complete

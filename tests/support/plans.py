@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rrm.doctor.memory import Plan, Shape
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.sft import SFTStage
 
 SMALL = Shape(

@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
-LIBRARIES = ["rrm.verifier.training", "rrm.verifier.fast.lazy_vllm", "trl.trainer.sft_trainer"]
+LIBRARIES = ["rrm.verifier.training", "rrm.verifier.fast.trl_without_vllm", "trl.trainer.sft_trainer"]
 """The heavy part of what a training imports; the command itself is still run from its first line."""
 
 

@@ -28,9 +28,13 @@ from rrm.errors import InputError
 from rrm.prompts import write_answer
 from rrm.runtime.stage import command
 from rrm.verifier.checkpoint import load
-from rrm.verifier.fast.lazy_vllm import CLIENT, GRPOTrainer
-from rrm.verifier.gcpo import trainer as gcpo
-from rrm.verifier.gcpo.trainer import GCPOStage, GCPOTrainer, read_score, score_tokens, unreadable
+from rrm.verifier.fast.trl_without_vllm import CLIENT, GRPOTrainer
+from rrm.verifier.gcpo import train as gcpo
+from rrm.verifier.gcpo import unreadable
+from rrm.verifier.gcpo.config import GCPOStage
+from rrm.verifier.gcpo.fast import FastGCPOTrainer
+from rrm.verifier.gcpo.reading import read_score, score_tokens
+from rrm.verifier.gcpo.trainer import GCPOTrainer
 from rrm.verifier.training import run_training
 
 
@@ -49,7 +53,7 @@ def settings(data: Path, base: Path, out: Path, **more: object) -> dict:
     return {"data": str(data), "base": str(base), "out": str(out), **keys}
 
 
-def train(kind: type[GCPOTrainer], keys: dict) -> dict:
+def train(kind: type[FastGCPOTrainer], keys: dict) -> dict:
     """What `gcpo.train` makes of this config with a subclass of the trainer."""
     config = GCPOStage(**keys)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -74,14 +78,18 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Scored(GCPOTrainer):
+class ScoresAnything:
     """Reads a score off any trace, or a failure: rewards vary although the model is untrained."""
 
     def read(self, inputs, completions, completion_ids):
         return ["unparseable" if sum(ids) % 7 == 0 else sum(ids) % 11 * 1.0 for ids in completion_ids]
 
 
-class Replayed(Scored):
+class Scored(ScoresAnything, FastGCPOTrainer):
+    """Scored rollouts, by the fast path."""
+
+
+class Replays(ScoresAnything):
     """Answers every row with tokens drawn by the row's own seed, and takes plain gradient steps."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args):
@@ -96,6 +104,36 @@ class Replayed(Scored):
     def create_optimizer(self, *args):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=self.args.learning_rate)
         return self.optimizer
+
+
+class Replayed(Replays, FastGCPOTrainer):
+    """Replayed rollouts, by the fast path."""
+
+
+class ReplayedPlainly(Replays, GCPOTrainer):
+    """Replayed rollouts, by the plain path."""
+
+
+def test_the_fast_path_trains_as_the_plain_one(tmp_path, training_data, tiny_checkpoint):
+    """Three updates, two of them on the same rollouts, in micro-batches: losses, what is logged, and the weights.
+
+    Shares of clipped tokens are means over micro-batches, which trl fills in another order on the plain path.
+    """
+    runs = {}
+    for kind, fast in ((Replayed, True), (ReplayedPlainly, False)):
+        out = tmp_path / kind.__name__
+        more = {"steps": 3, "updates": 2, "save_every": 2, "micro_batch": 4, "learning_rate": 0.5, "fast": fast}
+        train(kind, settings(training_data, tiny_checkpoint, out, **more))
+        logged = [{k: v for k, v in line.items() if "seconds" not in k and "clip" not in k} for line in lines_of(out)]
+        runs[kind] = logged, load_file(out / "model/model.safetensors")
+    (fast_log, fast_weights), (plain_log, plain_weights) = runs[Replayed], runs[ReplayedPlainly]
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    assert any(not torch.equal(before[name], weight) for name, weight in plain_weights.items())
+    for fast_line, plain_line in zip(fast_log, plain_log, strict=True):
+        assert fast_line == pytest.approx(plain_line, rel=1e-3, abs=1e-6)
+    for name, weight in plain_weights.items():
+        moved = float((weight - before[name]).abs().max())
+        assert torch.allclose(fast_weights[name], weight, rtol=1e-4, atol=1e-4 * moved + 1e-7), name
 
 
 # ── what is read from a trace ────────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +162,7 @@ TABLE = [[[7.0, 3.0, "unparseable"], [5.0, 5.0, 2.0]], [[1.0, 8.0, 6.0], ["cut_o
 """Scores of two pairs: preferred, other."""
 
 
-class Recorded(GCPOTrainer):
+class Recorded(FastGCPOTrainer):
     """Scores its traces by the table; keeps them with their prompts, and every update's weights and gradients before clipping."""
 
     table = TABLE
@@ -137,10 +175,10 @@ class Recorded(GCPOTrainer):
         self.traces = [(row["prompt"], row["images"], ids) for row, ids in zip(inputs, completion_ids, strict=True)]
         return [score for pair in self.table for group in pair for score in group]
 
-    def read_traces(self, model, inputs):
+    def _get_per_token_logps_and_entropies(self, model, input_ids, *args, **kwargs):
         if torch.is_grad_enabled():
-            self.with_a_graph.append(len(inputs["completion_ids"]))
-        return super().read_traces(model, inputs)
+            self.with_a_graph.append(len(input_ids))
+        return super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
 
     def _clip_grad_norm(self, model):
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -313,8 +351,8 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
 
 def test_traces_at_rest_are_left_out_under_lora_and_checkpointing_too(tmp_path, training_data, ending_checkpoint):
     class Whole(HalfAtRest):
-        def policy(self, model, inputs):
-            return self.read_traces(model, inputs)
+        def trace_logps(self, model, inputs):
+            return GCPOTrainer.trace_logps(self, model, inputs)
 
     found = []
     for kind in (HalfAtRest, Whole):
@@ -529,7 +567,7 @@ def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path,
 )
 def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpoint, more, message):
     with pytest.raises(InputError, match=message):
-        train(GCPOTrainer, settings(training_data, tiny_checkpoint, tmp_path, **more))
+        train(FastGCPOTrainer, settings(training_data, tiny_checkpoint, tmp_path, **more))
 
 
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):

@@ -274,9 +274,11 @@ def test_a_judge_says_what_generate_says(base):
 @pytest.mark.parametrize("rank", [0, 4])
 def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_checkpoint, tmp_path):
     from rrm.images import ImageStore
-    from rrm.verifier.fast.lazy_vllm import GRPOTrainer
+    from rrm.verifier.fast.trl_without_vllm import GRPOTrainer
+    from rrm.verifier.gcpo.config import GCPOStage
+    from rrm.verifier.gcpo.fast import FastGCPOTrainer
     from rrm.verifier.gcpo.pairs import build_dataset, read_pairs
-    from rrm.verifier.gcpo.trainer import GCPOStage, GCPOTrainer, arguments
+    from rrm.verifier.gcpo.train import arguments
 
     config = GCPOStage(
         data=training_data,
@@ -290,7 +292,7 @@ def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_c
     )
     dataset = build_dataset(read_pairs(training_data), "brief", ImageStore(training_data / "images"))
     model, processor = load(tiny_checkpoint, "float32")
-    trainer = GCPOTrainer(
+    trainer = FastGCPOTrainer(
         model=model, args=arguments(config, tmp_path, 1), train_dataset=dataset, processing_class=processor,
         peft_config=lora(rank), rollouts=tmp_path / "rollouts",
     )  # fmt: skip

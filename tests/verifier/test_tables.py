@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.verifier.checkpoint import load, style_of
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.gcpo.pairs import read_pairs
-from rrm.verifier.gcpo.trainer import GCPOStage
-from rrm.verifier.gcpo.trainer import train as train_gcpo
+from rrm.verifier.gcpo.train import train as train_gcpo
 from rrm.verifier.sft import SFTStage, read_rows
 from rrm.verifier.sft import train as train_sft
 

@@ -32,8 +32,8 @@ from rrm.runtime.stage import fingerprint_of, write_json
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier import export, sft
 from rrm.verifier.checkpoint import load, root_of
-from rrm.verifier.gcpo import trainer as gcpo
-from rrm.verifier.gcpo.trainer import GCPOStage
+from rrm.verifier.gcpo import train as gcpo
+from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.messages import judge_messages
 from rrm.verifier.model_card import PRINCIPLES
 from rrm.verifier.sft import SFTStage, UpdateSampler, train
@@ -574,7 +574,7 @@ def replayed(monkeypatch):
         def complete(model: Any, batch: Any, options: Any) -> list[list[int]]:
             return [answer(row, ids) for row, ids in enumerate(batch["input_ids"])]
 
-        monkeypatch.setattr("rrm.verifier.gcpo.trainer.complete", complete)
+        monkeypatch.setattr("rrm.verifier.gcpo.fast.complete", complete)
         stage = gcpo_config(data, base, out, **more)
         out.mkdir(exist_ok=True)
         gcpo.train(stage, out)

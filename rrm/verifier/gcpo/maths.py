@@ -68,3 +68,21 @@ def kl_estimate(logps_BT: torch.Tensor, reference_logps_BT: torch.Tensor) -> tor
 def mean_over_traces(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """(1/B) Σ_i (1/L_i) Σ_t over the L_i tokens that the mask leaves of trace i."""
     return ((values_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)).mean()
+
+
+def zero_advantage(advantages_B: torch.Tensor) -> torch.Tensor:
+    """Whether each advantage is 0 but for rounding, (B,): advantages are multiples of 1/N², far above 1e-6."""
+    return advantages_B.abs() < 1e-6
+
+
+def reward_metrics(
+    scores_P2G: torch.Tensor, rewards_P2G: torch.Tensor, advantages_P2G: torch.Tensor, lengths_B: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What is logged of a batch of rollouts; scores of unreadable traces are NaN."""
+    preferred, other = scores_P2G.unbind(1)
+    return {
+        "win_ratio": rewards_P2G[:, 0].mean(), "loss_ratio": rewards_P2G[:, 1].mean(), "tie_rate": tie_rate(scores_P2G),
+        "unreadable_rate": scores_P2G.isnan().float().mean(), "score_preferred": preferred.nanmean(), "score_other": other.nanmean(),
+        "weighted_advantage": weighted_advantage(advantages_P2G.flatten(), lengths_B),
+        "zero_variance_groups": zero_variance_groups(rewards_P2G),
+    }  # fmt: skip

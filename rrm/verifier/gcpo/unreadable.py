@@ -20,6 +20,25 @@ def last_readable(log: Sequence[Mapping[str, Any]]) -> int:
     return max((line["step"] for line in log if line.get("unreadable_rate", 1.0) < 1), default=0)
 
 
+class Patience:
+    """How long no trace was readable, the updates before a resume included."""
+
+    def __init__(self, rollouts: Path, updates_per_batch: int):
+        self.rollouts, self.updates_per_batch = rollouts, updates_per_batch
+        self.readable_until: int | None = None
+
+    def reason_to_end(
+        self, step: int, reads: Sequence[float | FailureKind], texts: Sequence[str], log: Sequence[Mapping[str, Any]]
+    ) -> str | None:
+        """What a user is told once too many updates in a row had no readable trace, else None; `log` is the trainer's."""
+        if self.readable_until is None:
+            self.readable_until = last_readable(log)
+        last_update = step + self.updates_per_batch - 1  # the last one on these traces
+        if any(not isinstance(read, str) for read in reads):
+            self.readable_until = last_update
+        return hopeless(step, reads, texts, self.rollouts) if last_update - self.readable_until >= PATIENCE else None
+
+
 def hopeless(step: int, reads: Sequence[float | FailureKind], texts: Sequence[str], rollouts: Path) -> str:
     """What a user is told, with the ends of three traces; `reads` are of all processes, `texts` this one's."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(map(str, reads)).most_common())
