@@ -34,7 +34,7 @@ from rrm.config import Config
 from rrm.errors import InputError
 from rrm.images import data_url
 from rrm.render.pages import template
-from rrm.runtime.stage import command, write_json, write_text
+from rrm.runtime.stage import write_json, write_text
 
 NAMES = {
     "chance": "Chance",

@@ -10,21 +10,20 @@ editrewardbench report results/rrm
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from eval import benchmarks
 from eval.editrewardbench.specs import FORMS
-from rrm.config import read_yaml
-from rrm.errors import InputError
+from rrm.config import merged, parse_overrides, read_yaml
 from rrm.rows.labels import label_option
-from rrm.runtime.stage import command, write_json
+from rrm.runtime.commands import run_process
+from rrm.runtime.stage import write_json
 
 app = typer.Typer(
     name="editrewardbench",
@@ -46,20 +45,6 @@ def benchmark_name(value: str | None) -> str | None:
     if value is not None and value not in benchmarks.BENCHMARKS:
         raise typer.BadParameter(f"'{value}' is none of {', '.join(benchmarks.BENCHMARKS)}")
     return value
-
-
-def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The config with `key=value` (a value as in YAML, nested keys as a.b) laid over it."""
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"'{text}' overrides nothing; write key=value.")
-        *path, last = key.split(".")
-        node = values
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = yaml.safe_load(value)
-    return values
 
 
 @app.command()
@@ -140,7 +125,8 @@ def run(
         options.pop(name, None)
     if labels is not None:
         options["labels"] = label_option(labels)
-    values = with_overrides({**(read_yaml(config) if config else {}), **options}, overrides or [])
+    values = {**(read_yaml(config) if config else {}), **options}
+    values = merged(values, parse_overrides(overrides or []))
     run_values(values, config or "editrewardbench run", print_config)
 
 
@@ -155,10 +141,7 @@ def run_values(values: dict[str, Any], origin: str, print_config: bool) -> None:
     config = (SuiteConfig if suite else BenchConfig).checked(values, origin)
     line, truths = shlex.join(["editrewardbench", *sys.argv[1:]]), {"sandbox": SandboxTruth}
     if print_config:
-        print(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-            end="",
-        )
+        print(config.as_yaml())
     elif isinstance(config, SuiteConfig):
         run_suite(config, line, truths)
     else:
@@ -197,18 +180,6 @@ def report(
     print(write_page(folder))
 
 
-def main() -> None:
+def main(arguments: Sequence[object] | None = None) -> None:
     """Entry point."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-    def run_app() -> None:
-        try:
-            app()
-        except SystemExit as stop:
-            if stop.code == 130:  # typer's for a KeyboardInterrupt
-                raise KeyboardInterrupt from None
-            if stop.code:
-                raise
-
-    command(run_app)
+    run_process(app, "editrewardbench", arguments)

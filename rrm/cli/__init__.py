@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 
 import typer
-from typer.exceptions import Abort, Exit, TyperException
 
 from rrm.cli import measuring, sandbox, score, serving, stages
-from rrm.runtime.stage import command
+from rrm.runtime import commands
 
 app = typer.Typer(
     name="rrm",
@@ -34,31 +31,17 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "fault-server": sandbox.fault_server, "base": sandbox.base,
     },
 }  # fmt: skip
-for panel, commands in PANELS.items():
-    for name, function in commands.items():
+for panel, functions in PANELS.items():
+    for name, function in functions.items():
         app.command(name, rich_help_panel=panel)(function)
 app.add_typer(measuring.perf, name="perf", rich_help_panel=SUPPORT)
 
 
-def invoke(arguments: Sequence[str]) -> None:
-    """Runs the command with these arguments. A wrong command line is one sentence and SystemExit(2); InputError is the caller's."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        code = app([str(argument) for argument in arguments], prog_name="rrm", standalone_mode=False)
-    except TyperException as error:
-        named = f"error: {error.format_message().rstrip('.')}; rrm {' '.join(arguments[:1])} --help lists what there is."
-        print(named, file=sys.stderr)
-        raise SystemExit(2) from None
-    except Exit as end:
-        raise SystemExit(end.exit_code) from None
-    except Abort:
-        raise KeyboardInterrupt from None
-    if isinstance(code, int) and code:
-        raise SystemExit(code)
+def invoke(arguments: Sequence[object]) -> None:
+    """Runs `rrm` with these arguments (see `rrm.runtime.commands.invoke`)."""
+    commands.invoke(app, "rrm", arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The process's command: `arguments` (or sys.argv's), ended with one of the exit codes of `rrm.runtime.stage.command`."""
-    given = sys.argv[1:] if arguments is None else arguments
-    command(lambda: invoke(given))
+def main(arguments: Sequence[object] | None = None) -> None:
+    """The process's command."""
+    commands.run_process(app, "rrm", arguments)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from rrm.cli.options import ConfigFile, Overrides, PrintConfig, run_stage_command
+from rrm.config import merged, parse_overrides, read_yaml
 from rrm.package_files import package_file
 
 Result = Annotated[Path, typer.Option("--out", help="JSON file of the figures")]
@@ -15,11 +16,9 @@ Result = Annotated[Path, typer.Option("--out", help="JSON file of the figures")]
 
 def evaluate(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Pairwise accuracy of judges on a benchmark, with intervals."""
-    from eval.editrewardbench.sandbox_truth import SandboxTruth
-    from eval.editrewardbench.suite import SuiteConfig, run_suite
+    from eval.editrewardbench.cli import run_values
 
-    line, truths = f"rrm eval --config {config}", {"sandbox": SandboxTruth}
-    run_stage_command(SuiteConfig, lambda given: run_suite(given, line, truths), config, overrides, print_config)
+    run_values(merged(read_yaml(config), parse_overrides(overrides or ())), str(config), print_config)
 
 
 def report(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
