@@ -40,6 +40,7 @@ from data_pipeline.teachers import Teachers
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.rows.sources import fingerprint_files
+from rrm.runtime import local_servers
 from rrm.runtime.stage import previous, run_stage
 
 ENGINES = ("local", "ray")
@@ -52,9 +53,7 @@ def teachers_there(config: DataConfig) -> Iterator[DataConfig]:
     if SANDBOX not in addresses:
         yield config
         return
-    from rrm.sandbox.teacher import running_teacher  # a server, which real teachers do without
-
-    with running_teacher() as url:
+    with local_servers.running(SANDBOX) as url:
         yield config.with_sandbox_at(url)
 
 

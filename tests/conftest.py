@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import rrm.cli.sandbox  # noqa: F401  `teacher_url: sandbox` is a server that the command registers
 from rrm.images import ImageStore
 from rrm.prompts import write_answer, write_principles
 from rrm.records import PreferencePair, Record, SFTRow

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from rrm.runtime import local_servers
+
+
+def start_teacher() -> AbstractContextManager[str]:
+    """Base URL of a teacher server of the sandbox, which ends with the block."""
+    from rrm.sandbox.teacher import running_teacher
+
+    return running_teacher()
+
+
+local_servers.register("sandbox", start_teacher)
 
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -104,15 +105,21 @@ def gcpo(
 def edit(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, out: Out = None) -> None:
     """Improve an editor with DiffusionNFT or Flow-GRPO, a reward model as reward."""
     from rrm.editor.train import EditorConfig, run
+    from rrm.sandbox.models.editor import TinyKontext
+    from rrm.sandbox.truth import PixelTruth
 
-    run_stage_command(EditorConfig, run, config, overrides, print_config, out=out)
+    train = partial(run, load_policy=TinyKontext.load, truth=PixelTruth())
+    run_stage_command(EditorConfig, train, config, overrides, print_config, out=out)
 
 
 def edit_eval(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, out: Out = None) -> None:
     """Compare editors before and after on held-out tasks, by the sandbox's truth."""
     from rrm.editor.evaluate import EvaluateConfig, run
+    from rrm.sandbox.models.editor import TinyKontext
+    from rrm.sandbox.truth import PixelTruth
 
-    run_stage_command(EvaluateConfig, run, config, overrides, print_config, out=out)
+    evaluate = partial(run, load_policy=TinyKontext.load, truth=PixelTruth())
+    run_stage_command(EvaluateConfig, evaluate, config, overrides, print_config, out=out)
 
 
 def export(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rrm.editor.flow import SDEStep, clipped_loss, log_density, mean_kl, noised, sample_sde, sde_mean, time_schedule
 from rrm.editor.nft import nft_loss, old_decay, optimality
+from rrm.editor.policy import Policy
 from rrm.editor.settings import EditorConfig
-from rrm.sandbox.models.editor import TinyKontext
 
 
 class ParameterSets:
@@ -21,7 +21,7 @@ class ParameterSets:
 
     TRAINED = ("current", "old", "average")
 
-    def __init__(self, base: TinyKontext):
+    def __init__(self, base: Policy):
         self.current = copy.deepcopy(base).train()
         self.old, self.ref, self.average = (copy.deepcopy(base).eval().requires_grad_(False) for _ in range(3))
 
@@ -49,7 +49,7 @@ class Algorithm(Protocol):
 
     terms_per_sample: int
 
-    def rollout(self, model: TinyKontext, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
         """Samples of `model`, without gradients."""
 
     def keeps(self, advantages: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class NFT:
         self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.timesteps
 
-    def rollout(self, model: TinyKontext, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
         """ODE samples; only x0 matters."""
         return Rollout(model.sample(source, text_ids, rng, self.config.sampling_steps), source, text_ids, [])
 
@@ -111,7 +111,7 @@ class GRPO:
         self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.sde_steps
 
-    def rollout(self, model: TinyKontext, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
         """Samples whose first `sde_steps` intervals are stochastic, with their log-densities."""
         noise = torch.randn(source.shape, generator=rng)
         with torch.no_grad():

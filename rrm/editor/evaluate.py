@@ -1,6 +1,4 @@
-"""How good editors truly are in the sandbox, beside copying the source, on held-out tasks.
-
-    python -m rrm.editor.evaluate --config configs/sandbox/edit_eval.yaml
+"""How good editors truly are on held-out tasks whose truth is known, beside copying the source: `rrm edit-eval`.
 
 Every editor starts from the same noise. Leaves `evaluation.json`, and `samples/` with an `index.json` for the report.
 """
@@ -18,13 +16,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from rrm.config import Config
-from rrm.editor.reward import Truth, truth_of
+from rrm.editor.policy import LoadPolicy, Policy
 from rrm.editor.tasks import EditorTask, read_tasks
+from rrm.editor.truth import Truth, TruthSource
 from rrm.errors import InputError
 from rrm.records import Failure
 from rrm.runtime.stage import run_stage, write_json
-from rrm.sandbox.edits import decompose
-from rrm.sandbox.models.editor import TinyKontext
 from rrm.statistics import mean_over_clusters
 
 COPY = "copy_source"
@@ -63,8 +60,8 @@ def rounded_mean(values: np.ndarray, sources: Sequence[str]) -> tuple[float, lis
 
 def category_share(truth: Truth, category: str) -> float:
     """Share of the category's principles that hold, of one edit."""
-    kinds = [principle.category for principle in decompose(list(truth.steps))]
-    return float(np.mean([v for v, kind in zip(truth.verdicts, kinds, strict=True) if kind == category]))
+    judged = zip(truth.verdicts, truth.principles, strict=True)
+    return float(np.mean([verdict for verdict, principle in judged if principle.category == category]))
 
 
 def summary_of(truths: Sequence[Truth], sources: Sequence[str], base: np.ndarray | None) -> dict[str, Any]:
@@ -85,35 +82,37 @@ def summary_of(truths: Sequence[Truth], sources: Sequence[str], base: np.ndarray
     return summary
 
 
-def editing_with(model: TinyKontext, steps: int) -> EditFn:
+def editing_with(model: Policy, steps: int) -> EditFn:
     """The trained editor as a function of tasks and a seed."""
     return lambda tasks, seed: model.edit([t.source for t in tasks], [t.instruction for t in tasks], seed, steps)
 
 
-def truths_of(tasks: Sequence[EditorTask], images: Sequence[Image.Image]) -> list[Truth]:
+def truths_of(source: TruthSource, tasks: Sequence[EditorTask], images: Sequence[Image.Image]) -> list[Truth]:
     """The truth about one edit of each task. Raises InputError for a task outside the sandbox, of which nothing is known."""
     truths = []
     for task, image in zip(tasks, images, strict=True):
-        truth = truth_of(task.source, image, task.instruction)
+        truth = source.truth(task.source, image, task.instruction)
         if isinstance(truth, Failure):
             raise InputError(f"Only sandbox tasks have a truth to evaluate against, and one here is {truth.detail}.")
         truths.append(truth)
     return truths
 
 
-def evaluate(config: EvaluateConfig, out: Path, tasks: Sequence[EditorTask]) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, out: Path, tasks: Sequence[EditorTask], load_policy: LoadPolicy, truth: TruthSource
+) -> dict[str, Any]:
     """Every editor's summary; also written to `out/evaluation.json`, with the first tasks' samples beside it."""
     editors: dict[str, EditFn] = {COPY: lambda asked, seed: [task.source for task in asked]}
-    editors |= {name: editing_with(TinyKontext.load(path), config.sampling_steps) for name, path in config.editors().items()}
+    editors |= {name: editing_with(load_policy(path), config.sampling_steps) for name, path in config.editors().items()}
     sources = [task.source_digest for task in tasks] * config.seed_count
     truths: dict[str, list[Truth]] = {name: [] for name in editors}
     shown: dict[str, list[Image.Image]] = {}
     for name, edit in editors.items():
         for seed in tqdm(range(config.seed_count), desc=f"evaluate {name}", mininterval=2):
             images = edit(tasks, seed)
-            truths[name] += truths_of(tasks, images)
+            truths[name] += truths_of(truth, tasks, images)
             shown.setdefault(name, images[: config.shown])
-    base = np.array([truth.reward for truth in truths["base"]])
+    base = np.array([one.reward for one in truths["base"]])
     result = {name: summary_of(t, sources, None if name in (COPY, "base") else base) for name, t in truths.items()}
     write_json(out / "evaluation.json", result)
     save_samples(out / "samples", tasks, truths, shown)
@@ -137,16 +136,16 @@ def save_samples(
                 "reward": round(truth.reward, 4),
                 "verdicts": list(truth.verdicts),
             }
-        questions = [principle.question for principle in decompose(list(truths[COPY][index].steps))]
+        questions = [principle.question for principle in truths[COPY][index].principles]
         source = {"instruction": tasks[index].instruction, "source": f"{index}_source.png", "principles": questions}
         rows.append({**source, "samples": samples})
     write_json(folder / "index.json", rows)
 
 
-def run(config: EvaluateConfig) -> None:
+def run(config: EvaluateConfig, load_policy: LoadPolicy, truth: TruthSource) -> None:
     """Evaluates the editors that the config names, as a stage."""
-    tasks = read_tasks(config.tasks, "test")[: config.task_count]
+    tasks = read_tasks(config.tasks, "test", truth=truth)[: config.task_count]
     torch.set_num_threads(1)
     weights = [path for folder in config.editors().values() for path in [folder, *sorted(folder.glob("*.safetensors"))]]
     inputs = [config.tasks / "test_metadata.jsonl", config.tasks, *weights]
-    run_stage("editor-evaluate", config.out, config, inputs, lambda out: evaluate(config, out, tasks))
+    run_stage("editor-evaluate", config.out, config, inputs, lambda out: evaluate(config, out, tasks, load_policy, truth))

@@ -23,15 +23,16 @@ from tqdm import tqdm
 from rrm.editor.algorithms import Algorithm, ParameterSets, Rollout, algorithm_of
 from rrm.editor.groups import Advantages, group_advantages
 from rrm.editor.nft import average_decay, blend
-from rrm.editor.reward import RewardFn, TruthReward
+from rrm.editor.policy import Policy
+from rrm.editor.reward import RewardFn
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import EditorTask
+from rrm.editor.truth import TruthReward, TruthSource
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure
 from rrm.runtime.checkpoints import keep_newest, newest_whole, seal
 from rrm.runtime.disk import written_at_once
 from rrm.runtime.signals import asked_to_stop
-from rrm.sandbox.models.editor import TinyKontext, images_of, tokens_of
 
 CHECKPOINTS, STATE, METRICS, MODEL = "checkpoints", "state.pt", "metrics.jsonl", "model"
 KEPT = 2
@@ -43,7 +44,7 @@ PATIENCE = 5
 class EditorRun:
     """Everything that changes from epoch to epoch."""
 
-    def __init__(self, config: EditorConfig, base: TinyKontext):
+    def __init__(self, config: EditorConfig, base: Policy):
         self.sets = ParameterSets(base)
         self.optimizer = torch.optim.AdamW(self.sets.current.parameters(), lr=config.learning_rate, weight_decay=0.0)
         self.rng = torch.Generator().manual_seed(config.seed)
@@ -72,7 +73,14 @@ class EditorRun:
         self.epoch, self.step, self.rows = state["epoch"], state["step"], json.loads(state["rows"])
 
 
-def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: RewardFn, base: TinyKontext) -> dict[str, Any]:
+def train(
+    config: EditorConfig,
+    out: Path,
+    tasks: list[EditorTask],
+    reward: RewardFn,
+    base: Policy,
+    truth: TruthSource | None = None,
+) -> dict[str, Any]:
     """Trains `base` on the tasks, from the newest whole checkpoint in `out` if there is one; returns the last metrics row.
 
     Leaves `out/model` (the average weights) and `out/metrics.jsonl`. Raises InputError where there are too few tasks, where no
@@ -90,7 +98,7 @@ def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: Rewa
     with bar, asked_to_stop() as asked:
         while run.epoch < config.epochs:
             begin = time.monotonic()
-            row = {"epoch": run.epoch, **one_epoch(config, algorithm, run, tasks, reward)}
+            row = {"epoch": run.epoch, **one_epoch(config, algorithm, run, tasks, reward, truth)}
             row["seconds"] = round(time.monotonic() - begin, 2)
             run.rows.append(row)
             run.epoch += 1
@@ -107,21 +115,26 @@ def train(config: EditorConfig, out: Path, tasks: list[EditorTask], reward: Rewa
 
 
 def one_epoch(
-    config: EditorConfig, algorithm: Algorithm, run: EditorRun, tasks: list[EditorTask], reward: RewardFn
+    config: EditorConfig,
+    algorithm: Algorithm,
+    run: EditorRun,
+    tasks: list[EditorTask],
+    reward: RewardFn,
+    truth: TruthSource | None,
 ) -> dict[str, Any]:
     """Samples, rewards and steps of one epoch; returns its metrics."""
     drawn = torch.randperm(len(tasks), generator=run.rng)[: config.groups].tolist()
     asked = [tasks[index] for index in drawn for _ in range(config.group_size)]
-    source = tokens_of([task.source for task in asked])
+    source = run.sets.old.encode([task.source for task in asked])
     text_ids = run.sets.old.text_ids([task.instruction for task in asked])
     rollout = algorithm.rollout(run.sets.old, source, text_ids, run.rng)
 
-    images = images_of(rollout.x0)
+    images = run.sets.old.decode(rollout.x0)
     edits = [
         EditToJudge(t.source, image, t.instruction, t.principles, t.requirement) for t, image in zip(asked, images, strict=True)
     ]
     answers = [named_where_not_finite(answer) for answer in reward(edits)]
-    truths = answers if isinstance(reward, TruthReward) else TruthReward()(edits)
+    truths = answers if isinstance(reward, TruthReward) else TruthReward(truth)(edits) if truth else []
 
     advantages = group_advantages(
         [None if isinstance(answer, Failure) else answer for answer in answers],
@@ -180,7 +193,7 @@ def optimise(
         norm = torch.nn.utils.clip_grad_norm_(run.sets.current.parameters(), config.max_grad_norm)
         if not norm.isfinite():
             raise InputError(
-                f"Training stopped at epoch {run.epoch} because the gradient norm was {float(norm)}; start again with a lower 'lr'."
+                f"Training stopped at epoch {run.epoch} because the gradient norm was {float(norm)}; start again with a lower 'learning_rate'."
             )
         logs["grad_norm"].append(float(norm))
         run.optimizer.step()

@@ -15,12 +15,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from rrm.editor.groups import group_id
+from rrm.editor.truth import TruthSource
 from rrm.errors import InputError
 from rrm.images import open_image
 from rrm.parsing import question_faults
 from rrm.records import Principle
 from rrm.rows.formats import whole_rows
-from rrm.sandbox.edits import decompose, parse_instruction
 
 Split = Literal["train", "test"]
 Key = tuple[str, str, str | None]
@@ -71,20 +71,21 @@ def read_principles_file(path: Path) -> dict[Key, tuple[Principle, ...]]:
     return found
 
 
-def principles_of(where: str, row: dict[str, Any], given: dict[Key, tuple[Principle, ...]] | None) -> tuple[Principle, ...]:
-    """The task's principles: as given, else as its instruction decomposes in the sandbox's language; () where it is in none."""
+def principles_of(
+    where: str, row: dict[str, Any], given: dict[Key, tuple[Principle, ...]] | None, truth: TruthSource | None
+) -> tuple[Principle, ...]:
+    """The task's principles: as given, else those that `truth` knows; () where there are none."""
     if given is not None:
         if not given.get(key_of(row)):
             raise InputError(f"{where}: the principles file has nothing for this task; decompose its instruction first.")
         return given[key_of(row)]
-    steps = parse_instruction(row["prompt"])
-    return () if steps is None else decompose(steps)
+    return () if truth is None else truth.principles(row["prompt"])
 
 
-def check_rewardable(tasks: Sequence[EditorTask], truth: bool, needs_principles: bool) -> None:
-    """Raises InputError for a task that the reward could say nothing of: outside the sandbox, or without principles."""
+def check_rewardable(tasks: Sequence[EditorTask], truth: TruthSource | None = None, needs_principles: bool = False) -> None:
+    """Raises InputError for a task that the reward could say nothing of: one that `truth` does not know, or without principles."""
     for task in tasks:
-        if truth and parse_instruction(task.instruction) is None:
+        if truth is not None and not truth.principles(task.instruction):
             raise InputError(
                 f"'{task.instruction[:80]}' is not in the sandbox's language; with reward: truth, no other is known."
             )
@@ -94,8 +95,10 @@ def check_rewardable(tasks: Sequence[EditorTask], truth: bool, needs_principles:
             )
 
 
-def read_tasks(folder: str | Path, split: Split, principles: str | Path | None = None) -> list[EditorTask]:
-    """The folder's tasks of one split. Raises InputError where something is missing or unreadable, or there are none."""
+def read_tasks(
+    folder: str | Path, split: Split, principles: str | Path | None = None, truth: TruthSource | None = None
+) -> list[EditorTask]:
+    """The folder's tasks of one split, with principles from a file or as `truth` knows them. Raises InputError where something is missing or unreadable, or there are none."""
     folder = Path(folder)
     given = read_principles_file(Path(principles)) if principles else None
     tasks: dict[str, EditorTask] = {}
@@ -106,7 +109,7 @@ def read_tasks(folder: str | Path, split: Split, principles: str | Path | None =
         image = open_image(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         requirement = row.get("requirement") or None
-        task = EditorTask(image, digest, row["prompt"], requirement, principles_of(where, row, given))
+        task = EditorTask(image, digest, row["prompt"], requirement, principles_of(where, row, given, truth))
         tasks.setdefault(task.group, task)  # the same task twice would only be two groups of one identity
     if not tasks:
         raise InputError(f"{folder / f'{split}_metadata.jsonl'} holds no tasks.")

@@ -1,7 +1,4 @@
-"""Editor RL with the RRM (or the sandbox's truth) as its reward.
-
-python -m rrm.editor.train --config configs/sandbox/edit_nft.yaml
-"""
+"""Editor RL with a reward model (or a known truth) as its reward: `rrm edit --config configs/sandbox/edit_nft.yaml`."""
 
 from __future__ import annotations
 
@@ -13,24 +10,28 @@ from typing import Any
 import torch
 
 from rrm.editor.loop import train
-from rrm.editor.reward import RewardFn, RRMReward, TruthReward
+from rrm.editor.policy import LoadPolicy
+from rrm.editor.reward import RewardFn, RRMReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import EditorTask, check_rewardable, read_tasks
+from rrm.editor.truth import TruthReward, TruthSource
+from rrm.errors import InputError
 from rrm.runtime.stage import run_stage
-from rrm.sandbox.models.editor import TinyKontext
 
 
 @contextmanager
-def opened_reward(config: EditorConfig, tasks: Sequence[EditorTask]) -> Iterator[RewardFn]:
+def opened_reward(config: EditorConfig, tasks: Sequence[EditorTask], truth: TruthSource | None) -> Iterator[RewardFn]:
     """The reward that the config names; what was started for it ends with the block. Raises InputError where it can't judge a task."""
     if config.rrm is None:
-        check_rewardable(tasks, truth=True, needs_principles=False)
-        yield TruthReward()
+        if truth is None:
+            raise InputError("'reward: truth' needs tasks whose truth is known; name a reward model under 'rrm'.")
+        check_rewardable(tasks, truth)
+        yield TruthReward(truth)
         return
     from rrm.reward import open_reward  # the RRM's libraries load only where an RRM is asked
 
     with open_reward(config.rrm) as model:
-        check_rewardable(tasks, truth=False, needs_principles=model.needs_principles)
+        check_rewardable(tasks, needs_principles=model.needs_principles)
         yield RRMReward(model)
 
 
@@ -43,15 +44,15 @@ def inputs_of(config: EditorConfig) -> list[Path]:
     return [*paths, config.principles] if config.principles is not None else paths
 
 
-def run(config: EditorConfig) -> None:
-    """Trains one editor as the config says, as a stage."""
+def run(config: EditorConfig, load_policy: LoadPolicy, truth: TruthSource | None = None) -> None:
+    """Trains one editor as the config says, as a stage; where `truth` is known, it is logged beside the reward."""
     config.check()
-    tasks = read_tasks(config.tasks, "train", config.principles)
-    base = TinyKontext.load(config.base)
+    tasks = read_tasks(config.tasks, "train", config.principles, truth)
+    base = load_policy(config.base)
     torch.set_num_threads(1)  # one thread adds up in one order, and is no slower at this size
 
     def work(out: Path) -> dict[str, Any]:
-        with opened_reward(config, tasks) as reward:
-            return train(config, out, tasks, reward, base)
+        with opened_reward(config, tasks, truth) as reward:
+            return train(config, out, tasks, reward, base, truth)
 
     run_stage(f"editor-{config.algorithm}", config.out, config, inputs_of(config), work)

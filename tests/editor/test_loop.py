@@ -15,15 +15,19 @@ import yaml
 from rrm.cli import invoke
 from rrm.editor.evaluate import EvaluateConfig, evaluate, rounded_mean
 from rrm.editor.loop import train
-from rrm.editor.reward import RRMReward, TruthReward
+from rrm.editor.reward import RRMReward
 from rrm.editor.settings import EditorConfig
 from rrm.editor.tasks import check_rewardable, read_tasks
 from rrm.editor.train import inputs_of
+from rrm.editor.truth import TruthReward
 from rrm.errors import InputError
 from rrm.records import EditToJudge, Failure, Judgement, Verdicts
 from rrm.sandbox.edits import decompose, parse_instruction, sample_steps, write_instruction
 from rrm.sandbox.models.editor import TinyKontext, images_of, tokens_of
+from rrm.sandbox.truth import PixelTruth
 from rrm.sandbox.world import draw, sample_scene
+
+TRUTH = PixelTruth()
 
 ALGORITHMS = {
     "nft": {"algorithm": "nft", "optimiser_steps": 1, "learning_rate": 1e-4},
@@ -67,7 +71,14 @@ def config_of(world: Path, name: str, **values: object) -> EditorConfig:
 
 def run(world: Path, out: Path, config: EditorConfig, reward=None) -> list[dict]:
     """Trains in `out`; the rows of metrics.jsonl."""
-    train(config, out, read_tasks(world / "tasks", "train"), reward or TruthReward(), TinyKontext.load(world / "base"))
+    train(
+        config,
+        out,
+        read_tasks(world / "tasks", "train", truth=TRUTH),
+        reward or TruthReward(TRUTH),
+        TinyKontext.load(world / "base"),
+        TRUTH,
+    )
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -86,7 +97,7 @@ def test_an_interrupted_run_ends_bit_equal_to_one_that_was_not(world, tmp_path, 
             return super().__call__(edits)
 
     with pytest.raises(KeyboardInterrupt):
-        run(world, tmp_path / "parts", config, Interrupted())
+        run(world, tmp_path / "parts", config, Interrupted(TRUTH))
     assert (tmp_path / "parts/checkpoints/checkpoint-2").is_dir()
     assert not (tmp_path / "parts" / "model").exists()
     parts = run(world, tmp_path / "parts", config)
@@ -111,7 +122,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_o
 
     for Killed.times in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            run(world, tmp_path / "parts", config, Killed())
+            run(world, tmp_path / "parts", config, Killed(TRUTH))
         assert [p.name for p in (tmp_path / "parts/checkpoints").iterdir()] == ["checkpoint-1"]
     parts, whole = run(world, tmp_path / "parts", config), run(world, tmp_path / "whole", config)
     assert [{**row, "seconds": 0} for row in whole] == [{**row, "seconds": 0} for row in parts]
@@ -131,7 +142,7 @@ def test_failed_rewards_are_left_out_and_counted(world, tmp_path, name):
             found = np.linspace(0.1, 0.9, len(edits)).tolist()
             return [Failure(kind="timed_out") if i % 3 == 0 else float(r) for i, r in enumerate(found)]
 
-    rows = run(world, tmp_path, config_of(world, name), Flaky())
+    rows = run(world, tmp_path, config_of(world, name), Flaky(TRUTH))
     assert all(row["missing_rewards"] == 2 and row["missing_kinds"] == {"timed_out": 2} for row in rows)
     assert all(row["trained_samples"] == 4 and row["samples"] == 6 for row in rows)
 
@@ -205,7 +216,7 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
             failure = Failure(kind="unparseable", detail="no <score>")
             return [Judgement(read=Verdicts(verdicts=(1,), average=1.0, score=7.0)), Judgement(failure=failure), Judgement()]
 
-    task = read_tasks(world / "tasks", "train")[0]
+    task = read_tasks(world / "tasks", "train", truth=TRUTH)[0]
     edits = [EditToJudge(task.source, task.source, task.instruction, task.principles)] * 3
     good, failed, empty = RRMReward(FakeJudge())(edits)
     assert good == 0.7
@@ -215,7 +226,7 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
 
 def test_copying_the_source_is_worth_a_fifth(world, tmp_path):
     config = EvaluateConfig(out=tmp_path, tasks=world / "tasks", base=world / "base", seed_count=2, sampling_steps=2, shown=2)
-    result = evaluate(config, tmp_path, read_tasks(world / "tasks", "test"))
+    result = evaluate(config, tmp_path, read_tasks(world / "tasks", "test", truth=TRUTH), TinyKontext.load, TRUTH)
     assert result["copy_source"]["reward"] == 0.2
     assert result["copy_source"]["by_principle"] == {"follow": 0.0, "keep": 1.0, "quality": 1.0}
     assert result["base"]["n"] == 8
@@ -237,7 +248,7 @@ def test_pixels_survive_the_way_to_tokens_and_back():
 
 
 def test_the_same_seed_makes_the_same_edit(world):
-    model, task = TinyKontext.load(world / "base"), read_tasks(world / "tasks", "test")[0]
+    model, task = TinyKontext.load(world / "base"), read_tasks(world / "tasks", "test", truth=TRUTH)[0]
     first, again, other = (model.edit([task.source], [task.instruction], seed, 2)[0].tobytes() for seed in (1, 1, 2))
     assert first == again != other
 
@@ -275,7 +286,7 @@ def test_a_task_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, line, t
     draw(sample_scene(np.random.default_rng(3))).save(tmp_path / "images" / "a.png")
     (tmp_path / "train_metadata.jsonl").write_text(line)
     with pytest.raises(InputError, match=told):
-        read_tasks(tmp_path, "train")
+        read_tasks(tmp_path, "train", truth=TRUTH)
 
 
 def test_principles_come_from_the_file_where_one_is_given(tmp_path):
@@ -294,12 +305,12 @@ def test_principles_are_asked_for_only_where_the_reward_reads_them(tmp_path):
     (tmp_path / "images").mkdir()
     draw(sample_scene(np.random.default_rng(3))).save(tmp_path / "images" / "a.png")
     (tmp_path / "train_metadata.jsonl").write_text(json.dumps({"prompt": "paint it nicer", "image": "images/a.png"}))
-    tasks = read_tasks(tmp_path, "train")
-    check_rewardable(tasks, truth=False, needs_principles=False)  # mode=logits
+    tasks = read_tasks(tmp_path, "train", truth=TRUTH)
+    check_rewardable(tasks)  # mode=logits
     with pytest.raises(InputError, match="give a file of them"):
-        check_rewardable(tasks, truth=False, needs_principles=True)
+        check_rewardable(tasks, needs_principles=True)
     with pytest.raises(InputError, match="not in the sandbox's language"):
-        check_rewardable(tasks, truth=True, needs_principles=False)
+        check_rewardable(tasks, TRUTH)
 
 
 def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
@@ -310,8 +321,8 @@ def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
 
     asked = set()
     config = config_of(world, "nft", out=tmp_path / "out", epochs=1)
-    tasks = [replace(task, requirement=f"as in {i}") for i, task in enumerate(read_tasks(config.tasks, "train"))]
-    train(config, tmp_path / "out", tasks, Noting(), TinyKontext.load(config.base))
+    tasks = [replace(task, requirement=f"as in {i}") for i, task in enumerate(read_tasks(config.tasks, "train", truth=TRUTH))]
+    train(config, tmp_path / "out", tasks, Noting(TRUTH), TinyKontext.load(config.base), TRUTH)
     assert asked <= {(task.instruction, task.requirement) for task in tasks}
     assert len(asked) == config.groups
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rrm.editor.flow import sample_ode, time_schedule
+from rrm.editor.policy import Policy
 from rrm.errors import InputError
 from rrm.sandbox.world import BACKGROUNDS, COLOURS, SHAPES, SIDE
 
@@ -62,7 +63,7 @@ def position_ids(first: int) -> Tensor:
     return torch.stack([torch.full((TOKENS,), first), row.flatten(), column.flatten()], dim=1).float() * SPACING
 
 
-class TinyKontext(nn.Module):
+class TinyKontext(Policy):
     """An editor of 16×16 images: velocity of the rectified flow from noise to the edited image."""
 
     def __init__(self, words: Sequence[str] = WORDS):
@@ -118,10 +119,13 @@ class TinyKontext(nn.Module):
         noise = torch.randn(source.shape, generator=rng)
         return sample_ode(lambda x, t: self.velocity(x, t, source, text_ids), noise, time_schedule(steps))
 
-    def edit(self, images: Sequence[Image.Image], instructions: Sequence[str], seed: int, steps: int) -> list[Image.Image]:
-        """The edited images, the same for the same seed and batch."""
-        rng = torch.Generator().manual_seed(seed)
-        return images_of(self.sample(tokens_of(images), self.text_ids(instructions), rng, steps))
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """`tokens_of` the images."""
+        return tokens_of(images)
+
+    def decode(self, tokens: Tensor) -> list[Image.Image]:
+        """`images_of` the tokens."""
+        return images_of(tokens)
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""
@@ -144,6 +148,6 @@ class TinyKontext(nn.Module):
             why = " ".join(str(error).split())[:160]
             raise InputError(
                 f"{folder} holds no tiny editor ({type(error).__name__}: {why}); name a folder "
-                "with the config.json and model.safetensors that rrm.sandbox.models.editor_pretraining or rrm.editor.train wrote."
+                "with the config.json and model.safetensors that `rrm base editor` or `rrm edit` wrote."
             ) from error
         return model.eval()
