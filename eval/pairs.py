@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -16,40 +16,17 @@ from rrm.rows.fields import BadRow, encodable
 
 Label = Literal["a", "b", "tie", "both_bad"]
 """Which edit people prefer: the first, the second, neither, or neither since both failed."""
-Order = Literal["ab", "ba"]
 TaskKey = tuple[str, str, str | None]
 """Digest of the source's pixels, instruction, requirement."""
-Part = TypeVar("Part", covariant=True)
-
-
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """A pair with its images, and digests of their pixels, by which an image is recognised.
-
-    `group` names the edits that are ranked together, of which there are `candidates` (K): a group
-    of K has K(K−1)/2 pairs.
-    """
-
-    number: int
-    key: tuple[str, str]
-    instruction: str
-    task_type: str
-    dimension: str
-    source: Image.Image
-    edited: tuple[Image.Image, Image.Image]
-    source_digest: str
-    edited_digests: tuple[str, str]
-    label: Label
-    group: str
-    candidates: int
-    item_id: str
-    requirement: str | None = None
-    rater: str | None = None
 
 
 @dataclass(frozen=True)
 class PairIndex:
-    """A pair without its images: digests of their pixels, and what the benchmark says of it."""
+    """A pair without its images: digests of their pixels, and what the benchmark says of it.
+
+    `group` names the edits that are ranked together, of which there are `candidates` (K): a group
+    of K has K(K−1)/2 pairs.
+    """
 
     number: int
     instruction: str
@@ -87,22 +64,15 @@ def edit_id(source: str, instruction: str, requirement: str | None, edited: str)
     return hashlib.sha256(f"{source}|{edited}|{task}".encode()).hexdigest()[:24]
 
 
-def index_of(row: BenchmarkRow) -> PairIndex:
-    """The pair without its images."""
-    return PairIndex(
-        number=row.number,
-        instruction=row.instruction,
-        task_type=row.task_type,
-        dimension=row.dimension,
-        source=row.source_digest,
-        edited=row.edited_digests,
-        label=row.label,
-        group=row.group,
-        candidates=row.candidates,
-        item_id=row.item_id,
-        requirement=row.requirement,
-        rater=row.rater,
-    )
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """A pair with its images."""
+
+    pair: PairIndex
+    key: tuple[str, str]
+    """The benchmark's names of the two edits."""
+    source: Image.Image
+    edited: tuple[Image.Image, Image.Image]
 
 
 def pair_row(
@@ -132,16 +102,13 @@ def pair_row(
     except BadRow as error:
         raise InputError(f"{raw.where}: {error}; correct the row.") from error
     source, a, b = (raw.image(value) for value in images)
-    return BenchmarkRow(
+    pair = PairIndex(
         number=raw.number,
-        key=key or (f"{item_id}:a", f"{item_id}:b"),
         instruction=instruction,
         task_type=task_type,
         dimension=dimension,
-        source=source,
-        edited=(a, b),
-        source_digest=pixel_digest(source),
-        edited_digests=(pixel_digest(a), pixel_digest(b)),
+        source=pixel_digest(source),
+        edited=(pixel_digest(a), pixel_digest(b)),
         label=label,
         group=item_id if group is None else group,
         candidates=candidates,
@@ -149,6 +116,7 @@ def pair_row(
         requirement=requirement,
         rater=rater,
     )
+    return BenchmarkRow(pair, key or (f"{item_id}:a", f"{item_id}:b"), source, (a, b))
 
 
 def at_source_size(row: BenchmarkRow) -> BenchmarkRow:
@@ -160,19 +128,5 @@ def at_source_size(row: BenchmarkRow) -> BenchmarkRow:
         image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
         for image in row.edited
     )
-    return replace(row, edited=(a, b), edited_digests=(pixel_digest(a), pixel_digest(b)))
-
-
-class HasEdits(Protocol[Part]):
-    """Whatever holds two edits, a and b: a row their images, an index their digests."""
-
-    @property
-    def edited(self) -> tuple[Part, Part]:
-        """The two edits."""
-        ...
-
-
-def shown(pair: HasEdits[Part], order: Order) -> tuple[Part, Part]:
-    """The two edits in the order in which a pairwise judge is shown them."""
-    a, b = pair.edited
-    return (a, b) if order == "ab" else (b, a)
+    pair = replace(row.pair, edited=(pixel_digest(a), pixel_digest(b)))
+    return replace(row, pair=pair, edited=(a, b))

@@ -10,7 +10,7 @@ from eval.benchmarks import read_benchmark
 from eval.cache import JudgedRow, read_records
 from eval.editrewardbench.sandbox_truth import EditTruth, truths_of
 from eval.outcomes import Outcome, outcomes_of_scores
-from eval.pairs import PairIndex, edit_id, index_of
+from eval.pairs import PairIndex, edit_id
 from rrm.records import Judgement
 from rrm.runtime.stage import DONE
 
@@ -37,7 +37,7 @@ class Judged:
 @cache
 def index_of_benchmark(folder: str) -> tuple[list[PairIndex], dict[str, EditTruth]]:
     """The pairs of a benchmark and the truth about its edits; read once."""
-    pairs = [index_of(row) for row in read_benchmark("editscore", folder)]
+    pairs = [row.pair for row in read_benchmark("editscore", folder)]
     return pairs, truths_of(lambda: read_benchmark("editscore", folder))
 
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from eval.outcomes import Scores, breakdown, by_dimension
-from eval.pairs import BenchmarkRow, PairIndex, at_source_size, index_of
+from eval.pairs import BenchmarkRow, PairIndex, at_source_size
 from eval.protocol import Benchmark, Thresholds, decided_outcomes, unparseable
 from eval.reading import RawRow, raw_rows
 from rrm.errors import InputError
@@ -120,7 +120,7 @@ def open_benchmark(
     def every_row() -> Iterator[BenchmarkRow]:
         return read_benchmark(name, where, limit, resize, reading, labels)
 
-    pairs = [index_of(row) for row in every_row()]
+    pairs = [row.pair for row in every_row()]
     if benchmark.merge_votes is None:
         return OpenBenchmark(benchmark, pairs, every_row, None)
     merged, votes = benchmark.merge_votes(pairs)
@@ -131,7 +131,7 @@ def open_benchmark(
     numbers = {pair.number for pair in merged}
     rows = {"labels": labels.rows(), **votes}
     return OpenBenchmark(
-        benchmark, merged, lambda: (row for row in every_row() if row.number in numbers), rows
+        benchmark, merged, lambda: (row for row in every_row() if row.pair.number in numbers), rows
     )
 
 

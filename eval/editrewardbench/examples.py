@@ -84,15 +84,15 @@ def write_examples(out: Path, outcomes: Sequence[Outcome], rows: Rows, answers: 
     (out / "examples").mkdir(parents=True)
     shown: dict[int, Example] = {}
     for row in rows() if by_number else ():
-        if row.number not in by_number:
+        if row.pair.number not in by_number:
             continue
-        kind, outcome = by_number[row.number]
+        kind, outcome = by_number[row.pair.number]
         source, a, b = names = tuple(
-            f"examples/{row.number}-{part}.jpg" for part in ("source", "a", "b")
+            f"examples/{row.pair.number}-{part}.jpg" for part in ("source", "a", "b")
         )
         for name, image in zip(names, (row.source, *row.edited), strict=True):
             thumbnail(image, out / name)
-        shown[row.number] = Example.model_validate(
+        shown[row.pair.number] = Example.model_validate(
             {
                 "kind": kind,
                 "outcome": outcome,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from eval.cache import AnswerCache, JudgedRow, row_key
 from eval.editrewardbench.judges import Done, Edit, EditJudge, Principles
-from eval.pairs import BenchmarkRow, PairIndex, TaskKey, index_of
+from eval.pairs import BenchmarkRow, PairIndex, TaskKey
 from rrm.images import MAX_DECODED_PIXELS
 from rrm.prompts import decompose_system, decompose_text
 from rrm.records import Failure, Judgement, Principle, Record, TaskToDecompose
@@ -100,10 +100,10 @@ def own_principles(
 
     def requests() -> Iterator[tuple[str, TaskToDecompose]]:
         for row in rows() if pending else ():
-            key = keys[index_of(row).task]
+            key = keys[row.pair.task]
             if key in pending:
                 pending.discard(key)
-                yield key, TaskToDecompose(row.source, row.instruction, row.requirement)
+                yield key, TaskToDecompose(row.source, row.pair.instruction, row.pair.requirement)
 
     def ask(part: Sequence[tuple[str, TaskToDecompose]], done: Done[Principles | Failure]) -> None:
         judge.decompose_many([task for _, task in part], done)
@@ -153,14 +153,21 @@ def judge_all(
 
     def requests() -> Iterator[tuple[str, Edit]]:
         for row in rows() if pending else ():
-            pair = index_of(row)
+            pair = row.pair
             of_task = principles[pair.task]
             for edit_id, edited, image in zip(pair.edit_ids, pair.edited, row.edited, strict=True):
                 if edit_id in pending and not isinstance(of_task, Failure):
                     pending.discard(edit_id)
                     yield (
                         edited,
-                        Edit(edit_id, row.source, image, row.instruction, of_task, row.requirement),
+                        Edit(
+                            edit_id,
+                            row.source,
+                            image,
+                            row.pair.instruction,
+                            of_task,
+                            row.pair.requirement,
+                        ),
                     )
 
     def ask(part: Sequence[tuple[str, Edit]], done: Done[Judgement]) -> None:

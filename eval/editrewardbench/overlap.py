@@ -142,8 +142,8 @@ def looks_of(rows: Rows) -> dict[str, bytes]:
     """The look of every source of the benchmark, by the digest of its pixels."""
     looks: dict[str, bytes] = {}
     for row in rows():
-        if row.source_digest not in looks:
-            looks[row.source_digest] = look_of(row.source).to_bytes()
+        if row.pair.source not in looks:
+            looks[row.pair.source] = look_of(row.source).to_bytes()
     return looks
 
 

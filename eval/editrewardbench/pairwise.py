@@ -17,7 +17,7 @@ from eval.editrewardbench.endpoint import EndpointJudge
 from eval.editrewardbench.judges import Done
 from eval.editrewardbench.judging import Rows, ask_all, bar_of
 from eval.outcomes import Side
-from eval.pairs import PairIndex, index_of
+from eval.pairs import PairIndex
 from rrm.parsing import Answer, written
 from rrm.parsing.marks import last_marks, mark, together
 from rrm.parsing.said import folded, said, unreadable
@@ -169,7 +169,7 @@ def vote_all(
 
     def requests() -> Iterator[Showing]:
         for row in rows() if pending else ():
-            for order in judge.orders_of(index_of(row)):
+            for order in judge.orders_of(row.pair):
                 if order.key in pending:
                     pending.discard(order.key)
                     yield order, row.source, row.edited

@@ -12,7 +12,6 @@ from typing import Any
 from eval.editrewardbench.endpoint import EndpointJudge
 from eval.editrewardbench.judges import Edit, EditJudge, LocalJudge, Principles
 from eval.editrewardbench.judging import Rows
-from eval.pairs import index_of
 from rrm import statistics
 from rrm.errors import InputError
 from rrm.records import Judgement, TaskToDecompose, Verdicts
@@ -59,8 +58,8 @@ def truths_of(rows: Rows) -> dict[str, EditTruth]:
     """The truth about every edit of the rows, by edit id, read from pixels."""
     truths: dict[str, EditTruth] = {}
     for row in rows():
-        steps, before = steps_of(row.instruction), read_scene(row.source)
-        for name, image in zip(index_of(row).edit_ids, row.edited, strict=True):
+        steps, before = steps_of(row.pair.instruction), read_scene(row.source)
+        for name, image in zip(row.pair.edit_ids, row.edited, strict=True):
             if name not in truths:
                 verdicts = true_verdicts(before, read_scene(image), steps)
                 truths[name] = EditTruth(verdicts, human_utility(verdicts, steps))

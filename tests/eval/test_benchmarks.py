@@ -13,8 +13,8 @@ from eval import benchmarks
 from eval.benchmarks import BENCHMARKS, open_benchmark, read_benchmark, summarise
 from eval.editrewardbench import judging
 from eval.editrewardbench.examples import read_examples
+from eval.editrewardbench.pairwise import Order
 from eval.editrewardbench.suite import SuiteConfig, run_suite
-from eval.pairs import index_of, shown
 from eval.protocol import Thresholds
 from eval.report import example_edits, example_pairs
 from rrm.errors import InputError
@@ -38,7 +38,7 @@ def scored(kind, where, limit=None, resize=False):
     """The pairs, and the scores of a judge that sees nothing but red."""
     pairs, scores = [], {}
     for row in read_benchmark(kind, str(where), limit, resize):
-        pairs.append(index_of(row))
+        pairs.append(row.pair)
         scores |= {name: image.getpixel((0, 0))[0] / 10 for name, image in zip(pairs[-1].edit_ids, row.edited, strict=True)}
     return pairs, scores
 
@@ -72,9 +72,7 @@ def test_edits_come_as_they_are_or_at_the_size_of_their_source_where_that_is_ask
     where = str(tiger_bench(tmp_path))
     for plain, resized in zip(read_benchmark("tiger", where), read_benchmark("tiger", where, resize=True), strict=True):
         assert {image.size for image in resized.edited} == {plain.source.size} == {SIZE}
-        for one, other, before, after in zip(
-            plain.edited, resized.edited, plain.edited_digests, resized.edited_digests, strict=True
-        ):
+        for one, other, before, after in zip(plain.edited, resized.edited, plain.pair.edited, resized.pair.edited, strict=True):
             assert pixel_digest(other) == after
             assert (before == after) == (one.size == SIZE)
 
@@ -231,7 +229,7 @@ def test_a_set_of_ones_own_may_say_same(tmp_path):
 
 def test_pairs_by_the_names_of_another_set_are_read_too(tmp_path):
     (row,) = read_benchmark("jsonl", str(write_parquet(tmp_path / "x.parquet", [genai_row("rightvote", 90, 30)])))
-    assert (row.label, row.instruction, row.candidates) == ("b", "make it red", 2)
+    assert (row.pair.label, row.pair.instruction, row.pair.candidates) == ("b", "make it red", 2)
 
 
 def test_a_pair_without_a_label_is_told_what_it_lacks(tmp_path):
@@ -355,16 +353,16 @@ def test_a_limit_is_the_number_of_rows_of_a_benchmark_without_groups(tmp_path_fa
         "jsonl": lambda f: own_pairs(f, *[{"label": "a"}] * 4),
     }
     where = str(makers[kind](folder))
-    every = [row.item_id for row in read_benchmark(kind, where)]
-    assert [row.item_id for row in read_benchmark(kind, where, limit)] == every[:limit]
+    every = [row.pair.item_id for row in read_benchmark(kind, where)]
+    assert [row.pair.item_id for row in read_benchmark(kind, where, limit)] == every[:limit]
 
 
 def test_a_judge_of_pairs_sees_both_orders(tmp_path):
     (row,) = read_benchmark("jsonl", str(own_pairs(tmp_path, {"label": "b"})))
-    a, b = row.edited
-    assert shown(row, "ab") == (a, b)
-    assert shown(row, "ba") == (b, a)
-    assert shown(index_of(row), "ba") == row.edited_digests[::-1]
+    a, b = row.pair.edited
+    assert a != b
+    assert Order("key", row.pair, False).shown == (a, b)
+    assert Order("key", row.pair, True).shown == (b, a)
 
 
 def test_the_stage_evaluates_a_benchmark_of_another_kind_by_its_own_rules(tmp_path):

@@ -12,7 +12,6 @@ from skimage import data
 
 from eval.benchmarks import read_benchmark
 from eval.editrewardbench.overlap import looks_of, read_training, shared_pairs
-from eval.pairs import index_of
 from rrm.errors import InputError
 from rrm.images import ImageStore
 
@@ -49,7 +48,7 @@ def shared(bench, manifest):
         return read_benchmark("editscore", bench, None)
 
     training = read_training(manifest)
-    return shared_pairs([index_of(row) for row in rows()], looks_of(rows), training), training
+    return shared_pairs([row.pair for row in rows()], looks_of(rows), training), training
 
 
 def write_manifest(folder, rows):

@@ -57,7 +57,7 @@ def test_text_files_are_read_in_any_encoding_that_is_marked_or_named(folder, end
         with pytest.raises(InputError, match=r"probably gb18030.*; save it as UTF-8, or name its encoding"):
             list(read_benchmark("jsonl", str(path)))
     rows = list(read_benchmark("jsonl", str(path), reading=Reading("gbk")))
-    assert [(one.instruction, one.label) for one in rows] == [("变红", "a"), ("变红", "b")]
+    assert [(one.pair.instruction, one.pair.label) for one in rows] == [("变红", "a"), ("变红", "b")]
 
 
 def test_images_may_stand_in_the_rows_in_base64(folder):
@@ -101,7 +101,7 @@ def test_one_pair_has_one_verdict_and_what_was_merged_is_told(folder):
     bench = open_benchmark("jsonl", str(path), given={1: "a", 2: "b", 3: "same", 9: None})
     shades = {pair.number: pair.label for pair in bench.pairs}
     assert shades == {0: "a", 3: "tie", 4: "tie", 8: "b"}
-    assert [one.number for one in bench.rows()] == [0, 3, 4, 8]
+    assert [one.pair.number for one in bench.rows()] == [0, 3, 4, 8]
     assert bench.votes is not None
     assert {name: bench.votes[name] for name in ("same_image", "voted_several_times", "contradicted", "raters")} == {
         "same_image": 1,

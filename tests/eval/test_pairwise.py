@@ -17,7 +17,6 @@ from eval.cache import AnswerCache
 from eval.editrewardbench import cli
 from eval.editrewardbench.pairwise import Vote, both_orders, read_choice, vote_all
 from eval.editrewardbench.specs import check_spec, is_pairwise, open_judges, open_pair_judge
-from eval.pairs import index_of
 from rrm.errors import InputError
 from rrm.records import Failure
 
@@ -90,7 +89,7 @@ def redder(shown):
 
 def votes_on(url, rows, path):
     with open_pair_judge(f"vlm-pair:{url}?model=m") as judge:
-        pairs = [index_of(row) for row in rows]
+        pairs = [row.pair for row in rows]
         return vote_all(judge, pairs, lambda: iter(rows), AnswerCache(path, Vote), batch=3)
 
 
@@ -126,7 +125,7 @@ def test_a_second_run_asks_nothing_and_another_model_is_asked_anew(tmp_path):
         assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 4
         with open_pair_judge(f"vlm-pair:{url}?model=other") as judge:
             vote_all(
-                judge, [index_of(row) for row in rows], lambda: iter(rows), AnswerCache(tmp_path / "votes.jsonl", Vote), batch=8
+                judge, [row.pair for row in rows], lambda: iter(rows), AnswerCache(tmp_path / "votes.jsonl", Vote), batch=8
             )
         assert len(bodies) == 8
 

@@ -233,7 +233,7 @@ def test_folder_parquet_and_jsonl_give_the_same_rows(tmp_path):
     (tmp_path / "data").mkdir()
     parquet = write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
     found = [list(read_benchmark("editscore", str(path))) for path in (write_jsonl(tmp_path), parquet, tmp_path / "data")]
-    digests = [[(row.source_digest, row.edited_digests, row.key, row.dimension) for row in rows] for rows in found]
+    digests = [[(row.pair.source, row.pair.edited, row.key, row.pair.dimension) for row in rows] for rows in found]
     assert digests[0] == digests[1] == digests[2]
     assert found[0][0].key == ("x8", "x3")
     assert found[0][0].edited[0].size == (24, 16)
@@ -255,7 +255,7 @@ def test_a_hub_id_is_loaded_at_its_revision(tmp_path, monkeypatch):
 
 def test_a_limit_keeps_the_first_rows_of_every_dimension(tmp_path):
     rows = list(read_benchmark("editscore", str(write_jsonl(tmp_path)), limit=2))
-    assert [row.dimension for row in rows] == ["overall", "overall", "consistency"]
+    assert [row.pair.dimension for row in rows] == ["overall", "overall", "consistency"]
 
 
 @pytest.mark.parametrize("column", ["key", "input_image", "task_type", "dimension"])
