@@ -132,8 +132,9 @@ def run(
 
 def run_values(values: dict[str, Any], origin: str, print_config: bool) -> None:
     """Runs one judge, or several where the config has `judges`."""
-    from eval.editrewardbench.run import BenchConfig, run_bench
+    from eval.editrewardbench.run import run_bench
     from eval.editrewardbench.sandbox_truth import SandboxTruth
+    from eval.editrewardbench.settings import BenchConfig
     from eval.editrewardbench.suite import SuiteConfig, run_suite
     from eval.editrewardbench.summary import described, last_line
 

@@ -13,13 +13,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from eval.editrewardbench.run import (
-    DECOMPOSE,
-    BenchConfig,
-    BenchmarkSettings,
-    Result,
-    judge_benchmark,
-)
+from eval.editrewardbench.run import Result, judge_benchmark
+from eval.editrewardbench.settings import DECOMPOSE, BenchConfig, BenchmarkSettings
 from eval.editrewardbench.specs import check_spec, is_pairwise, kind_of
 from eval.editrewardbench.summary import HEADLINE, aligned
 from eval.editrewardbench.truth import Truths

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from eval.benchmarks import labels_at, open_benchmark, read_benchmark
-from eval.editrewardbench.run import BenchConfig, run_bench
+from eval.editrewardbench.run import run_bench
+from eval.editrewardbench.settings import BenchConfig
 from eval.editrewardbench.summary import described
 from rrm.errors import InputError
 from rrm.images import png_bytes
