@@ -17,8 +17,8 @@ demo: setup ## the whole job in the sandbox, offline; ends with the report's pat
 test: setup ## run the tests
 	@$(PY) -m pytest
 
-check: setup ## ruff and mypy; whether every extra can be installed on Linux with CUDA
-	@$(PY) -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy && .venv/bin/python launch/resolve.py
+check: setup ## ruff, mypy and import contracts; whether every extra can be installed on Linux with CUDA
+	@$(PY) -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy && .venv/bin/lint-imports && .venv/bin/python launch/resolve.py
 
 clean: ## delete what the stages made (runs/); the environment stays
 	@$(IN) rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rrm.config import Config
 from rrm.errors import InputError, NothingMade
 from rrm.runtime.disk import disk_troubles_named, written_at_once
 from rrm.runtime.lock import locked
@@ -24,6 +23,13 @@ from rrm.runtime.signals import closed_when_killed
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
+
+
+class Digested(Protocol):
+    """What a stage needs of its config."""
+
+    def digest(self) -> str:
+        """A hash of every value that the result depends on."""
 
 
 def ends_of(file: Path, size: int = 1 << 20) -> bytes:
@@ -154,7 +160,7 @@ Work = Callable[[Path], dict[str, Any]]
 
 
 def run_stage(
-    name: str, out: str | Path, config: Config, inputs: Sequence[str | Path], work: Work, afresh: str | None = None
+    name: str, out: str | Path, config: Digested, inputs: Sequence[str | Path], work: Work, afresh: str | None = None
 ) -> dict[str, Any]:
     """Runs `work(out)` unless `out` already holds the result for this config and these inputs; returns its result.
 
@@ -171,7 +177,7 @@ def run_stage(
 
 
 def run_locked(
-    name: str, out: Path, config: Config, inputs: Sequence[str | Path], work: Work, afresh: str | None
+    name: str, out: Path, config: Digested, inputs: Sequence[str | Path], work: Work, afresh: str | None
 ) -> dict[str, Any]:
     """`run_stage` in a folder that no other run can get at."""
     prints = [fingerprint_of(Path(path)) for path in inputs]
