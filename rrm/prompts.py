@@ -143,6 +143,11 @@ def is_brief(style: Style) -> bool:
     return style in ("brief", "brief_holistic")
 
 
+def longest_trace(style: Style) -> int:
+    """Tokens that the longest trace of a style may have."""
+    return 128 if is_brief(style) else 2048
+
+
 def is_holistic(style: Style) -> bool:
     """Whether the judge is shown no principles, and gives no verdicts."""
     return style in ("holistic", "brief_holistic")

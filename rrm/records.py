@@ -184,7 +184,7 @@ class Judgement(Record):
     """The score where it is not that of `read`: the mean of several traces, or an expectation. In 0–10."""
     samples: tuple[float | None, ...] = ()
     """The scores of several traces, in order; None for a trace that has none."""
-    spread: float | None = None
+    std: float | None = None
     """The standard deviation (n − 1) of the readable ones of `samples`; None for fewer than two."""
     agreement: float | None = None
     """The mean share, over principles, of the readable traces that say what their majority says, in ½…1."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
@@ -106,25 +105,16 @@ class RewardJudge:
     """
 
     def __init__(self, model: RewardModel, shift: int = 0):
-        self.model, self.asking = model, replace(model.asking, seed=model.asking.seed + shift)
+        self.model = model
+        self.sampling = replace(model.sampling, seed=model.sampling.seed + shift)
         self.needs_principles = model.needs_principles
-        with self.ready():
-            self.fingerprint = model.fingerprint
+        self.fingerprint = model.fingerprint_with(self.sampling)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.model.__exit__(*exception)
-
-    @contextmanager
-    def ready(self) -> Iterator[RewardModel]:
-        """The model with this judge's sampling, while the block lasts."""
-        before, self.model.asking = self.model.asking, self.asking
-        try:
-            yield self.model
-        finally:
-            self.model.asking = before
 
     def prompt(
         self, instruction: str, principles: Principles, requirement: str | None = None
@@ -144,5 +134,4 @@ class RewardJudge:
             EditToJudge(e.source, e.edited, e.instruction, e.principles, e.requirement)
             for e in edits
         ]
-        with self.ready() as model:
-            model.judge_many(requests, done=done)
+        self.model.judge_many(requests, done=done, sampling=self.sampling)

@@ -191,7 +191,7 @@ def open_judges(
 
             model = stack.enter_context(open_reward(spec))
             first = (
-                seed if model.asking.temperature > 0 else 0
+                seed if model.sampling.temperature > 0 else 0
             )  # a greedy judge is the same one whatever the seed
             yield [RewardJudge(model, first + n) for n in range(passes)]
 

@@ -73,9 +73,9 @@ def show(judgement: Judgement) -> str:
     lines.append(f"final score          {judgement.score:.4g} / 10")
     if judgement.samples:
         readable = [score for score in judgement.samples if score is not None]
-        spread = "–" if judgement.spread is None else f"{judgement.spread:.2f}"
+        std = "–" if judgement.std is None else f"{judgement.std:.2f}"
         agreed = "–" if judgement.agreement is None else f"{judgement.agreement:.0%}"
-        lines.append(f"of {len(readable)} of {len(judgement.samples)} traces: spread {spread}, verdicts agree in {agreed}")
+        lines.append(f"of {len(readable)} of {len(judgement.samples)} traces: std {std}, verdicts agree in {agreed}")
     if judgement.mass is not None:
         lines.append(f"mass of the numbers  {judgement.mass:.3f}")
     return "\n".join(lines)
@@ -87,7 +87,7 @@ def to_json(judgement: Judgement) -> str:
     return json.dumps(
         {
             "score": judgement.score,
-            **{key: getattr(judgement, key) for key in ("samples", "spread", "agreement", "mass") if getattr(judgement, key)},
+            **{key: getattr(judgement, key) for key in ("samples", "std", "agreement", "mass") if getattr(judgement, key)},
             "average": None if read is None else read.average,
             "principles": [
                 {**p.model_dump(), "verdict": None if read is None else read.verdicts[i]}

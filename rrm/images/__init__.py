@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from rrm.errors import InputError
@@ -69,6 +70,23 @@ def open_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
     """The image at `path`, read as `read_image` reads it. Raises InputError where there is none or it is refused."""
     with _opened(path) as file:
         return _read(file, str(path), max_pixels)
+
+
+ImageLike = Image.Image | str | Path | bytes | np.ndarray
+"""An image as PIL, the path or bytes of a file, or an array (height, width, 3) of uint8."""
+
+
+def as_image(image: ImageLike) -> Image.Image:
+    """The image as PIL. Raises InputError where it cannot be read."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, bytes):
+        return read_image(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"An image array must be (height, width, 3) of uint8, not {image.shape} of {image.dtype}.")
+        return Image.fromarray(image)
+    return open_image(image)
 
 
 def fit(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -28,7 +28,7 @@ from rrm.errors import InputError
 from rrm.images import read_image
 from rrm.records import EditToJudge
 from rrm.reward.local import LocalBackend
-from rrm.reward.model import Asking, RewardModel
+from rrm.reward.model import RewardModel, Sampling
 from rrm.reward.serve import Serving, free_port, serving_replicas
 from rrm.reward.servers import Patience, ServerBackend, filled
 from rrm.runtime.secrets import key_of
@@ -105,7 +105,7 @@ def running_image_by_image(model: str) -> Iterator[str]:
             process.terminate()
 
 
-def served(url: str, in_flight: int, asking: Asking | None = None, style: Any = None) -> RewardModel:
+def served(url: str, in_flight: int, asking: Sampling | None = None, style: Any = None) -> RewardModel:
     """The reward model of a server, asked so many at once."""
     return RewardModel(ServerBackend.connect([url], "rrm", style, patience=Patience(in_flight=in_flight)), asking)
 
@@ -168,7 +168,7 @@ def measure(model: Path, count: int) -> dict[str, Any]:
         for _ in tqdm(range(ROUNDS), desc="Avg@4"):
             seconds = []
             for k in (1, 4):
-                with served(url, max(IN_FLIGHT), Asking(k=k, temperature=0.7)) as reward:
+                with served(url, max(IN_FLIGHT), Sampling(k=k, temperature=0.7)) as reward:
                     sent = list(islice(fresh, part))
                     seconds.append(len(sent) / rate(reward, sent))
             ratios.append(seconds[1] / seconds[0])

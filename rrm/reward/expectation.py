@@ -143,9 +143,9 @@ def pooled(judgements: Sequence[Judgement]) -> Judgement:
         return judgements[0].model_copy(update={"samples": tuple(scores)})
     mean = settled(fmean(score for _, score in readable))
     nearest = min(readable, key=lambda pair: abs(pair[1] - mean))[0]
-    spread = stdev(score for _, score in readable) if len(readable) > 1 else None
+    std = stdev(score for _, score in readable) if len(readable) > 1 else None
     agreed = agreement([j.read for j, _ in readable if j.read is not None])
-    return nearest.model_copy(update={"expected": mean, "samples": tuple(scores), "spread": spread, "agreement": agreed})
+    return nearest.model_copy(update={"expected": mean, "samples": tuple(scores), "std": std, "agreement": agreed})
 
 
 def rated(answer: Choice) -> Judgement:

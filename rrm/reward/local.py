@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 
 from rrm.records import Token
-from rrm.reward.asking import LIKELIEST, Progress, Question, Reply
+from rrm.reward.backend import LIKELIEST, Progress, Question, Reply
 from rrm.runtime.stage import content_digest
 from rrm.verifier.judge import Judge
 from rrm.verifier.rollout import complete

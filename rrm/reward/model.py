@@ -13,19 +13,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from PIL.Image import Image
 from tqdm import tqdm
 
+from rrm.chat.options import Dialect
 from rrm.errors import InputError
-from rrm.images import fit, pixel_digest
+from rrm.images import ImageLike, as_image, fit, pixel_digest
 from rrm.parsing import judgement_of, read_principles
-from rrm.prompts import is_holistic, judge_system, judge_text, rate_text
+from rrm.prompts import Style, is_holistic, judge_system, judge_text, rate_text
 from rrm.records import EditToJudge, Failure, Judgement, Mode, Principle, TaskToDecompose
-from rrm.reward.asking import Backend, Progress, Question, Reply
+from rrm.reward.backend import Backend, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS, pooled, rated, weighed
 from rrm.verifier.messages import decompose_messages, judge_messages, rate_messages
+
+if TYPE_CHECKING:
+    from rrm.reward.servers import Patience
 
 T = TypeVar("T")
 Principles = tuple[Principle, ...]
@@ -45,8 +50,8 @@ def ignore(place: int, found: object) -> None:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a reward model is asked."""
+class Sampling:
+    """How an edit is judged: by which mode, how many traces, at which temperature, with which seed."""
 
     mode: Mode = "reasoning"
     k: int = 1
@@ -64,10 +69,13 @@ class Asking:
 
 
 class RewardModel:
-    """An RRM behind a backend, asked in one way. A context manager: it owns the thread that its backend works in."""
+    """An RRM in this process or on servers. A context manager: it owns the thread that its backend works in.
 
-    def __init__(self, backend: Backend, asking: Asking | None = None, owned: ExitStack | None = None):
-        self.backend, self.asking = backend, asking or Asking()
+    `sampling` is how edits are judged unless a call says otherwise.
+    """
+
+    def __init__(self, backend: Backend, sampling: Sampling | None = None, owned: ExitStack | None = None):
+        self.backend, self.sampling = backend, sampling or Sampling()
         self.owned = owned or ExitStack()
         """What ends with the model: servers that were started for it."""
         self.known: dict[TaskKey, Principles | Failure] = {}
@@ -79,6 +87,42 @@ class RewardModel:
         """Held while work begins: what begins before the end is ended with it."""
         self.thread = threading.Thread(target=self.loop.run_forever, name="reward-model", daemon=True)
         self.thread.start()
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path, sampling: Sampling | None = None, batch: int = 64) -> Self:
+        """The RRM in a checkpoint folder, in this process; needs the extra `local` (torch, transformers).
+
+        `batch` edits go through the model at once. Raises InputError where the folder holds none.
+        """
+        from rrm.reward.local import LocalBackend
+
+        return cls(LocalBackend.load(folder, batch), sampling)
+
+    @classmethod
+    def from_server(
+        cls,
+        *urls: str,
+        sampling: Sampling | None = None,
+        model: str | None = None,
+        style: Style | None = None,
+        key_variable: str = "RRM_API_KEY",
+        max_tokens: int | None = None,
+        patience: Patience | None = None,
+        dialect: Dialect | None = None,
+    ) -> Self:
+        """The RRM on OpenAI-compatible servers (base URLs that end in /v1), such as those of `rrm serve`; needs no torch.
+
+        `model` and `style` are asked of the server where it is `rrm serve`; `key_variable` names the environment variable with the
+        key, `patience` is how long is waited, `dialect` what the server takes otherwise. Raises InputError where no server answers.
+        """
+        from rrm.reward.servers import ServerBackend
+
+        options = {"patience": patience} if patience else {}
+        backend = ServerBackend.connect(
+            list(urls), model, style, key_variable=key_variable, max_tokens=max_tokens, dialect=dialect or Dialect(send_seed=False),
+            **options,
+        )  # fmt: skip
+        return cls(backend, sampling)
 
     def __enter__(self) -> Self:
         return self
@@ -144,21 +188,28 @@ class RewardModel:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the weights or the way of asking do."""
-        a = self.asking
-        return f"{self.backend.fingerprint}|{a.mode}|k{a.k}|t{a.temperature:g}|s{a.seed}|{self.backend.max_tokens}"
+        """Changes when the weights or the sampling do."""
+        return self.fingerprint_with(self.sampling)
+
+    def fingerprint_with(self, s: Sampling) -> str:
+        """The fingerprint of judgements with this sampling."""
+        return f"{self.backend.fingerprint}|{s.mode}|k{s.k}|t{s.temperature:g}|s{s.seed}|{self.backend.max_tokens}"
 
     def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
         """Every word that the model reads when it judges."""
-        if self.asking.mode == "logits":
+        if self.sampling.mode == "logits":
             return rate_text(instruction, requirement)
         style = self.backend.style
         return f"{judge_system(style)}\n{judge_text(style, instruction, principles, requirement)}"
 
     @property
     def needs_principles(self) -> bool:
-        """Whether an edit is judged by principles at all."""
-        return self.asking.mode != "logits" and not is_holistic(self.backend.style)
+        """Whether edits are judged by principles."""
+        return self.uses_principles(self.sampling)
+
+    def uses_principles(self, sampling: Sampling) -> bool:
+        """Whether an edit is judged by principles with this sampling."""
+        return sampling.mode != "logits" and not is_holistic(self.backend.style)
 
     def decompose_many(
         self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
@@ -170,18 +221,22 @@ class RewardModel:
         return self.run(self._decompose(tasks, progress, done))
 
     def judge_many(
-        self, edits: Sequence[EditToJudge], progress: str | None = None, done: Done[Judgement] = ignore
+        self,
+        edits: Sequence[EditToJudge],
+        progress: str | None = None,
+        done: Done[Judgement] = ignore,
+        sampling: Sampling | None = None,
     ) -> list[Judgement]:
         """A judgement of each edit, in order. The model decomposes the instruction of an edit that comes without principles.
 
         `done` is called with the place of every edit and its judgement as soon as that is there, in a thread of the model's.
         """
-        return self.run(self._judge(edits, progress, done))
+        return self.run(self._judge(edits, progress, done, sampling))
 
-    async def judge_many_async(self, edits: Sequence[EditToJudge]) -> list[Judgement]:
+    async def judge_many_async(self, edits: Sequence[EditToJudge], sampling: Sampling | None = None) -> list[Judgement]:
         """As `judge_many`, for callers in an event loop of their own."""
         try:
-            return await asyncio.wrap_future(self.begun(self._judge(edits)))
+            return await asyncio.wrap_future(self.begun(self._judge(edits, sampling=sampling)))
         except asyncio.CancelledError as error:
             if self.closing:
                 raise InputError(CLOSED) from error
@@ -189,14 +244,19 @@ class RewardModel:
 
     def judge(
         self,
-        source: Image,
-        edited: Image,
+        source: ImageLike,
+        edited: ImageLike,
         instruction: str,
         principles: Sequence[Principle] = (),
         requirement: str | None = None,
+        sampling: Sampling | None = None,
     ) -> Judgement:
-        """The judgement of one edit."""
-        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles), requirement)])[0]
+        """The judgement of one edit; images as PIL, path, bytes of a file, or array (height, width, 3).
+
+        Raises InputError for an image that cannot be read.
+        """
+        edit = EditToJudge(as_image(source), as_image(edited), instruction, tuple(principles), requirement)
+        return self.judge_many([edit], sampling=sampling)[0]
 
     async def _decompose(
         self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
@@ -237,9 +297,15 @@ class RewardModel:
         return [found[place] for place in range(len(tasks))]
 
     async def _judge(
-        self, edits: Sequence[EditToJudge], progress: str | None = None, done: Done[Judgement] = ignore
+        self,
+        edits: Sequence[EditToJudge],
+        progress: str | None = None,
+        done: Done[Judgement] = ignore,
+        sampling: Sampling | None = None,
     ) -> list[Judgement]:
-        lacking = [e for e in edits if not e.principles] if self.needs_principles else []
+        sampling = sampling or self.sampling
+        needs_principles = self.uses_principles(sampling)
+        lacking = [e for e in edits if not e.principles] if needs_principles else []
         made = iter(await self._decompose([e.task for e in lacking]))
         judged: dict[int, Judgement] = {}
         asked: list[tuple[int, Principles]] = []
@@ -250,35 +316,34 @@ class RewardModel:
             done(place, judgement)
 
         for place, edit in enumerate(edits):
-            principles: Principles | Failure = edit.principles if self.needs_principles else ()
-            if self.needs_principles and not edit.principles:
+            principles: Principles | Failure = edit.principles if needs_principles else ()
+            if needs_principles and not edit.principles:
                 principles = next(made)
             images = fitting(edit.source, edit.edited)
             if isinstance(principles, Failure) or isinstance(images, Failure):
                 failure = principles if isinstance(principles, Failure) else images
                 settle(place, Judgement(failure=failure if isinstance(failure, Failure) else None))
-            elif self.needs_principles and not principles:
+            elif needs_principles and not principles:
                 settle(place, Judgement(failure=NOTHING_TO_ASK))
             else:
                 asked.append((place, principles))
-                questions.append(self._question(edit, principles, images))
+                questions.append(self._question(edit, principles, images, sampling))
 
         def answered(question: int, reply: Reply) -> None:
             place, principles = asked[question]
-            settle(place, self._judgement(reply, principles))
+            settle(place, self._judgement(reply, principles, sampling))
 
         await self._ask(questions, progress, answered)
         return [judged[place] for place in range(len(edits))]
 
-    def _question(self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...]) -> Question:
-        a = self.asking
-        if a.mode == "logits":
+    def _question(self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...], s: Sampling) -> Question:
+        if s.mode == "logits":
             messages = rate_messages(edit.instruction, edit.requirement)
             return Question(messages, images, max_tokens=1, alternatives=True, watched=RATINGS)
         messages = judge_messages(self.backend.style, edit.instruction, principles, edit.requirement)
         return Question(
-            messages, images, self.backend.max_tokens, answers=a.k, temperature=a.temperature, seed=a.seed,
-            alternatives=a.mode == "expectation",
+            messages, images, self.backend.max_tokens, answers=s.k, temperature=s.temperature, seed=s.seed,
+            alternatives=s.mode == "expectation",
         )  # fmt: skip
 
     async def _ask(self, questions: Sequence[Question], progress: str | None, answered: Progress) -> None:
@@ -291,15 +356,15 @@ class RewardModel:
             if questions:
                 await self.backend.ask(questions, advance)
 
-    def _judgement(self, reply: Reply, principles: Principles) -> Judgement:
+    def _judgement(self, reply: Reply, principles: Principles, sampling: Sampling) -> Judgement:
         if isinstance(reply, Failure):
             return Judgement(principles=principles, failure=reply)
-        if self.asking.mode == "logits":
+        if sampling.mode == "logits":
             return rated(reply[0])
         traces = [judgement_of(answer, principles) for answer in reply]
-        if self.asking.mode == "expectation":
+        if sampling.mode == "expectation":
             return weighed(reply[0], traces[0])
-        return traces[0] if self.asking.k == 1 else pooled(traces)
+        return traces[0] if sampling.k == 1 else pooled(traces)
 
 
 def torn(image: Image) -> Failure | None:

@@ -19,12 +19,11 @@ from rrm.chat.client import Send
 from rrm.chat.faults import of_the_moment
 from rrm.chat.waits import backoff
 from rrm.errors import InputError
-from rrm.prompts import Style, is_brief
+from rrm.prompts import Style, longest_trace
 from rrm.records import Failure
-from rrm.reward.asking import LIKELIEST, Progress, Question, Reply
+from rrm.reward.backend import LIKELIEST, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS
 from rrm.reward.listing import ALIAS, listed, single_tokens
-from rrm.verifier.judge import BRIEF_TOKENS, FULL_TOKENS
 from rrm.verifier.messages import Message
 
 COOLING, LONGEST_COOLING = 0.5, 30.0
@@ -93,7 +92,7 @@ class ServerBackend:
         self.model, self.style, self.patience = model, style, patience or Patience()
         self.dialect = dialect or Dialect(send_seed=False)
         self.fingerprint = fingerprint + self.dialect.fingerprint
-        self.max_tokens = max_tokens or (BRIEF_TOKENS if is_brief(style) else FULL_TOKENS)
+        self.max_tokens = max_tokens or longest_trace(style)
         self.servers = [Server(url, key_variable, self.patience.attempt) for url in urls]
         for server in self.servers:
             server.client.one_by_one = self.dialect.one_by_one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from pydantic import Field
@@ -12,14 +13,16 @@ from rrm.chat import Dialect
 from rrm.errors import InputError
 from rrm.prompts import Style
 from rrm.records import Mode
-from rrm.reward.asking import Backend
-from rrm.reward.model import Asking, RewardModel
+from rrm.reward.backend import Backend
+from rrm.reward.model import RewardModel, Sampling
 
 FORMS = "a checkpoint folder, rrm:FOLDER?mode=…&k=…&temperature=…, serve:FOLDER, or server:URL,URL?model=…"
 
 
 class SpecOptions(Dialect):
     """What may stand behind the question mark."""
+
+    renamed: ClassVar = {"attempt": "timeout"}
 
     send_seed: bool = Field(False, description="true for servers whose answers a seed repeats")
 
@@ -35,7 +38,8 @@ class SpecOptions(Dialect):
     key: str = "RRM_API_KEY"
     """The environment variable that holds the servers' key."""
     deadline: float = Field(default=300.0, gt=0)
-    attempt: float = Field(default=100.0, gt=0)
+    timeout: float = Field(default=100.0, gt=0)
+    """Seconds for one server's answer."""
     in_flight: int = Field(default=32, gt=0)
     max_tokens: int | None = Field(default=None, gt=0)
 
@@ -53,16 +57,16 @@ def open_reward(spec: str) -> RewardModel:
         raise InputError(f"The reward '{spec}' names an option twice; leave one out.")
     options = SpecOptions.checked(dict(pairs), f"The reward '{spec}'")
     temperature = options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
-    asking = Asking(options.mode, options.k, temperature, options.seed)
+    sampling = Sampling(options.mode, options.k, temperature, options.seed)
     if not where.startswith("serve:"):
-        return RewardModel(open_backend(where, options, spec), asking)
+        return RewardModel(open_backend(where, options, spec), sampling)
     from rrm.reward.serve import Serving, free_port, serving_replicas
 
     with ExitStack() as started:
         serving = Serving(Path(where.removeprefix("serve:")), port=free_port(), in_flight=options.in_flight * options.k)
         replicas = started.enter_context(serving_replicas(serving, Path("runs/serve")))
         backend = open_backend("server:" + ",".join(replica.url for replica in replicas), options, spec)
-        return RewardModel(backend, asking, started.pop_all())
+        return RewardModel(backend, sampling, started.pop_all())
 
 
 def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
@@ -75,7 +79,7 @@ def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
             raise InputError(f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1.")
         return ServerBackend.connect(
             urls, options.model, options.style, key_variable=options.key, max_tokens=options.max_tokens,
-            patience=Patience(options.deadline, min(options.attempt, options.deadline), options.in_flight), dialect=options,
+            patience=Patience(options.deadline, min(options.timeout, options.deadline), options.in_flight), dialect=options,
         )  # fmt: skip
     folder = where.removeprefix("rrm:")
     if not Path(folder).is_dir():

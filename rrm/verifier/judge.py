@@ -13,14 +13,11 @@ from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.feature_extraction_utils import BatchFeature
 
 from rrm.parsing import judgement_of, read_principles
-from rrm.prompts import Style, is_brief, is_holistic
+from rrm.prompts import Style, is_holistic, longest_trace
 from rrm.records import Choice, EditToJudge, Failure, Judgement, Principle
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
 from rrm.verifier.rollout import complete, never_sampled
-
-BRIEF_TOKENS, FULL_TOKENS = 128, 2048
-"""The longest trace of a style."""
 
 
 class Judge:
@@ -34,7 +31,7 @@ class Judge:
         self.processor = processor
         self.style = style
         self.batch = batch
-        self.max_new_tokens = max_new_tokens or (BRIEF_TOKENS if is_brief(style) else FULL_TOKENS)
+        self.max_new_tokens = max_new_tokens or longest_trace(style)
         self.suppressed = never_sampled(processor.tokenizer, model.generation_config.eos_token_id)
 
     @classmethod

@@ -45,7 +45,7 @@ def by_vlm(odd: Odd, tmp_path: Path) -> str | None:
 
 
 def by_server(odd: Odd, tmp_path: Path) -> str | None:
-    with open_reward(f"server:{odd.url}?model=m&deadline={TIMEOUT}&attempt={TIMEOUT}") as model:
+    with open_reward(f"server:{odd.url}?model=m&deadline={TIMEOUT}&timeout={TIMEOUT}") as model:
         return kind_of(model.judge(GREY, GREY, "redden it", PRINCIPLES).failure)
 
 

@@ -198,9 +198,8 @@ def test_passes_that_share_a_model_are_drawn_by_seeds_of_their_own_and_the_model
         with open_judges(f"server:{url}?temperature=0.7&seed=3", passes=2, seed=5) as (first, second):
             assert first.model is second.model
             assert [judge.fingerprint.split("|")[-2] for judge in (first, second)] == ["s8", "s9"]
-            with second.ready() as model:
-                assert model.asking.seed == 9
-            assert model.asking.seed == 3
+            model = second.model
+            assert (second.sampling.seed, model.sampling.seed) == (9, 3)
             assert not model.loop.is_closed()
         assert model.loop.is_closed()
         with open_judges(f"server:{url}", passes=1, seed=5) as (greedy,):

@@ -157,20 +157,20 @@ def test_pooled_traces_have_the_mean_score_and_the_words_of_the_nearest():
     assert pool.score == pool.expected == pytest.approx(5.0)
     assert pool.thought == "middle"
     assert pool.samples == (2, 6, 7)
-    assert pool.spread == pytest.approx(math.sqrt((9 + 1 + 4) / 2))
+    assert pool.std == pytest.approx(math.sqrt((9 + 1 + 4) / 2))
     assert pool.agreement == pytest.approx(2 / 3)
 
 
 def test_a_trace_without_a_score_is_left_out_of_the_mean_and_seen_in_the_samples():
     pool = pooled([FAILED, trace(4, 1), trace(8, 1)])
     assert (pool.score, pool.samples, pool.agreement) == (6.0, (None, 4.0, 8.0), 1.0)
-    assert pool.spread == pytest.approx(math.sqrt(8))
+    assert pool.std == pytest.approx(math.sqrt(8))
     assert pool.failure is None
 
 
 def test_one_readable_trace_has_neither_spread_nor_agreement():
     pool = pooled([FAILED, trace(4, 1)])
-    assert (pool.score, pool.samples, pool.spread, pool.agreement) == (4.0, (None, 4.0), None, None)
+    assert (pool.score, pool.samples, pool.std, pool.agreement) == (4.0, (None, 4.0), None, None)
 
 
 def test_where_no_trace_can_be_read_the_first_failure_stands():

@@ -22,9 +22,9 @@ from rrm.perf.serving import edits
 from rrm.prompts import Style, write_answer, write_principles
 from rrm.records import Choice, EditToJudge, Failure, Principle, TaskToDecompose, Token
 from rrm.reward import open_reward
-from rrm.reward.asking import Progress, Question, Reply
+from rrm.reward.backend import Progress, Question, Reply
 from rrm.reward.local import LocalBackend
-from rrm.reward.model import Asking, RewardModel
+from rrm.reward.model import RewardModel, Sampling
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import rate_messages
 
@@ -129,7 +129,7 @@ def test_the_requirement_is_asked_in_every_mode_and_is_part_of_a_task():
     ]
     assert sum("keep the frame" in text for text in asked) == 2
     backend = Fake(lambda question: (Choice("3"),))
-    with RewardModel(backend, Asking("logits")) as model:
+    with RewardModel(backend, Sampling("logits")) as model:
         model.judge(GREY, WHITE, "edit 1", (), "keep the frame")
         assert 'Requirement: "keep the frame"' in model.prompt("edit 1", (), "keep the frame")
     assert 'Requirement: "keep the frame"' in text_of(backend.asked[0])
@@ -173,20 +173,20 @@ def test_a_holistic_judge_is_shown_no_principles_and_asked_for_none():
 def test_several_traces_are_pooled():
     traces = tuple(Choice(write_answer((v,), s)) for v, s in ((1, 4.0), (1, 8.0), (0, 6.0)))
     with RewardModel(
-        Fake(lambda question: (*traces, Choice("?", finish_reason="length"))), Asking(k=4, temperature=0.7)
+        Fake(lambda question: (*traces, Choice("?", finish_reason="length"))), Sampling(k=4, temperature=0.7)
     ) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
-    assert (judgement.score, judgement.samples, judgement.spread) == (6.0, (4.0, 8.0, 6.0, None), 2.0)
+    assert (judgement.score, judgement.samples, judgement.std) == (6.0, (4.0, 8.0, 6.0, None), 2.0)
     assert judgement.agreement == pytest.approx(2 / 3)
 
 
 def test_a_rating_of_zero_to_five_is_put_on_ten_and_needs_no_principles():
     backend = Fake(lambda question: (Choice("4", finish_reason="length", tokens=(Token("4", {"4": 0.6, "5": 0.2}),)),))
-    with RewardModel(backend, Asking(mode="logits")) as model:
+    with RewardModel(backend, Sampling(mode="logits")) as model:
         judgement = model.judge(GREY, WHITE, "edit 1")
     assert (judgement.score, judgement.mass) == (pytest.approx(8.5), pytest.approx(0.8))
     assert [(q.max_tokens, q.watched) for q in backend.asked] == [(1, ("0", "1", "2", "3", "4", "5"))]
-    with RewardModel(Fake(lambda question: (Choice("4"),)), Asking(mode="logits")) as model:
+    with RewardModel(Fake(lambda question: (Choice("4"),)), Sampling(mode="logits")) as model:
         failure = model.judge(GREY, WHITE, "edit 1").failure
     assert failure is not None
     assert failure.kind == "empty"
@@ -196,7 +196,7 @@ def test_an_expectation_needs_a_trace_that_can_be_read():
     text = write_answer((1,), 8.0)
     head, tail = text.split("8.0")
     tokens = (Token(head, {head: 1.0}), Token("8.0", {"8.0": 0.5, "7.0": 0.5}), Token(tail, {tail: 1.0}))
-    with RewardModel(Fake(lambda question: (Choice(text, tokens=tokens),)), Asking(mode="expectation")) as model:
+    with RewardModel(Fake(lambda question: (Choice(text, tokens=tokens),)), Sampling(mode="expectation")) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
         assert (judgement.score, judgement.mass) == (7.5, 1.0)
         assert judgement.read is not None
@@ -216,7 +216,7 @@ def test_an_expectation_needs_a_trace_that_can_be_read():
 )
 def test_a_way_of_asking_that_makes_no_sense_is_refused(asking, message):
     with pytest.raises(InputError, match=message):
-        Asking(**asking)
+        Sampling(**asking)
 
 
 def test_it_is_asked_from_plain_code_and_from_inside_a_running_loop_alike():
@@ -237,7 +237,13 @@ def test_it_is_asked_from_plain_code_and_from_inside_a_running_loop_alike():
 
 
 def test_the_fingerprint_tells_every_way_of_asking_apart():
-    ways = [Asking(), Asking(mode="logits"), Asking(k=2, temperature=0.7), Asking(k=2, temperature=0.8), Asking(seed=1)]
+    ways = [
+        Sampling(),
+        Sampling(mode="logits"),
+        Sampling(k=2, temperature=0.7),
+        Sampling(k=2, temperature=0.8),
+        Sampling(seed=1),
+    ]
     models = [RewardModel(Fake(well), way) for way in ways]
     assert len({model.fingerprint for model in models}) == len(ways)
     for model in models:
@@ -271,7 +277,7 @@ def test_a_spec_says_how_the_model_is_asked(monkeypatch):
         LocalBackend, "load", lambda folder, batch: Fake(well) if (str(folder), batch) == (str(BASE), 8) else None
     )
     with open_reward(f"rrm:{BASE}?batch=8&k=4&max_tokens=99&seed=3") as model:
-        assert model.asking == Asking("reasoning", 4, 0.7, 3)
+        assert model.sampling == Sampling("reasoning", 4, 0.7, 3)
         assert model.backend.max_tokens == 99
 
 
@@ -295,8 +301,8 @@ def test_the_local_backend_gives_the_judges_greedy_answers(local, asked):
 
 
 def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token_is_the_likeliest(local, asked):
-    with RewardModel(local, Asking(mode="expectation")) as model:
-        questions = [model._question(e, e.principles, (e.source, e.edited)) for e in asked]
+    with RewardModel(local, Sampling(mode="expectation")) as model:
+        questions = [model._question(e, e.principles, (e.source, e.edited), model.sampling) for e in asked]
         replies = local.answer(questions, lambda *_: None)
         judgements = model.judge_many(asked)
     for reply in replies:
@@ -319,7 +325,7 @@ def test_the_logits_mode_is_the_softmax_over_the_six_digits_logits(local, asked)
     assert [len(one) for one in ids] == [1] * 6
     digits = torch.stack([logits[one[0]] for one in ids])
     expected = float((digits.softmax(0) * torch.arange(6)).sum()) / 5 * 10
-    with RewardModel(local, Asking(mode="logits")) as model:
+    with RewardModel(local, Sampling(mode="logits")) as model:
         judgements = model.judge_many(asked)
     assert judgements[0].score == pytest.approx(expected, abs=1e-3)
     assert all(j.score is not None and j.mass is not None for j in judgements)
@@ -331,7 +337,7 @@ def test_four_traces_are_four_samples_the_same_for_a_seed_and_leave_the_callers_
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    with RewardModel(local, Asking(k=4, temperature=0.7, seed=2)) as model:
+    with RewardModel(local, Sampling(k=4, temperature=0.7, seed=2)) as model:
         first, again = model.judge_many(asked[:2]), model.judge_many(asked[:2])
     assert torch.equal(torch.rand(3), expected)
     assert [len(j.samples) for j in first] == [4, 4]

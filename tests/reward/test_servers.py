@@ -25,7 +25,7 @@ from rrm.records import EditToJudge, Principle, TaskToDecompose
 from rrm.reward import open_reward, servers
 from rrm.reward.expectation import RATINGS
 from rrm.reward.listing import single_tokens
-from rrm.reward.model import Asking, RewardModel
+from rrm.reward.model import RewardModel, Sampling
 from rrm.reward.servers import Patience, Server, ServerBackend
 
 PRINCIPLES = (Principle(question="Is the circle red?", category="follow"),)
@@ -158,7 +158,7 @@ def edits(count: int) -> list[EditToJudge]:
 
 
 def connected(
-    urls: list[str], asking: Asking | None = None, model: Any = None, style: Any = None, **patience: Any
+    urls: list[str], asking: Sampling | None = None, model: Any = None, style: Any = None, **patience: Any
 ) -> RewardModel:
     waits = Patience(**{"deadline": 20.0, "attempt": 5.0, **patience})
     return RewardModel(ServerBackend.connect(urls, model, style, patience=waits), asking)
@@ -251,7 +251,7 @@ def test_probabilities_of_the_wrong_type_are_a_servers_fault_as_well():
         *({"content": [{"token": "8", "logprob": 0.0, "top_logprobs": []} | entry]} for entry in WRONG_ENTRIES),
     ]
     fake = Fake(lambda body, number: encoded(completion(write_answer((1,), 8.0), logprobs=logprobs)))
-    with running(fake) as urls, connected(urls, Asking(mode="expectation"), deadline=0.15) as model:
+    with running(fake) as urls, connected(urls, Sampling(mode="expectation"), deadline=0.15) as model:
         for logprobs in wrong:
             assert kinds(well_again(model).judge_many(edits(2))) == ["server_gone"] * 2, logprobs
 
@@ -478,8 +478,8 @@ def test_a_server_of_ours_tells_style_weights_and_the_ids_of_the_digits():
 def test_without_ids_of_the_digits_the_likeliest_tokens_are_asked_for():
     fake = Fake(good)
     fake.tokenize = lambda text: None
-    with running(fake) as urls, connected(urls, Asking(mode="logits")) as model:
-        body = model.backend.request(model._question(edits(1)[0], (), (GREY, GREY))).body()
+    with running(fake) as urls, connected(urls, Sampling(mode="logits")) as model:
+        body = model.backend.request(model._question(edits(1)[0], (), (GREY, GREY), model.sampling)).body()
     assert body["top_logprobs"] == 20
     assert "logprob_token_ids" not in body
 
@@ -554,12 +554,12 @@ def test_a_server_that_was_given_up_works_again_when_it_is_back():
 def test_what_is_sent_spells_out_sampling_and_asks_for_what_a_mode_reads():
     fake = Fake(good)
     with running(fake) as urls:
-        for asking in (Asking(), Asking(k=3, temperature=0.7), Asking(mode="expectation")):
+        for asking in (Sampling(), Sampling(k=3, temperature=0.7), Sampling(mode="expectation")):
             with connected(urls, asking) as model:
                 judgement = model.judge_many(edits(1))[0]
             assert (judgement.failure is None) == (asking.mode == "reasoning")
-        with connected(urls, Asking(mode="logits")) as model:
-            question = model._question(edits(1)[0], (), (GREY, GREY))
+        with connected(urls, Sampling(mode="logits")) as model:
+            question = model._question(edits(1)[0], (), (GREY, GREY), model.sampling)
             body = model.backend.request(question).body()
     greedy, several, weighed = fake.bodies
     assert (greedy["n"], greedy["temperature"], greedy["top_p"], greedy["max_tokens"]) == (1, 0.0, 1.0, 128)
