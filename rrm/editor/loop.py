@@ -33,6 +33,7 @@ from rrm.records import EditToJudge, Failure
 from rrm.runtime.checkpoints import keep_newest, newest_whole, seal
 from rrm.runtime.disk import written_at_once
 from rrm.runtime.signals import asked_to_stop
+from rrm.runtime.trackers import opened_tracker
 
 CHECKPOINTS, STATE, METRICS, MODEL = "checkpoints", "state.pt", "metrics.jsonl", "model"
 KEPT = 2
@@ -95,7 +96,8 @@ def train(
         # rows written after the checkpoint belong to epochs that are about to be run again
         partial.write_text("".join(json.dumps(row) + "\n" for row in run.rows))
     bar = tqdm(total=config.epochs, initial=run.epoch, desc=f"editor {config.algorithm}", mininterval=2)
-    with bar, asked_to_stop() as asked:
+    tracker = opened_tracker(config.report_to, f"editor-{config.algorithm}", out / "tensorboard")
+    with bar, asked_to_stop() as asked, tracker as report:
         while run.epoch < config.epochs:
             begin = time.monotonic()
             row = {"epoch": run.epoch, **one_epoch(config, algorithm, run, tasks, reward, truth)}
@@ -104,6 +106,7 @@ def train(
             run.epoch += 1
             with (out / METRICS).open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            report(row, run.epoch)
             if run.epoch % config.save_every == 0 or run.epoch == config.epochs or asked():
                 run.save(out / CHECKPOINTS)
             bar.update()

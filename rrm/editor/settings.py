@@ -10,6 +10,7 @@ from pydantic import Field
 from rrm.config import Config
 from rrm.editor.groups import FilterRule, Spread
 from rrm.errors import InputError
+from rrm.runtime.trackers import ReportTo
 
 NFT_ONLY = ("nft_beta", "ref_weight", "timesteps")
 GRPO_ONLY = ("noise", "sde_steps", "clip_range", "kl_weight")
@@ -50,6 +51,8 @@ class EditorConfig(Config):
     learning_rate: float = Field(gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     save_every: int = Field(6, ge=1)
+    report_to: ReportTo = "none"
+    """Where metrics go beside metrics.jsonl; tensorboard writes into `out`/tensorboard."""
 
     a_max: float = Field(5.0, gt=0)
     normalize_over: Spread = "epoch"

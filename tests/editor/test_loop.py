@@ -327,6 +327,22 @@ def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
     assert len(asked) == config.groups
 
 
+def test_metrics_go_to_the_tracker_that_is_named(world, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = run(world, tmp_path, config_of(world, "nft", report_to="tensorboard"))
+    (folder,) = {path.parent for path in (tmp_path / "tensorboard").rglob("events.out*")}
+    events = EventAccumulator(str(folder)).Reload()
+    reported = [event.value for event in events.Scalars("reward_mean")]
+    assert reported == pytest.approx([row["reward_mean"] for row in rows])
+
+
+def test_a_tracker_that_is_not_installed_is_one_sentence(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("rrm.runtime.trackers.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        run(world, tmp_path, config_of(world, "nft", report_to="wandb"))
+
+
 def test_settings_of_the_other_algorithm_are_refused(world):
     with pytest.raises(InputError, match="'kl_weight' does nothing with algorithm: nft"):
         config_of(world, "nft", kl_weight=0.1).check()
