@@ -29,7 +29,7 @@ BASE = Path("rrm/sandbox/checkpoints/rrm-base")
 
 @pytest.fixture(scope="module")
 def base():
-    model, processor = load(ROOT / BASE, "float32")
+    model, processor = load(ROOT / BASE, "float32", fast=True)
     return model.eval(), processor
 
 
@@ -138,7 +138,7 @@ def test_every_step_draws_from_the_logits_of_a_whole_forward(base, six, monkeypa
 
 def test_bfloat16_stays_within_its_own_error(base, six, monkeypatch):
     seen = record_scores(monkeypatch)
-    low, _ = load(ROOT / BASE, "bfloat16")
+    low, _ = load(ROOT / BASE, "bfloat16", fast=True)
     for model in (low.eval(), base[0]):
         complete(model, six, sampling(1))
     assert (seen[0] - seen[1]).abs().mean() < 0.05 * seen[1].std()
@@ -147,7 +147,7 @@ def test_bfloat16_stays_within_its_own_error(base, six, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_greedy_answers_on_a_gpu_are_those_of_generate(six):
-    model, _ = load(ROOT / BASE, "float32")
+    model, _ = load(ROOT / BASE, "float32", fast=True)
     model = model.eval().cuda()
     batch = {name: value.cuda() for name, value in six.items()}
     config = greedy(model, batch)
@@ -291,7 +291,7 @@ def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_c
         max_tokens=12,
     )
     dataset = build_dataset(read_pairs(training_data), "brief", ImageStore(training_data / "images"))
-    model, processor = load(tiny_checkpoint, "float32")
+    model, processor = load(tiny_checkpoint, "float32", fast=True)
     trainer = FastGCPOTrainer(
         model=model, args=arguments(config, tmp_path, 1), train_dataset=dataset, processing_class=processor,
         peft_config=lora(rank), rollouts=tmp_path / "rollouts",

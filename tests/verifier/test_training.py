@@ -320,7 +320,7 @@ def test_a_checkpoint_in_the_folder_that_would_be_set_aside_is_refused(tmp_path,
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(stage.model_dump(mode="json")))
     monkeypatch.setattr(sys, "argv", ["sft", "--config", str(tmp_path / "sft.yaml")])
     with pytest.raises(InputError, match="name another 'out'"):
-        run_training("sft", None, SFTStage, train)
+        run_training("sft", stage, train)
     assert not out.exists()
 
 
