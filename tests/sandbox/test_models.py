@@ -108,7 +108,12 @@ def test_batched_vision_attention_equals_the_stock_one(tiny_checkpoint, processo
     batch_vision_attention(stock)
     assert torch.allclose(stock(**inputs).logits, expected, atol=1e-5)
     mixed = processor.image_processor(images=[draw(sample_scene(rng)), Image.new("RGB", (112, 56))], return_tensors="pt")
-    both = [load(tiny_checkpoint, fast=True)[0].eval().model.visual(mixed["pixel_values"], grid_thw=mixed["image_grid_thw"]).pooler_output]
+    both = [
+        load(tiny_checkpoint, fast=True)[0]
+        .eval()
+        .model.visual(mixed["pixel_values"], grid_thw=mixed["image_grid_thw"])
+        .pooler_output
+    ]
     plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
     both.append(plain.model.visual(mixed["pixel_values"], grid_thw=mixed["image_grid_thw"]).pooler_output)
     assert torch.allclose(*(torch.cat(list(b)) if isinstance(b, tuple | list) else b for b in both), atol=1e-5)
