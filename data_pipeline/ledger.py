@@ -7,7 +7,7 @@ What is stored is checked when it is read: an answer that cannot be read counts 
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from data_pipeline.database import Connection, Damaged, Unwritable, open_database
 from rrm.records import Choice, Failure
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -181,7 +183,7 @@ class Ledger:
                 self.write(self.unwritten[-1])
                 self.unwritten.pop()
         except Unwritable:
-            print(f"{len(self.unwritten)} answers found no room in {self.path} and are asked for again", file=sys.stderr)
+            log.warning("%d answers found no room in %s and are asked for again", len(self.unwritten), self.path)
         finally:
             self.base.close()
 

@@ -17,9 +17,9 @@ without principles.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +42,8 @@ from rrm.images import ImageStore
 from rrm.rows.sources import fingerprint_files
 from rrm.runtime import local_servers
 from rrm.runtime.stage import previous, run_stage
+
+log = logging.getLogger(__name__)
 
 ENGINES = ("local", "ray")
 
@@ -100,7 +102,7 @@ def read_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStor
     take_in(config, book, ledger, store)
     if lost := damaged(book, store):
         again = True
-        print(f"{len(lost)} stored images are missing or damaged: they are read again from their sources", file=sys.stderr)
+        log.warning("%d stored images are missing or damaged: they are read again from their sources", len(lost))
         book.begin()
         take_in(config, book, ledger, store)
         if damaged(book, store):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -18,6 +18,8 @@ from typing import Any
 from data_pipeline.database import Connection, Damaged, open_database
 from rrm.errors import InputError
 from rrm.records import Failure, PreferencePair, Principle, Quadruple, Quarantined, Task
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE tasks (
@@ -78,7 +80,7 @@ class Workbook:
                     return True
                 self.base.close()
                 return False
-        print(f"{self.path} is damaged and is made anew; nothing in it was paid for", file=sys.stderr)
+        log.warning("%s is damaged and is made anew; nothing in it was paid for", self.path)
         return False
 
     def open(self) -> Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,6 +16,8 @@ from rrm.records import Failure, Judgement, Record
 from rrm.rows.text import open_text
 from rrm.runtime.disk import written_at_once
 from rrm.runtime.secrets import mask
+
+log = logging.getLogger(__name__)
 
 TRANSIENT = ("timed_out", "server_gone", "rejected")
 """Transient failures (of a server, an account or its settings); retried on the next run."""
@@ -131,10 +133,10 @@ class AnswerCache(Generic[Row]):
             else:
                 self.rows[row.key] = row  # type: ignore[assignment]
         if self.unreadable:
-            print(
-                f"{self.unreadable} lines of {path} cannot be read; what they were of is asked "
-                "again",
-                file=sys.stderr,
+            log.warning(
+                "%d lines of %s cannot be read; what they were of is asked again",
+                self.unreadable,
+                path,
             )
 
     def __getitem__(self, key: str) -> Row:

@@ -5,6 +5,7 @@ A stage that is done is skipped, one that was interrupted carries on; the last l
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from rrm.errors import InputError
+
+log = logging.getLogger(__name__)
 
 STAGES = (
     ("world", "world.yaml"),
@@ -46,7 +49,7 @@ def run(configs: Path) -> None:
     if missing:
         raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
     for number, (stage, config) in enumerate(STAGES, 1):
-        print(f"── {number}/{len(STAGES)} {Path(config).stem.replace('_', '-')} ──", flush=True)
+        log.info("── %d/%d %s ──", number, len(STAGES), Path(config).stem.replace("_", "-"))
         code = run_politely([sys.executable, "-m", "rrm", stage, "--config", str(configs / config)])
         if code != 0:
             raise SystemExit(code)

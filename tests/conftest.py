@@ -16,6 +16,7 @@ import rrm.cli.sandbox  # noqa: F401  `teacher_url: sandbox` is a server that th
 from rrm.images import ImageStore
 from rrm.prompts import write_answer, write_principles
 from rrm.records import PreferencePair, Record, SFTRow
+from rrm.runtime.logs import set_up
 from rrm.sandbox.edits import decompose, human_utility, sample_steps, true_verdicts, write_instruction
 from rrm.sandbox.language import think
 from rrm.sandbox.reading import read_scene
@@ -23,6 +24,7 @@ from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
 
 torch.set_num_threads(2)
+set_up()  # records of progress are lines on stderr, as in a command
 
 
 def write_records(path: Path, records: list[Record]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import os
 import ssl
-import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -25,6 +25,8 @@ from rrm.chat.waits import asked_wait, backoff
 from rrm.errors import InputError
 from rrm.records import Failure
 from rrm.runtime.secrets import key_of, know_url
+
+log = logging.getLogger(__name__)
 
 PER_POOL = 16
 """Requests at once in one pool of connections: httpx takes longer per request the more a pool holds."""
@@ -178,7 +180,7 @@ class ChatClient:
         """Notes, and says once, that the server is asked for one answer at a time."""
         if not self.one_by_one:
             self.one_by_one = True
-            print(f"note: {self.where} does not take 'n', and is asked for one answer at a time", file=sys.stderr)
+            log.warning("%s does not take 'n', and is asked for one answer at a time", self.where)
 
 
 def content_of(body: Form | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ nor opens files that a request names. It ends with the command, also where that 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ from rrm.runtime.signals import closed_when_killed
 from rrm.runtime.stage import content_digest
 from rrm.runtime.watcher import Watcher
 from rrm.verifier.checkpoint import check_checkpoint, style_of
+
+log = logging.getLogger(__name__)
 
 NOWHERE = "no-domain.invalid"
 """The only domain that images may be fetched from: a name that the internet's standards keep unused."""
@@ -242,22 +245,18 @@ def serving_replicas(serving: Serving, logs: Path) -> Iterator[list[Replica]]:
 
 def serve(serving: Serving, logs: Path) -> None:
     """The command: serves until it is stopped, or until every replica has ended. A replica that ends is named; the others go on."""
-    print(f"starting {serving.replicas} server(s) for {serving.model} (logs in {logs})", flush=True)
+    log.info("starting %d server(s) for %s (logs in %s)", serving.replicas, serving.model, logs)
     with serving_replicas(serving, logs) as replicas:
         spec = "server:" + ",".join(replica.url for replica in replicas)
         keyed = key_of(serving.key_variable) is not None
         print(f"ready: {spec}" + (f", key in ${serving.key_variable}" if keyed else ""), flush=True)
         if not keyed and serving.host not in LOOPBACK:
-            print(
-                f"note: whoever reaches {serving.host} may use it; set ${serving.key_variable} to a key",
-                file=sys.stderr,
-                flush=True,
-            )
+            log.warning("whoever reaches %s may use it; set $%s to a key", serving.host, serving.key_variable)
         alive = list(replicas)
         while alive:
             for replica in [r for r in alive if r.process.poll() is not None]:
                 alive.remove(replica)
                 replica.stop()  # what it started may live on
-                print(f"{replica.url} has ended ({last_error(replica.log)}); {len(alive)} left", file=sys.stderr, flush=True)
+                log.warning("%s has ended (%s); %d left", replica.url, last_error(replica.log), len(alive))
             time.sleep(1)
     raise InputError(f"Every server has ended; their last words are in {logs}.")

@@ -6,8 +6,8 @@ A question ends as a reply or as a named failure before its deadline, once: an a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,8 @@ from rrm.reward.backend import LIKELIEST, Progress, Question, Reply
 from rrm.reward.expectation import RATINGS
 from rrm.reward.listing import ALIAS, listed, single_tokens
 from rrm.verifier.messages import Message
+
+log = logging.getLogger(__name__)
 
 COOLING, LONGEST_COOLING = 0.5, 30.0
 """Seconds that a server is left alone after its first fault in a row, and at most."""
@@ -127,7 +129,7 @@ class ServerBackend:
             raise InputError(f"Name the model, with model=NAME: the server at {url} {has}.")
         for url, names in served.items():
             if names and model not in names:
-                print(f"note: the server at {url} lists no model '{model}', but {', '.join(names[:8])}", file=sys.stderr)
+                log.warning("the server at %s lists no model '%s', but %s", url, model, ", ".join(names[:8]))
         ours = first is not None and all(known.values())
         asked: Any = style or (first["style"] if first is not None and ours else "full")
         weights = f"served|{first['digest']}" if first is not None and ours else f"endpoint|{model}"
@@ -148,7 +150,7 @@ class ServerBackend:
         for server in self.servers:
             await server.client.close()
             if server.ill is not None and not server.answers and any(other.answers for other in self.servers):
-                print(f"note: one server answered nothing, and others did its work: {server.ill.detail}", file=sys.stderr)
+                log.warning("one server answered nothing, and others did its work: %s", server.ill.detail)
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question, in their order, whichever server gave it.

@@ -6,11 +6,14 @@ A folder of checkpoints holds `checkpoint-<step>` folders. The last file that is
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
 from rrm.errors import InputError
 from rrm.runtime.stage import read_note, write_json
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """{"files": {path within the folder: {"bytes": size, "hash": `sampled_hash`}}}"""
@@ -82,15 +85,15 @@ def newest_whole(folder: Path) -> Path | None:
     for checkpoint in checkpoints_in(folder):
         if (damage := damage_of(checkpoint)) is None:
             if damaged:
-                print(f"the newest whole checkpoint is {checkpoint}: training carries on from there", flush=True)
+                log.info("the newest whole checkpoint is %s: training carries on from there", checkpoint)
             return checkpoint
         damaged += 1
         aside = checkpoint.with_name("damaged-" + checkpoint.name)
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
-        print(f"{checkpoint} is not whole ({damage}); it is now {aside.name}", flush=True)
+        log.warning("%s is not whole (%s); it is now %s", checkpoint, damage, aside.name)
     if damaged:
-        print(f"no whole checkpoint is left in {folder}: training starts anew, and nothing there is deleted", flush=True)
+        log.warning("no whole checkpoint is left in %s: training starts anew, and nothing there is deleted", folder)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import shlex
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from rrm.errors import InputError
 from rrm.runtime.secrets import mask
+
+log = logging.getLogger(__name__)
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS}
 """What a file system without locks answers, or a parent folder in which the lock file cannot be made."""
@@ -95,7 +98,7 @@ def locked(out: str | Path) -> Iterator[None]:
         if error.errno not in NO_LOCKS:
             raise
         why = f"no lock at {path} ({error.strerror}): a second run on {out} at the same time would not be noticed"
-        print(f"warning: {why}", file=sys.stderr, flush=True)
+        log.warning("%s", why)
         yield
         return
     if descriptor is None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, a terminal that closes."""
@@ -59,7 +61,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
         if number in came:
             raise KeyboardInterrupt
         if not came:
-            print("stopping as soon as what was trained so far is saved; once more: at once", file=sys.stderr, flush=True)
+            log.info("stopping as soon as what was trained so far is saved; once more: at once")
         came.add(number)
 
     with handled(POLITE, note):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -17,9 +18,12 @@ from typing import Any, Protocol
 from rrm.errors import InputError, NothingMade
 from rrm.runtime.disk import disk_troubles_named, written_at_once
 from rrm.runtime.lock import locked
+from rrm.runtime.logs import set_up
 from rrm.runtime.screen import guarded_screen
 from rrm.runtime.secrets import mask
 from rrm.runtime.signals import closed_when_killed
+
+log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DONE, STARTED = "stage.json", "started.json"
@@ -134,7 +138,7 @@ def set_aside(out: Path, why: str = "config or inputs changed") -> None:
         target.rename(older)
     out.rename(target)
     shutil.rmtree(older, ignore_errors=True)
-    print(f"{why}: what {out} held is now in {target}", flush=True)
+    log.info("%s: what %s held is now in %s", why, out, target)
 
 
 def remove_if_nothing_was_made(out: Path) -> None:
@@ -186,7 +190,7 @@ def run_locked(
         set_aside(out, afresh)
     done, started = (read_own(out / note, fingerprint) for note in (DONE, STARTED))
     if done is not None and done["fingerprint"] == fingerprint:
-        print(f"[{name}] done already: {out}")
+        log.info("[%s] done already: %s", name, out)
         say_account(name, done["result"])
         return dict(done["result"])
     if int(os.environ.get("RANK", "0")) > 0:  # the first process of a distributed job keeps the books
@@ -198,7 +202,7 @@ def run_locked(
         started = None
     before = float(started["seconds"]) if started else 0.0
     write_json(out / STARTED, {"fingerprint": fingerprint, "seconds": before})
-    print(f"[{name}] {'carries on' if started else 'starts'}: {out}", flush=True)
+    log.info("[%s] %s: %s", name, "carries on" if started else "starts", out)
     with clock(out / STARTED, fingerprint, before) as spent:
         try:
             result = work(out)
@@ -213,7 +217,7 @@ def run_locked(
         report = {"name": name, "fingerprint": fingerprint, "seconds": spent(), "peak_rss_mb": peak_rss_mb()}
     write_json(out / DONE, {**report, "result": result})
     (out / STARTED).unlink()
-    print(f"[{name}] {report['seconds']:.0f} s, peak {report['peak_rss_mb']:.0f} MB → {out}", flush=True)
+    log.info("[%s] %.0f s, peak %.0f MB → %s", name, report["seconds"], report["peak_rss_mb"], out)
     say_account(name, result)
     return result
 
@@ -251,7 +255,7 @@ def check_unchanged(inputs: Sequence[str | Path], prints: Sequence[str], out: Pa
 def say_account(name: str, result: Mapping[str, Any]) -> None:
     """Prints what became of the stage's rows, if it has any."""
     if "account" in result:
-        print(f"[{name}] {account_line(result['account'])}", flush=True)
+        log.info("[%s] %s", name, account_line(result["account"]))
 
 
 def command(run: Callable[[], None]) -> None:
@@ -262,6 +266,7 @@ def command(run: Callable[[], None]) -> None:
     on. Anything else is a fault of this software, and leaves its traceback (1). Nothing that is printed shows a key or
     steers the terminal.
     """
+    set_up()
     with guarded_screen():
         try:
             with closed_when_killed(), disk_troubles_named():

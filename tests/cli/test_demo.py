@@ -67,7 +67,7 @@ def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rrm.demo.run_politely", lambda command: forked(command).returncode)
     run(configs)  # ends the test where a stage fails
-    assert capsys.readouterr().out.count("done already") >= len(done)
+    assert capsys.readouterr().err.count("done already") >= len(done)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -168,7 +168,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_it_and_the_run_ends_the_
         "checkpoint-4",
         "damaged-checkpoint-3",
     ]
-    assert "checkpoint-3 is not whole (state.pt has" in capsys.readouterr().out
+    assert "checkpoint-3 is not whole (state.pt has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -354,10 +354,10 @@ def test_the_command_trains_once_and_then_says_it_is_done(world, tmp_path, capsy
     values = json.loads(config_of(world, "nft", out=tmp_path / "out", epochs=1).model_dump_json(exclude_unset=True))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     invoke(["edit", "--config", str(tmp_path / "config.yaml")])
-    assert "starts" in capsys.readouterr().out
+    assert "starts" in capsys.readouterr().err
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     invoke(["edit", "--config", str(tmp_path / "config.yaml")])
-    assert "done already" in capsys.readouterr().out
+    assert "done already" in capsys.readouterr().err
 
 
 class Lent:

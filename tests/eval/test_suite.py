@@ -366,7 +366,7 @@ def test_the_stage_compares_models_and_is_skipped_when_done(tmp_path, capsys):
     assert difference["half_tie"] == pytest.approx(models["teacher"]["half_tie"] - models["chance"]["half_tie"])
     assert "overall" in capsys.readouterr().out
     assert run_suite(config, "the command") == json.loads(json.dumps(result))
-    assert "done already" in capsys.readouterr().out
+    assert "done already" in capsys.readouterr().err
 
 
 def test_chance_is_the_same_for_the_same_seed():

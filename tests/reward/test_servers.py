@@ -386,7 +386,7 @@ def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_we
     assert 4 <= len(wrong.asked) <= 4 + 4 + seconds / 0.05
     assert len(set(wrong.asked)) == len(wrong.asked)  # none was sent there twice
     said = capsys.readouterr().err
-    assert f"note: one server answered nothing, and others did its work: {urls[0]}: status {status}" in said
+    assert f"warning: one server answered nothing, and others did its work: {urls[0]}: status {status}" in said
     assert urls[1] not in said
 
 

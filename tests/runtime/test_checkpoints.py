@@ -40,7 +40,7 @@ def test_whatever_is_wrong_with_the_newest_checkpoint_the_one_before_it_is_taken
     harm(folder / "checkpoint-10" / name)
     assert newest_whole(folder) == folder / "checkpoint-9"
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-9", "damaged-checkpoint-10"]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"checkpoint-10 is not whole ({'it has no ' if name == MANIFEST and harm is Path.unlink else name}" in said
     assert "carries on from there" in said
 
@@ -50,7 +50,7 @@ def test_where_none_is_whole_that_is_said_and_none_is_deleted(tmp_path, capsys):
     for path in folder.glob("checkpoint-*/optimizer.pt"):
         path.unlink()
     assert newest_whole(folder) is None
-    assert "training starts anew" in capsys.readouterr().out
+    assert "training starts anew" in capsys.readouterr().err
     made(folder, 2)
     (folder / "checkpoint-2/model.safetensors").unlink()
     assert newest_whole(folder) is None  # the name damaged-checkpoint-2 is taken already

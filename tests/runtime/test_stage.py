@@ -138,7 +138,7 @@ def test_the_last_line_says_what_became_of_the_rows_and_nothing_at_all_is_exit_c
     rows = {"account": account(12, 9, {"unparseable": 1, "timed_out": 2, "refused": 0})}
     for _ in range(2):
         run_stage("bake", tmp_path / "out", Baking(oven=1), [], lambda out: rows)
-        last = capsys.readouterr().out.splitlines()[-1]
+        last = capsys.readouterr().err.splitlines()[-1]
         assert last == "[bake] 12 rows in, 9 out, 3 failed: 2 timed_out, 1 unparseable"
 
     def burn(out: Path) -> dict:
@@ -196,9 +196,10 @@ def test_a_disk_that_fails_ends_a_stage_with_one_sentence_and_code_2_and_what_wa
     with pytest.raises(SystemExit) as caught:
         command(lambda: run_stage("bake", out, Baking(oven=1), [], bake) and None)
     assert caught.value.code == 2
-    said_on_screen = capsys.readouterr().err
-    assert said_on_screen.startswith("error: " + said.replace("OUT", str(out)))
-    assert said_on_screen.count("\n") == 1
+    started, *sentences = capsys.readouterr().err.splitlines()
+    assert started == f"[bake] starts: {out}"
+    assert len(sentences) == 1
+    assert sentences[0].startswith("error: " + said.replace("OUT", str(out)))
     run_stage("bake", out, Baking(oven=1), [], bake)
     assert seen == [[], ["one.dough"]]
 

@@ -162,7 +162,7 @@ def test_sft_resumed_from_a_checkpoint_ends_with_the_weights_of_an_uninterrupted
     (last / "trainer_state.json").unlink()  # as if killed while writing it
     resumed = run("rrm.verifier.sft", cut, tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "carries on" in resumed.stdout
+    assert "carries on" in resumed.stderr
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut/model")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
