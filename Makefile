@@ -3,7 +3,7 @@ ROOT := $(shell dirname "$(strip $(MAKEFILE_LIST))")
 IN := cd "$(ROOT)" &&
 PY := $(IN) PYTHONPATH= TQDM_MININTERVAL=1 OMP_WAIT_POLICY=PASSIVE .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean world data plan bench-data bench-verifier bench-serving serve doctor bench-gpu sft gcpo eval eval-served edit-nft edit-grpo edit-eval report ablation sandbox-base
+.PHONY: help setup demo test test-slow check clean world data plan bench-data bench-verifier bench-serving serve doctor bench-gpu sft gcpo eval eval-served edit-nft edit-grpo edit-eval report ablation sandbox-base
 
 help: ## list the targets
 	@$(IN) awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -14,8 +14,11 @@ setup: ## install everything into .venv (seconds when that is done)
 demo: setup ## the whole job in the sandbox, offline; ends with the report's path
 	@$(PY) -m rrm demo --configs configs/sandbox
 
-test: setup ## run the tests
-	@$(PY) -m pytest
+test: setup ## run the tests but those of test-slow, on two processes
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: setup ## run the tests that are slow by nature: the whole job in miniature, vLLM, Ray, measured memory
+	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 check: setup ## ruff, mypy and import contracts; whether every extra can be installed on Linux with CUDA
 	@$(PY) -m ruff check . && .venv/bin/python -m ruff format --check . && .venv/bin/python -m mypy && .venv/bin/lint-imports && .venv/bin/python launch/resolve.py

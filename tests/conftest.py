@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rrm.sandbox.reading import read_scene
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import draw, sample_scene
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 set_up()  # records of progress are lines on stderr, as in a command
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from rrm.demo import STAGES, run
@@ -45,6 +46,7 @@ def demo(configs: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path, monkeypatch, capsys):
     configs = shrink(tmp_path)
     first = demo(configs, tmp_path)

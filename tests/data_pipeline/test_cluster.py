@@ -34,6 +34,7 @@ def config_of(world, out, url, **values):
     return DataConfig.model_validate({**base, **values})
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes_and_the_budget_holds_there_too(tmp_path):
     world = tmp_path / "world"
     sizes = {"train_tasks": TASKS, "test_tasks": 1, "candidates_per_task": CANDIDATES, "pair_tasks": 5, "pair_count": 15}

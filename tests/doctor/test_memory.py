@@ -190,6 +190,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_estimate_is_within_a_quarter_of_the_measured_peak(tmp_path, training_data):
     """Every allocation of real steps is counted: of SFT with and without checkpointing, of GCPO with it (else the estimate is a bound)."""
     from rrm.sandbox.models.verifier import build_model, build_processor

@@ -25,7 +25,10 @@ from rrm.reward.servers import filled
 from rrm.verifier.judge import Judge
 from rrm.verifier.messages import judge_messages
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="the serving extra is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="the serving extra is not installed"),
+]
 BASE = Path(rrm.__file__).parent / "sandbox/checkpoints/rrm-base"
 KEY = "sesame"
 
