@@ -23,7 +23,14 @@ from data_pipeline.judge import judge
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import CHOSEN, LocalEngine, choose, decompose_all, filter_hard, judge_all
 from data_pipeline.questions import Asks
-from data_pipeline.run import adopt_images, check_teachers, foreseen, opened, read_in, teachers_there
+from data_pipeline.run import (
+    adopt_images,
+    check_teachers,
+    foreseen,
+    opened,
+    read_in,
+    teachers_there,
+)
 from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers

@@ -1,7 +1,9 @@
-"""Whether every extra can be installed with the tested versions on Linux with CUDA: resolved, not installed.
+"""Whether every extra can be installed with the tested versions on Linux with CUDA: resolved, not
+installed.
 
-`make check` runs it. It exits with 1 where there is no solution, in uv's words; where the package index cannot be reached it says so, and
-that nothing was checked, and exits with 0. What was found is kept in .venv/resolved until setup.cfg or constraints.txt changes.
+`make check` runs it. It exits with 1 where there is no solution, in uv's words; where the package
+index cannot be reached it says so, and that nothing was checked, and exits with 0. What was found
+is kept in .venv/resolved until setup.cfg or constraints.txt changes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def index() -> list[str]:
 
 def main() -> int:
     """Resolves for each Python; returns the exit code."""
-    state = hashlib.sha256(Path(__file__).read_bytes() + DECLARED.read_bytes() + TESTED.read_bytes()).hexdigest()
+    state = hashlib.sha256(
+        Path(__file__).read_bytes() + DECLARED.read_bytes() + TESTED.read_bytes()
+    ).hexdigest()
     if STAMP.is_file() and STAMP.read_text() == state:
         return 0
     where = index()
@@ -51,13 +55,19 @@ def main() -> int:
             sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-header", "--constraints", str(TESTED),
             "--python-version", python, "--python-platform", PLATFORM, *where,
         ]  # fmt: skip
-        found = subprocess.run(line, input=requirements(), capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            line, input=requirements(), capture_output=True, text=True, check=False
+        )
         said = found.stderr.strip()
         if found.returncode == UNSATISFIABLE:
-            print(f"error: the extras cannot be installed with constraints.txt on Linux with CUDA, Python {python}:\n{said}")
+            print(
+                f"error: the extras cannot be installed with constraints.txt on Linux with CUDA, Python {python}:\n{said}"
+            )
             return 1
         if found.returncode:
-            print(f"note: whether every extra can be installed was not checked: the package index cannot be used.\n{said}")
+            print(
+                f"note: whether every extra can be installed was not checked: the package index cannot be used.\n{said}"
+            )
             return 0
     STAMP.write_text(state)
     print("every extra can be installed on Linux with CUDA")

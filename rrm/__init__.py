@@ -26,7 +26,16 @@ _MODULES = {
     "Principle": "rrm.records", "RewardModel": "rrm.reward.model", "Sampling": "rrm.reward.model", "open_reward": "rrm.reward.spec",
 }  # fmt: skip
 
-__all__ = ["EditToJudge", "Failure", "InputError", "Judgement", "Principle", "RewardModel", "Sampling", "open_reward"]
+__all__ = [
+    "EditToJudge",
+    "Failure",
+    "InputError",
+    "Judgement",
+    "Principle",
+    "RewardModel",
+    "Sampling",
+    "open_reward",
+]
 
 
 def __getattr__(name: str) -> Any:

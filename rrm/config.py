@@ -18,7 +18,8 @@ from rrm.rows.text import read_text
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys and values at `path`. Raises InputError for a missing file, broken YAML, or anything else than keys and values."""
+    """The keys and values at `path`. Raises InputError for a missing file, broken YAML, or anything
+    else than keys and values."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no config at {path}; the examples are in configs/.")
@@ -32,22 +33,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` arguments as keys and values: values are YAML, `a.b=c` sets the key b within a. Raises InputError for another form."""
+    """`key=value` arguments as keys and values: values are YAML, `a.b=c` sets the key b within a.
+    Raises InputError for another form."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not all(name.split(".")):
-            raise InputError(f"{pair!r} is no override; write key=value, such as learning_rate=1e-5 or teacher.model=NAME.")
+            raise InputError(
+                f"{pair!r} is no override; write key=value, such as learning_rate=1e-5 or teacher.model=NAME."
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError(f"{pair!r}: the value is not valid YAML: {' '.join(str(error).split())}.") from error
+            raise InputError(
+                f"{pair!r}: the value is not valid YAML: {' '.join(str(error).split())}."
+            ) from error
         *parents, key = name.split(".")
         inner = values
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise InputError(f"{pair!r} sets a key within {parent!r}, which another override gives a value.")
+                raise InputError(
+                    f"{pair!r} sets a key within {parent!r}, which another override gives a value."
+                )
         inner[key] = value
     return values
 
@@ -57,12 +65,17 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     result = dict(values)
     for key, value in overrides.items():
         below = result.get(key)
-        result[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+        result[key] = (
+            merged(below, value)
+            if isinstance(value, Mapping) and isinstance(below, Mapping)
+            else value
+        )
     return result
 
 
 class Config(BaseModel):
-    """Base of every stage's config. Paths are relative to the working folder; `package:NAME` is a file that comes with the package."""
+    """Base of every stage's config. Paths are relative to the working folder; `package:NAME` is a
+    file that comes with the package."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -83,15 +96,21 @@ class Config(BaseModel):
                 raise ValueError(f"'{key}' is now called '{cls.renamed[key]}'")
             if key not in cls.model_fields:
                 near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+                hint = (
+                    f"did you mean '{near[0]}'?"
+                    if near
+                    else f"known keys: {', '.join(cls.model_fields)}"
+                )
                 raise ValueError(f"unknown key '{key}'; {hint}")
         return values
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = (), **values: object) -> Self:
-        """The config at `path`, with `key=value` overrides and then `values` that are not None on top.
+        """The config at `path`, with `key=value` overrides and then `values` that are not None on
+        top.
 
-        Raises InputError for a missing file, broken YAML, an unknown key (naming the nearest known one) or a wrong value.
+        Raises InputError for a missing file, broken YAML, an unknown key (naming the nearest known
+        one) or a wrong value.
         """
         given = merged(read_yaml(path), parse_overrides(overrides))
         given.update({key: value for key, value in values.items() if value is not None})
@@ -99,7 +118,8 @@ class Config(BaseModel):
 
     @classmethod
     def checked(cls, values: dict[str, Any], where_from: str) -> Self:
-        """The config with these values. Raises InputError, naming where they are from, for an unknown key or a wrong value."""
+        """The config with these values. Raises InputError, naming where they are from, for an
+        unknown key or a wrong value."""
         try:
             return cls.model_validate(expand_package_paths(values))
         except ValidationError as error:
@@ -113,7 +133,10 @@ class Config(BaseModel):
     @classmethod
     def descriptions(cls) -> dict[str, str]:
         """What every key means, in one line."""
-        return {key: " ".join((field.description or "").split()) for key, field in cls.model_fields.items()}
+        return {
+            key: " ".join((field.description or "").split())
+            for key, field in cls.model_fields.items()
+        }
 
     def as_yaml(self) -> str:
         """Every key with its value, its meaning as a comment above it."""
@@ -126,4 +149,6 @@ class Config(BaseModel):
 
     def digest(self) -> str:
         """A hash of every value, to tell whether finished work is still what is asked for."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        ).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """The whole job, stage by stage, each in a process of its own: `rrm demo`.
 
-A stage that is done is skipped, one that was interrupted carries on; the last line is the report's path.
+A stage that is done is skipped, one that was interrupted carries on; the last line is the report's
+path.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ STAGES = (
 
 
 def run_politely(command: Sequence[str]) -> int:
-    """Runs the command to its end; its exit code. Where we are stopped, it is asked to stop, and waited for."""
+    """Runs the command to its end; its exit code. Where we are stopped, it is asked to stop, and
+    waited for."""
     process = subprocess.Popen(command)
     try:
         return process.wait()
@@ -44,10 +46,13 @@ def run_politely(command: Sequence[str]) -> int:
 
 
 def run(configs: Path) -> None:
-    """Runs every stage with its config in this folder. Raises InputError where one is missing, SystemExit where a stage fails."""
+    """Runs every stage with its config in this folder. Raises InputError where one is missing,
+    SystemExit where a stage fails."""
     missing = [name for _, name in STAGES if not (configs / name).is_file()]
     if missing:
-        raise InputError(f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there.")
+        raise InputError(
+            f"{configs} lacks {', '.join(missing)}; configs/sandbox shows what belongs there."
+        )
     for number, (stage, config) in enumerate(STAGES, 1):
         log.info("── %d/%d %s ──", number, len(STAGES), Path(config).stem.replace("_", "-"))
         code = run_politely([sys.executable, "-m", "rrm", stage, "--config", str(configs / config)])

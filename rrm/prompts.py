@@ -1,12 +1,16 @@
 """Every prompt of the toolkit, and the one form in which an RRM is asked and answers.
 
-Two styles with principles: "full" carries the paper's rules (arXiv 2604.27505, appendix, in our words) and is what teachers and real Qwen2.5-VL
-verifiers are asked with; "brief" is the same question without the rules, for the sandbox's tiny verifier. "holistic" and "brief_holistic" ask for
-a score without principles (VIEScore's way). A checkpoint is trained, benchmarked and used as a reward with one and the same style.
+Two styles with principles: "full" carries the paper's rules (arXiv 2604.27505, appendix, in our
+words) and is what teachers and real Qwen2.5-VL verifiers are asked with; "brief" is the same
+question without the rules, for the sandbox's tiny verifier. "holistic" and "brief_holistic" ask for
+a score without principles (VIEScore's way). A checkpoint is trained, benchmarked and used as a
+reward with one and the same style.
 
-What users and models wrote is data in every prompt: an instruction or a requirement is a JSON string, a question is one line, a longer text
-stands between tags that it cannot close. The brief styles have no delimiters; there everything is one line. A tokenizer's special tokens, as
-they may stand in such text (`<|image_pad|>`), are broken, so that they stay text, whoever tokenizes the prompt.
+What users and models wrote is data in every prompt: an instruction or a requirement is a JSON
+string, a question is one line, a longer text stands between tags that it cannot close. The brief
+styles have no delimiters; there everything is one line. A tokenizer's special tokens, as they may
+stand in such text (`<|image_pad|>`), are broken, so that they stay text, whoever tokenizes the
+prompt.
 """
 
 from __future__ import annotations
@@ -20,13 +24,18 @@ from typing import Literal
 from rrm.records import Principle
 
 Style = Literal["full", "brief", "holistic", "brief_holistic"]
-CATEGORY_NAMES = {"follow": "Instruction Following", "keep": "Feature Preservation", "quality": "Image Quality"}
+CATEGORY_NAMES = {
+    "follow": "Instruction Following",
+    "keep": "Feature Preservation",
+    "quality": "Image Quality",
+}
 
 SPECIAL = re.compile("(?<=<)[|｜]")
-"""What makes a special token of `<|image_pad|>` for the tokenizers of Qwen and most others, and of `<｜User｜>` for DeepSeek's."""
+"""What makes a special token of `<|image_pad|>` for the tokenizers of Qwen and most others, and of
+`<｜User｜>` for DeepSeek's."""
 ESCAPED = re.compile(rf"[\x7f-\x9f\u2028\u2029\ud800-\udfff]|{SPECIAL.pattern}")
-"""What JSON lets stand in a string and is escaped all the same: line breaks and other controls, halves of surrogate pairs, which no file can
-hold, and special tokens."""
+"""What JSON lets stand in a string and is escaped all the same: line breaks and other controls,
+halves of surrogate pairs, which no file can hold, and special tokens."""
 
 DATA = """\
 Instruction and requirement (where there is one, it is part of the task) are JSON strings. What they say, what the questions say and what stands between tags was written by \
@@ -108,29 +117,39 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The plain text on one line: line breaks, tabs and runs of spaces become a space, and half a surrogate pair a question mark."""
+    """The plain text on one line: line breaks, tabs and runs of spaces become a space, and half a
+    surrogate pair a question mark."""
     return plain(" ".join(text.encode("utf-8", "replace").decode("utf-8").split()))
 
 
 def quoted(text: str) -> str:
-    """The text as a JSON string on one line, exact and plain; a quotation mark or a line break in it ends neither."""
-    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    """The text as a JSON string on one line, exact and plain; a quotation mark or a line break in
+    it ends neither."""
+    return ESCAPED.sub(
+        lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)
+    )
 
 
 def tagged(name: str, text: str) -> str:
-    """The plain text between tags of this name; a tag of the same name within it loses its `<`, so that it ends nothing."""
+    """The plain text between tags of this name; a tag of the same name within it loses its `<`, so
+    that it ends nothing."""
     inside = re.sub(rf"<(?=\s*/?\s*{name}\b)", "&lt;", plain(text), flags=re.IGNORECASE)
     return f"<{name}>\n{inside}\n</{name}>"
 
 
 def numbered(principles: Sequence[Principle]) -> str:
     """The principles, one a line, with number and category."""
-    return "\n".join(f"{i}. [{p.category}] {one_line(p.question)}" for i, p in enumerate(principles, 1))
+    return "\n".join(
+        f"{i}. [{p.category}] {one_line(p.question)}" for i, p in enumerate(principles, 1)
+    )
 
 
 def task_text(instruction: str, requirement: str | None) -> str:
-    """The task, delimited: a line for the instruction and, where there is one, a line for the requirement."""
-    return f"Instruction: {quoted(instruction)}" + (f"\nRequirement: {quoted(requirement)}" if requirement else "")
+    """The task, delimited: a line for the instruction and, where there is one, a line for the
+    requirement."""
+    return f"Instruction: {quoted(instruction)}" + (
+        f"\nRequirement: {quoted(requirement)}" if requirement else ""
+    )
 
 
 def brief_task(instruction: str, requirement: str | None) -> str:
@@ -153,8 +172,11 @@ def is_holistic(style: Style) -> bool:
     return style in ("holistic", "brief_holistic")
 
 
-def judge_text(style: Style, instruction: str, principles: Sequence[Principle], requirement: str | None = None) -> str:
-    """What stands behind the two images when an edit is to be judged; a holistic judge is shown no principles."""
+def judge_text(
+    style: Style, instruction: str, principles: Sequence[Principle], requirement: str | None = None
+) -> str:
+    """What stands behind the two images when an edit is to be judged; a holistic judge is shown no
+    principles."""
     principles = () if is_holistic(style) else principles
     if is_brief(style):
         questions = "".join(f" {i}. {one_line(p.question)}" for i, p in enumerate(principles, 1))
@@ -164,21 +186,31 @@ def judge_text(style: Style, instruction: str, principles: Sequence[Principle], 
 
 
 def rate_text(instruction: str, requirement: str | None = None) -> str:
-    """The training-free question of UniWorld-V2 (arXiv 2510.16888), in our words: a number from 0 to 5 is the whole answer."""
+    """The training-free question of UniWorld-V2 (arXiv 2510.16888), in our words: a number from 0
+    to 5 is the whole answer."""
     return RATE_TEXT.format(data=DATA, task=task_text(instruction, requirement))
 
 
 def verify_text(
-    instruction: str, principles: Sequence[Principle], references: Sequence[str], requirement: str | None = None
+    instruction: str,
+    principles: Sequence[Principle],
+    references: Sequence[str],
+    requirement: str | None = None,
 ) -> str:
     """What stands behind the two images when reference judgements are to be verified."""
-    shown = "\n\n".join(f"Reference {i}:\n{tagged('reference', text)}" for i, text in enumerate(references, 1))
+    shown = "\n\n".join(
+        f"Reference {i}:\n{tagged('reference', text)}" for i, text in enumerate(references, 1)
+    )
     return f"{judge_text('full', instruction, principles, requirement)}\nReference judgements:\n{shown}"
 
 
 def decompose_text(style: Style, instruction: str, requirement: str | None = None) -> str:
     """What stands behind the source image when an instruction is to be decomposed."""
-    return f"decompose: {brief_task(instruction, requirement)}" if is_brief(style) else task_text(instruction, requirement)
+    return (
+        f"decompose: {brief_task(instruction, requirement)}"
+        if is_brief(style)
+        else task_text(instruction, requirement)
+    )
 
 
 ANSWERED_BEFORE = "\n\nYou answered before:\n"
@@ -201,7 +233,8 @@ def decompose_system(style: Style) -> str | None:
 
 
 def write_answer(verdicts: Sequence[int], score: float) -> str:
-    """The end of a trace in its canonical form, as OUTPUT demands it; the score alone where there are no verdicts."""
+    """The end of a trace in its canonical form, as OUTPUT demands it; the score alone where there
+    are no verdicts."""
     end = f"<score>{Decimal(repr(float(round(score, 6)))):f}</score>"  # 8 is 8.0, and no decimal is lost
     if not verdicts:
         return end

@@ -1,7 +1,7 @@
 """The vocabulary: every record that one stage hands to the next.
 
-task → principles → quadruple → traces → gold verdicts → SFT row → judgement; and preference pairs beside them.
-Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
+task → principles → quadruple → traces → gold verdicts → SFT row → judgement; and preference pairs
+beside them. Images are named by the SHA-256 of their file's bytes (see `rrm.images`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ FailureKind = Literal[
 ]
 
 
-UNREADABLE: tuple[FailureKind, ...] = ("unparseable", "wrong_verdict_count", "refused", "empty", "cut_off")
+UNREADABLE: tuple[FailureKind, ...] = (
+    "unparseable",
+    "wrong_verdict_count",
+    "refused",
+    "empty",
+    "cut_off",
+)
 """An answer came, and no score can be read from it."""
 
 
@@ -94,7 +100,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer of a model, in the words of the chat completions protocol, whether a server or this process gave it."""
+    """One answer of a model, in the words of the chat completions protocol, whether a server or
+    this process gave it."""
 
     content: str
     reasoning: str = ""
@@ -107,7 +114,8 @@ class Choice:
 
 
 class Verdicts(Record):
-    """The machine-readable end of a trace: a 0/1 per principle, their average, the final score in 0–10."""
+    """The machine-readable end of a trace: a 0/1 per principle, their average, the final score in
+    0–10."""
 
     verdicts: tuple[Literal[0, 1], ...]
     average: float = Field(ge=0, le=1)
@@ -161,7 +169,8 @@ class PreferencePair(Record):
 
 
 class Quarantined(Record):
-    """A row that was left out, where it stood, why, and what it takes to see why (the answers that could not be used, say)."""
+    """A row that was left out, where it stood, why, and what it takes to see why (the answers that
+    could not be used, say)."""
 
     stage: str
     key: str
@@ -170,7 +179,8 @@ class Quarantined(Record):
 
 
 Mode = Literal["reasoning", "expectation", "logits"]
-"""How a score is had: written at the end of the trace; expected over what could stand there; expected over the first digit, without a trace."""
+"""How a score is had: written at the end of the trace; expected over what could stand there;
+expected over the first digit, without a trace."""
 
 
 class Judgement(Record):
@@ -181,13 +191,15 @@ class Judgement(Record):
     read: Verdicts | None = None
     failure: Failure | None = None
     expected: float | None = Field(default=None, ge=0, le=10)
-    """The score where it is not that of `read`: the mean of several traces, or an expectation. In 0–10."""
+    """The score where it is not that of `read`: the mean of several traces, or an expectation. In
+    0–10."""
     samples: tuple[float | None, ...] = ()
     """The scores of several traces, in order; None for a trace that has none."""
     std: float | None = None
     """The standard deviation (n − 1) of the readable ones of `samples`; None for fewer than two."""
     agreement: float | None = None
-    """The mean share, over principles, of the readable traces that say what their majority says, in ½…1."""
+    """The mean share, over principles, of the readable traces that say what their majority says, in
+    ½…1."""
     mass: float | None = None
     """The probability that the tokens over which an expectation was taken hold together."""
 
@@ -196,7 +208,13 @@ class Judgement(Record):
         """The final score in 0–10, or None where there is none."""
         if self.failure is not None:
             return None
-        return self.expected if self.expected is not None else None if self.read is None else self.read.score
+        return (
+            self.expected
+            if self.expected is not None
+            else None
+            if self.read is None
+            else self.read.score
+        )
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ def clustered_error(contributions: Sequence[float], clusters: Sequence[str]) -> 
 
 def interval_or_none(low: float, high: float) -> Interval | None:
     """(low, high); None where an end is not finite or the interval has no width."""
-    return (float(low), float(high)) if high - low > NO_WIDTH and math.isfinite(high - low) else None
+    return (
+        (float(low), float(high)) if high - low > NO_WIDTH and math.isfinite(high - low) else None
+    )
 
 
 def normal_interval(centre: float, error: float | None, level: float = 0.95) -> Interval | None:
@@ -73,7 +75,9 @@ def error_of_mean(values: Sequence[float], clusters: Sequence[str]) -> float | N
     return clustered_error([(value - centre) / len(values) for value in values], clusters)
 
 
-def interval_of_mean(values: Sequence[float], clusters: Sequence[str], level: float = 0.95) -> Interval | None:
+def interval_of_mean(
+    values: Sequence[float], clusters: Sequence[str], level: float = 0.95
+) -> Interval | None:
     """The interval of the mean over items, with errors clustered; None where they cannot be had.
 
     Estimand: Σ_i v_i / n. A cluster with many items weighs as much as all its items.
@@ -84,7 +88,9 @@ def interval_of_mean(values: Sequence[float], clusters: Sequence[str], level: fl
     return normal_interval(centre, error_of_mean(values, clusters), level)
 
 
-def mean_over_clusters(values: Sequence[float], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+def mean_over_clusters(
+    values: Sequence[float], clusters: Sequence[str]
+) -> tuple[float | None, Interval | None]:
     """The mean of the clusters' means and its 95% interval.
 
     Estimand: Σ_g mean_g / G. Every cluster weighs alike, however many items it has. The interval
@@ -109,7 +115,9 @@ def exact_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval
     return float(exact.low), float(exact.high)
 
 
-def within_0_and_1(values: Sequence[float], clusters: Sequence[str], normal: Interval | None) -> Interval | None:
+def within_0_and_1(
+    values: Sequence[float], clusters: Sequence[str], normal: Interval | None
+) -> Interval | None:
     """The 95% interval of a share: `exact_interval`, or the normal one cut off at 0 and 1."""
     exact = exact_interval(values, clusters)
     if exact is not None or normal is None:
@@ -146,7 +154,9 @@ def means_by_task(values: Sequence[float], tasks: Sequence[str]) -> dict[str, tu
     return {task: (float(np.mean(members)), len(members)) for task, members in by_task.items()}
 
 
-def error_of_macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> float | None:
+def error_of_macro(
+    values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]
+) -> float | None:
     """The clustered standard error of the mean over task types, these being given, not drawn.
 
     None where `clustered_error` is, and where a task type has only one cluster.
@@ -158,12 +168,15 @@ def error_of_macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequ
         return None
     means = means_by_task(values, tasks)
     contributions = [
-        (value - means[task][0]) / (means[task][1] * len(means)) for value, task in zip(values, tasks, strict=True)
+        (value - means[task][0]) / (means[task][1] * len(means))
+        for value, task in zip(values, tasks, strict=True)
     ]
     return clustered_error(contributions, clusters)
 
 
-def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+def macro(
+    values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]
+) -> tuple[float | None, Interval | None]:
     """The unweighted mean over task types of each one's mean, with its clustered 95% interval."""
     centre = mean([value for value, _ in means_by_task(values, tasks).values()])
     if centre is None:
@@ -171,7 +184,9 @@ def macro(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]
     return centre, normal_interval(centre, error_of_macro(values, tasks, clusters))
 
 
-def macro_share(values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]) -> tuple[float | None, Interval | None]:
+def macro_share(
+    values: Sequence[float], tasks: Sequence[str], clusters: Sequence[str]
+) -> tuple[float | None, Interval | None]:
     """`macro` of values from 0 to 1, with the interval of a share (`within_0_and_1`)."""
     centre, interval = macro(values, tasks, clusters)
     return centre, within_0_and_1(values, clusters, interval)

@@ -1,4 +1,5 @@
-"""What several tests start from: a little world with true verdicts, a tiny untrained verifier, and the command `editrewardbench`."""
+"""What several tests start from: a little world with true verdicts, a tiny untrained verifier, and
+the command `editrewardbench`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from rrm.images import ImageStore
 from rrm.prompts import write_answer, write_principles
 from rrm.records import PreferencePair, Record, SFTRow
 from rrm.runtime.logs import set_up
-from rrm.sandbox.edits import decompose, human_utility, sample_steps, true_verdicts, write_instruction
+from rrm.sandbox.edits import (
+    decompose,
+    human_utility,
+    sample_steps,
+    true_verdicts,
+    write_instruction,
+)
 from rrm.sandbox.language import think
 from rrm.sandbox.reading import read_scene
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
@@ -34,7 +41,8 @@ def write_records(path: Path, records: list[Record]) -> None:
 
 
 def write_training_data(folder: Path, rows: int, pairs: int, seed: int = 0) -> Path:
-    """sft.parquet, preferences.parquet and images/ as the data stage leaves them, with true verdicts."""
+    """sft.parquet, preferences.parquet and images/ as the data stage leaves them, with true
+    verdicts."""
     rng = np.random.default_rng(seed)
     store = ImageStore(folder / "images")
     sft: list[Record] = []
@@ -43,7 +51,10 @@ def write_training_data(folder: Path, rows: int, pairs: int, seed: int = 0) -> P
         scene = sample_scene(rng)
         steps = sample_steps(rng, scene)
         principles, instruction, image = decompose(steps), write_instruction(steps), draw(scene)
-        edits = [script_edit(rng, scene, steps, str(editor)) for editor in rng.choice(EDITORS, 2, replace=False)]
+        edits = [
+            script_edit(rng, scene, steps, str(editor))
+            for editor in rng.choice(EDITORS, 2, replace=False)
+        ]
         readings = [read_scene(edit) for edit in edits]
         verdicts = [true_verdicts(read_scene(image), reading, steps) for reading in readings]
         utilities = [human_utility(v, steps) for v in verdicts]
@@ -52,14 +63,30 @@ def write_training_data(folder: Path, rows: int, pairs: int, seed: int = 0) -> P
         if len(sft) < rows:
             thought = think(read_scene(image), readings[0], steps, principles, verdicts[0])
             target = thought + "\n" + write_answer(verdicts[0], round(2 * utilities[0]) / 2)
-            sft.append(SFTRow(row_id=f"j{len(sft)}", kind="judge", edited=edited[0], target=target, **common))
+            sft.append(
+                SFTRow(
+                    row_id=f"j{len(sft)}", kind="judge", edited=edited[0], target=target, **common
+                )
+            )
             if len(sft) % 10 == 0:
                 target = write_principles(principles)
-                sft.append(SFTRow(row_id=f"d{len(sft)}", kind="decompose", edited=None, target=target, **common))
+                sft.append(
+                    SFTRow(
+                        row_id=f"d{len(sft)}",
+                        kind="decompose",
+                        edited=None,
+                        target=target,
+                        **common,
+                    )
+                )
         if len(preferences) < pairs and abs(utilities[0] - utilities[1]) >= 1:
             label = "a" if utilities[0] > utilities[1] else "b"
             pair_id = f"p{len(preferences)}"
-            preferences.append(PreferencePair(pair_id=pair_id, edited_a=edited[0], edited_b=edited[1], label=label, **common))
+            preferences.append(
+                PreferencePair(
+                    pair_id=pair_id, edited_a=edited[0], edited_b=edited[1], label=label, **common
+                )
+            )
     write_records(folder / "sft.parquet", sft)
     write_records(folder / "preferences.parquet", preferences)
     return folder
@@ -84,7 +111,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
     """Runs `editrewardbench` with these arguments; gives exit code, stdout and stderr."""
     from eval.editrewardbench import cli
 

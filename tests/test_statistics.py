@@ -36,17 +36,28 @@ def test_one_source_alone_has_no_interval():
 
 def test_the_macro_average_weighs_task_types_equally():
     # color_alter: 1, 1, 0 → 2/3; extract: 0, 0 → 0
-    centre, interval = statistics.macro([1, 1, 0, 0, 0], ["c", "c", "c", "e", "e"], ["a", "b", "d", "b", "a"])
+    centre, interval = statistics.macro(
+        [1, 1, 0, 0, 0], ["c", "c", "c", "e", "e"], ["a", "b", "d", "b", "a"]
+    )
     assert centre == pytest.approx(1 / 3)
-    # contributions: (1/3, 1/3, −2/3)/(3·2) and 0, 0; clusters a 1/18, b 1/18, d −2/18; variance 3/2 · 6/324
+    # contributions: (1/3, 1/3, −2/3)/(3·2) and 0, 0; clusters a 1/18, b 1/18, d −2/18; variance 3/2
+    # · 6/324
     assert interval[1] - centre == pytest.approx(Z * math.sqrt(1.5 * 6 / 324))
 
 
 @pytest.mark.parametrize(
     ("values", "tasks", "sources"),
     [
-        ([1, 0, 1], ["c", "e", "x"], ["a", "b", "d"]),  # one source per task type: within each nothing varies
-        ([1, 1, 0, 0], ["c", "c", "e", "e"], ["a", "b", "a", "b"]),  # every source alike within its task type
+        (
+            [1, 0, 1],
+            ["c", "e", "x"],
+            ["a", "b", "d"],
+        ),  # one source per task type: within each nothing varies
+        (
+            [1, 1, 0, 0],
+            ["c", "c", "e", "e"],
+            ["a", "b", "a", "b"],
+        ),  # every source alike within its task type
         ([1, 0, 1], ["c", "c", "e"], ["a", "b", "a"]),  # one task type of one source
     ],
 )
@@ -68,7 +79,9 @@ def test_p_is_1_where_nothing_differs_and_unknown_where_all_differ_alike():
 
 def test_balanced_accuracy_is_the_mean_of_both_recalls():
     # true 1s: judged 1, 1, 0 → 2/3; true 0s: judged 0, 1 → 1/2
-    found = statistics.verdict_accuracy([((1, 1, 0), (1, 1, 0)), ((0, 1), (1, 0)), (None, (1, 1, 1))])
+    found = statistics.verdict_accuracy(
+        [((1, 1, 0), (1, 1, 0)), ((0, 1), (1, 0)), (None, (1, 1, 1))]
+    )
     assert found.recall_of_1 == pytest.approx(2 / 3)
     assert found.recall_of_0 == pytest.approx(1 / 2)
     assert found.balanced == pytest.approx(7 / 12)
@@ -102,7 +115,9 @@ def test_the_error_of_a_mean_over_items_is_the_sandwich_of_a_regression_on_a_con
     rng = np.random.default_rng(5)
     sizes = rng.integers(1, 30, 25)
     clusters = np.repeat([f"s{n}" for n in range(25)], sizes)
-    values = (rng.normal(size=len(clusters)) + np.repeat(rng.normal(size=25), sizes) > 0).astype(float)
+    values = (rng.normal(size=len(clusters)) + np.repeat(rng.normal(size=25), sizes) > 0).astype(
+        float
+    )
     design = np.ones((len(values), 1))
     coefficient = np.linalg.lstsq(design, values, rcond=None)[0]
     residuals = values - design @ coefficient
@@ -113,7 +128,9 @@ def test_the_error_of_a_mean_over_items_is_the_sandwich_of_a_regression_on_a_con
         meat += np.outer(score, score)
     sandwich = bread @ meat @ bread * 25 / 24
     assert statistics.mean(values) == pytest.approx(coefficient[0])
-    assert statistics.error_of_mean(values, list(clusters)) == pytest.approx(math.sqrt(sandwich[0, 0]))
+    assert statistics.error_of_mean(values, list(clusters)) == pytest.approx(
+        math.sqrt(sandwich[0, 0])
+    )
 
 
 def test_with_equally_many_items_both_estimands_and_their_intervals_agree():
@@ -148,7 +165,9 @@ def test_the_difference_is_the_difference_of_the_means():
 
 def test_a_macro_difference_weighs_every_stratum_alike():
     # stratum s: (1 + 1 + 0)/3 against 0; stratum t: 0 against 1
-    found = bootstrap_difference([1, 1, 0, 0], [0, 0, 0, 1], ["a", "b", "c", "d"], ["s", "s", "s", "t"])
+    found = bootstrap_difference(
+        [1, 1, 0, 0], [0, 0, 0, 1], ["a", "b", "c", "d"], ["s", "s", "s", "t"]
+    )
     assert found.value == pytest.approx((2 / 3 - 1) / 2)
 
 
@@ -185,7 +204,9 @@ def test_an_interval_without_width_is_none_and_judges_that_are_alike_do_not_diff
 
 
 def test_a_stratum_of_one_source_gives_no_interval_of_the_macro_difference():
-    found = bootstrap_difference([1, 1, 0, 1], [0, 1, 0, 0], ["a", "b", "c", "d"], ["s", "s", "s", "t"])
+    found = bootstrap_difference(
+        [1, 1, 0, 1], [0, 1, 0, 0], ["a", "b", "c", "d"], ["s", "s", "s", "t"]
+    )
     assert (found.value, found.interval, found.p) == (pytest.approx(2 / 3), None, None)
 
 

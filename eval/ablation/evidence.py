@@ -1,4 +1,5 @@
-"""From what the study's stages left to its evidence: every number per seed and pooled, paired tests, and the targets."""
+"""From what the study's stages left to its evidence: every number per seed and pooled, paired
+tests, and the targets."""
 
 from __future__ import annotations
 
@@ -22,9 +23,25 @@ from rrm import statistics
 from rrm.runtime.stage import DONE
 from rrm.sandbox.language import agrees
 
-PACKAGES = ("edit-rrm", "torch", "transformers", "trl", "peft", "tokenizers", "numpy", "scipy", "pillow")
-COMPARED = (("gcpo", "sft-tv"), ("sft-tv", "sft-t"), ("sft-tv", "sft-v"), ("sft-tv", "sft-holistic"))
-"""(model, against): who is compared with whom on the same pairs, beside the sizes and the remedies."""
+PACKAGES = (
+    "edit-rrm",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pillow",
+)
+COMPARED = (
+    ("gcpo", "sft-tv"),
+    ("sft-tv", "sft-t"),
+    ("sft-tv", "sft-v"),
+    ("sft-tv", "sft-holistic"),
+)
+"""(model, against): who is compared with whom on the same pairs, beside the sizes and the remedies.
+"""
 
 
 def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
@@ -43,10 +60,18 @@ def mean_scores(found: Sequence[Judged]) -> dict[str, float | None]:
 def measures(found: Sequence[Judged]) -> dict[str, Any]:
     """All numbers of one model over one or several seeds' benchmarks."""
     shares = accuracies([outcome for one in found for outcome in one.outcomes])
-    judgements = [(name, j, one.truths[name]) for one in found for name, j in one.judgements.items()]
-    given = [(None if j.read is None else j.read.verdicts, truth.verdicts) for _, j, truth in judgements]
+    judgements = [
+        (name, j, one.truths[name]) for one in found for name, j in one.judgements.items()
+    ]
+    given = [
+        (None if j.read is None else j.read.verdicts, truth.verdicts) for _, j, truth in judgements
+    ]
     verdicts = statistics.verdict_accuracy([(said, truth) for said, truth in given if said != ()])
-    consistent = [agrees(j.thought, j.read.verdicts) for _, j, _ in judgements if j.read is not None and j.read.verdicts]
+    consistent = [
+        agrees(j.thought, j.read.verdicts)
+        for _, j, _ in judgements
+        if j.read is not None and j.read.verdicts
+    ]
     checked = [bool(value) for value in consistent if value is not None]
     readable = sum(j.read is not None for _, j, _ in judgements)
     return {
@@ -67,8 +92,11 @@ def measures(found: Sequence[Judged]) -> dict[str, Any]:
 
 
 def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any]:
-    """How much better the first model is on the same pairs: overall, and the difference of verdicts and of scores."""
-    ours, theirs = ([outcome for one in found for outcome in one.outcomes] for found in (first, second))
+    """How much better the first model is on the same pairs: overall, and the difference of verdicts
+    and of scores."""
+    ours, theirs = (
+        [outcome for one in found for outcome in one.outcomes] for found in (first, second)
+    )
     by_seed = {
         str(a.seed): paired_difference(a.outcomes, b.outcomes) for a, b in zip(first, second, strict=True)
     }  # fmt: skip
@@ -90,29 +118,53 @@ def compared(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, Any
 def target(what: str, least: float, values: Mapping[int, float | None]) -> dict[str, Any]:
     """Whether a number reaches what was aimed at, for every seed that there is one of."""
     known = {str(seed): value for seed, value in values.items() if value is not None}
-    return {"what": what, "at_least": least, "seeds": known, "met": bool(known) and all(v >= least for v in known.values())}
+    return {
+        "what": what,
+        "at_least": least,
+        "seeds": known,
+        "met": bool(known) and all(v >= least for v in known.values()),
+    }
 
 
-def targets(models: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def targets(
+    models: Mapping[str, Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """What was to be reached, and whether it was, seed by seed."""
 
     def of(name: str, key: str) -> dict[int, float | None]:
-        return {int(seed): found[key] for seed, found in models.get(name, {}).get("seeds", {}).items()}
+        return {
+            int(seed): found[key] for seed, found in models.get(name, {}).get("seeds", {}).items()
+        }
 
     gains: dict[str, Any] = {}
     for comparison in comparisons:
         if (comparison["model"], comparison["against"]) == ("gcpo", "sft-tv"):
             gains = comparison["seeds"]
-    before, after = of("sft-tv", "verdict_balanced_accuracy"), of("gcpo", "verdict_balanced_accuracy")
-    kept = {seed: a - b for seed, a in after.items() if a is not None and (b := before.get(seed)) is not None}
+    before, after = (
+        of("sft-tv", "verdict_balanced_accuracy"),
+        of("gcpo", "verdict_balanced_accuracy"),
+    )
+    kept = {
+        seed: a - b
+        for seed, a in after.items()
+        if a is not None and (b := before.get(seed)) is not None
+    }
     return [
         target("verdict balanced accuracy after SFT", 0.95, before),
         target("pairs (ties half) after SFT", 0.70, of("sft-tv", "half_tie")),
         target("pairs (ties half) after GCPO", 0.85, of("gcpo", "half_tie")),
         target("paired gain of GCPO", 0.10, {int(s): d["half_tie"] for s, d in gains.items()}),
-        target("1 − p of that gain", 0.999, {int(s): None if d["p"] is None else 1 - d["p"] for s, d in gains.items()}),
+        target(
+            "1 − p of that gain",
+            0.999,
+            {int(s): None if d["p"] is None else 1 - d["p"] for s, d in gains.items()},
+        ),
         target("change of verdict accuracy by GCPO", -0.01, kept),
-        target("verdict list agrees with the thought after GCPO", 0.98, of("gcpo", "verdicts_agree_with_thought")),
+        target(
+            "verdict list agrees with the thought after GCPO",
+            0.98,
+            of("gcpo", "verdicts_agree_with_thought"),
+        ),
     ]
 
 
@@ -120,21 +172,32 @@ def stage_seconds(study: Study, known: Archive) -> dict[str, float]:
     """Seconds of every stage that is done, here or in what is known."""
     done = {name: study.config.out / name / DONE for name in study.jobs}
     here = {name: read_json(path)["seconds"] for name, path in done.items() if path.is_file()}
-    return {name: seconds for name in study.jobs if (seconds := here.get(name, known.seconds.get(name))) is not None}
+    return {
+        name: seconds
+        for name in study.jobs
+        if (seconds := here.get(name, known.seconds.get(name))) is not None
+    }
 
 
 def human_pairs(study: Study, known: Archive) -> dict[str, int]:
-    """How many pairs GCPO had on each seed, unless a number was drawn of them: here or in what is known."""
+    """How many pairs GCPO had on each seed, unless a number was drawn of them: here or in what is
+    known."""
     trained = {str(seed): study.folder(seed, "gcpo", DONE) for seed in study.config.seeds}
-    return known.pairs | {seed: read_json(path)["result"]["pairs"] for seed, path in trained.items() if path.is_file()}
+    return known.pairs | {
+        seed: read_json(path)["result"]["pairs"] for seed, path in trained.items() if path.is_file()
+    }
 
 
 def judged_models(study: Study, known: Archive) -> dict[str, list[Judged]]:
-    """By model, its judgements on each seed: of this study's folder, else those that the same recipe gave before."""
+    """By model, its judgements on each seed: of this study's folder, else those that the same
+    recipe gave before."""
     found: dict[str, list[Judged]] = {}
-    for name in dict.fromkeys(name.partition("/eval-")[2] for name in study.jobs if "/eval-" in name):
+    for name in dict.fromkeys(
+        name.partition("/eval-")[2] for name in study.jobs if "/eval-" in name
+    ):
         each = (
-            judged_here(study, seed, name) or known.by_recipe.get(recipe(study, f"seed{seed}/eval-{name}"))
+            judged_here(study, seed, name)
+            or known.by_recipe.get(recipe(study, f"seed{seed}/eval-{name}"))
             for seed in study.config.seeds
             if f"seed{seed}/eval-{name}" in study.jobs
         )
@@ -142,31 +205,52 @@ def judged_models(study: Study, known: Archive) -> dict[str, list[Judged]]:
     return found
 
 
-def collect(study: Study, command: str, by_model: Mapping[str, Sequence[Judged]], known: Archive) -> dict[str, Any]:
+def collect(
+    study: Study, command: str, by_model: Mapping[str, Sequence[Judged]], known: Archive
+) -> dict[str, Any]:
     """The evidence as it stands: what is done is in it, what is not is named."""
     config: AblationConfig = study.config
     models = {
-        name: {"seeds": {str(one.seed): measures([one]) for one in found}, "pooled": measures(found)}
+        name: {
+            "seeds": {str(one.seed): measures([one]) for one in found},
+            "pooled": measures(found),
+        }
         for name, found in by_model.items()
         if found
     }
     sizes = [size for size in config.bases if size != config.main]
-    wanted = [*COMPARED, *(("sft-tv", f"sft-tv-{size}") for size in sizes), *(("gcpo", f"gcpo-{size}") for size in sizes)]
+    wanted = [
+        *COMPARED,
+        *(("sft-tv", f"sft-tv-{size}") for size in sizes),
+        *(("gcpo", f"gcpo-{size}") for size in sizes),
+    ]
     wanted += [(f"gcpo-{name}", "gcpo") for name in config.remedies]
     wanted += [(f"gcpo-{size}", f"sft-tv-{size}") for size in sizes]
     comparisons = []
     for name, other in wanted:
-        shared = {one.seed for one in by_model.get(name, ())} & {one.seed for one in by_model.get(other, ())}
+        shared = {one.seed for one in by_model.get(name, ())} & {
+            one.seed for one in by_model.get(other, ())
+        }
         if shared:
-            first, second = ([one for one in by_model[model] if one.seed in shared] for model in (name, other))
+            first, second = (
+                [one for one in by_model[model] if one.seed in shared] for model in (name, other)
+            )
             comparisons.append({"model": name, "against": other, **compared(first, second)})
     seconds = stage_seconds(study, known)
     return {
         "command": command,
         "config": config.model_dump(mode="json"),
         "versions": {package: version(package) for package in PACKAGES},
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
-        "stages": {"done": len(seconds), "planned": len(study.jobs), "seconds_in_all": round(sum(seconds.values()))},
+        "machine": {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.system(),
+        },
+        "stages": {
+            "done": len(seconds),
+            "planned": len(study.jobs),
+            "seconds_in_all": round(sum(seconds.values())),
+        },
         "unfinished": [name for name in study.jobs if name not in seconds],
         "targets": targets(models, comparisons),
         "models": models,

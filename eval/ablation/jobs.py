@@ -1,4 +1,5 @@
-"""Runs a study's jobs, several at once, in the order of their ranks; what is done is skipped, what failed holds back what needs it."""
+"""Runs a study's jobs, several at once, in the order of their ranks; what is done is skipped, what
+failed holds back what needs it."""
 
 from __future__ import annotations
 
@@ -51,18 +52,25 @@ def start(job: Job, out: Path, threads: int) -> Running:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "10"}
     command = [*PROGRAM, job.stage, "--config", str(config)]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
     return Running(job, process, log)
 
 
 def last_line(log: Path) -> str:
     """The last thing that was written to the log."""
-    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        if line.strip()
+    ]
     return lines[-1][:300] if lines else "no output"
 
 
 def ready(jobs: Mapping[str, Job], waiting: set[str], done: set[str]) -> list[Job]:
-    """The waiting jobs that need nothing more, those of the lowest rank first, else in the order in which they were planned."""
+    """The waiting jobs that need nothing more, those of the lowest rank first, else in the order in
+    which they were planned."""
     able = [job for name, job in jobs.items() if name in waiting and set(job.needs) <= done]
     return sorted(able, key=lambda job: job.rank)
 
@@ -80,8 +88,11 @@ def stopped_with_us(running: Sequence[Running]) -> Iterator[None]:
                 one.process.wait()
 
 
-def run_jobs(jobs: Mapping[str, Job], out: Path, at_once: int, after_each: Callable[[], None]) -> list[Failed]:
-    """Runs every job; `after_each` is called when one has ended well, seldom enough to cost little. Returns what failed, in order.
+def run_jobs(
+    jobs: Mapping[str, Job], out: Path, at_once: int, after_each: Callable[[], None]
+) -> list[Failed]:
+    """Runs every job; `after_each` is called when one has ended well, seldom enough to cost little.
+    Returns what failed, in order.
 
     When it is interrupted, the running stages are stopped politely and carry on at the next call.
     """

@@ -47,6 +47,11 @@ def judged_here(study: Study, seed: int, name: str) -> Judged | None:
     if not (folder / DONE).is_file():
         return None
     pairs, truths = index_of_benchmark(str(study.folder(seed, "world", "benchmark")))
-    rows = read_records(folder / name / "rows.jsonl", JudgedRow, f"delete {folder / DONE} and run the study again")
-    found = {edit_id(row.source, row.instruction, row.requirement, row.edited): row.judgement for row in rows}
+    rows = read_records(
+        folder / name / "rows.jsonl", JudgedRow, f"delete {folder / DONE} and run the study again"
+    )
+    found = {
+        edit_id(row.source, row.instruction, row.requirement, row.edited): row.judgement
+        for row in rows
+    }
     return Judged(pairs, truths, {name: found[name] for name in truths}, seed)

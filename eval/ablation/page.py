@@ -74,7 +74,14 @@ def dots(evidence: Mapping[str, Any], names: list[str], path: Path) -> None:
             found = evidence["models"][name]
             colour = BLUE if name.startswith("gcpo") else ORANGE if name.startswith("sft") else GREY
             ends = found["pooled"]["ci95"] or ()  # none where it could not be estimated
-            axis.plot(ends, [place] * len(ends), color=colour, linewidth=2.6, alpha=0.5, solid_capstyle="round")
+            axis.plot(
+                ends,
+                [place] * len(ends),
+                color=colour,
+                linewidth=2.6,
+                alpha=0.5,
+                solid_capstyle="round",
+            )
             axis.plot([found["pooled"]["half_tie"]], [place], "o", color=colour, markersize=7)
             axis.plot(
                 [s["half_tie"] for s in found["seeds"].values()],
@@ -90,18 +97,25 @@ def dots(evidence: Mapping[str, Any], names: list[str], path: Path) -> None:
         keep(figure, path)
 
 
-def curve(evidence: Mapping[str, Any], points: Sequence[tuple[int, Mapping[str, Any]]], path: Path) -> None:
+def curve(
+    evidence: Mapping[str, Any], points: Sequence[tuple[int, Mapping[str, Any]]], path: Path
+) -> None:
     """Pair accuracy and verdict accuracy against the number of human pairs."""
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(2, 7.2, 2.6)
         places = [max(count, 4) for count, _ in points]
         for axis, key, title in zip(
-            axes, ("half_tie", "verdict_balanced_accuracy"), ("pairs, ties half", "verdicts, balanced"), strict=True
+            axes,
+            ("half_tie", "verdict_balanced_accuracy"),
+            ("pairs, ties half", "verdicts, balanced"),
+            strict=True,
         ):
             values = [found[key] for _, found in points]
             axis.plot(places, values, "o-", color=BLUE, linewidth=1.6)
             if key == "half_tie":
-                lows, highs = zip(*(found["ci95"] or (math.nan, math.nan) for _, found in points), strict=True)
+                lows, highs = zip(
+                    *(found["ci95"] or (math.nan, math.nan) for _, found in points), strict=True
+                )
                 axis.fill_between(places, lows, highs, color=BLUE, alpha=0.15, linewidth=0)
             axis.set_xscale("log")
             axis.set_xticks(places, [str(count) for count, _ in points])
@@ -119,7 +133,13 @@ def strictness(evidence: Mapping[str, Any], path: Path) -> None:
         for name, colour in (("noiseless", GREY), ("sft-tv", ORANGE), ("gcpo", BLUE)):
             if name in evidence["models"]:
                 means = evidence["models"][name]["pooled"]["mean_score_by_quality"]
-                axis.plot(range(len(bands)), [means[band] for band in bands], "o-", color=colour, label=SHORT[name])
+                axis.plot(
+                    range(len(bands)),
+                    [means[band] for band in bands],
+                    "o-",
+                    color=colour,
+                    label=SHORT[name],
+                )
         axis.set_xticks(range(len(bands)), bands)
         axis.set_ylabel("mean score")
         axis.set_ylim(-0.3, 10.3)
@@ -128,7 +148,8 @@ def strictness(evidence: Mapping[str, Any], path: Path) -> None:
 
 
 def curve_points(evidence: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """(pairs, measures) of the learning curve, over the seeds that it was run on: SFT alone, the drawn numbers, all pairs."""
+    """(pairs, measures) of the learning curve, over the seeds that it was run on: SFT alone, the
+    drawn numbers, all pairs."""
     seeds = [str(seed) for seed in evidence["config"]["curve_seeds"]]
     names = [(0, "sft-tv"), *((count, f"gcpo-n{count}") for count in evidence["config"]["curve"])]
     if seeds and all(seed in evidence["pairs"] for seed in seeds):
@@ -137,7 +158,9 @@ def curve_points(evidence: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]
     for count, name in names:
         found = evidence["models"].get(name, {}).get("seeds", {})
         if seeds and all(seed in found for seed in seeds):
-            points.append((count, found[seeds[0]] if len(seeds) == 1 else evidence["models"][name]["pooled"]))
+            points.append(
+                (count, found[seeds[0]] if len(seeds) == 1 else evidence["models"][name]["pooled"])
+            )
     return points
 
 
@@ -152,11 +175,17 @@ def write_page(evidence: Mapping[str, Any], folder: Path) -> None:
         curve(evidence, points, folder / "verifier-curve.svg")
     loader = jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates")
     environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
     )
     environment.filters.update(FILTERS)
     environment.filters["label"] = lambda name: label(name, evidence)
-    environment.filters["probability"] = lambda p: MISSING if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}".lstrip("0")
+    environment.filters["probability"] = lambda p: (
+        MISSING if p is None else "< .0001" if p < 1e-4 else f"{p:.4f}".lstrip("0")
+    )
     text = environment.get_template("verifier.md").render(
         evidence=evidence, order=order, points=points, bands=[name for name, _ in QUALITY_BANDS]
     )

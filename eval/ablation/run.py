@@ -1,8 +1,10 @@
-"""What each part of the method is worth, over seeds: `rrm ablation --config configs/sandbox/ablation.yaml`.
+"""What each part of the method is worth, over seeds: `rrm ablation --config
+configs/sandbox/ablation.yaml`.
 
-Runs every world, data set, training and evaluation of the study as a stage of its own, several at once, and writes
-verifier.json, verifier.md with its plots, and every judgement into the folder `evidence` as it goes on.
-It can be stopped, and carries on; with --known it also does where only the evidence is left of an earlier run.
+Runs every world, data set, training and evaluation of the study as a stage of its own, several at
+once, and writes verifier.json, verifier.md with its plots, and every judgement into the folder
+`evidence` as it goes on. It can be stopped, and carries on; with --known it also does where only
+the evidence is left of an earlier run.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ from rrm.runtime.stage import write_json
 
 
 def run(
-    config: AblationConfig, command: str, show_jobs: bool = False, collect_only: bool = False, archive: Path | None = None
+    config: AblationConfig,
+    command: str,
+    show_jobs: bool = False,
+    collect_only: bool = False,
+    archive: Path | None = None,
 ) -> None:
-    """Runs what is left of the study and writes its evidence, or lists the stages, or collects what is done.
+    """Runs what is left of the study and writes its evidence, or lists the stages, or collects what
+    is done.
 
-    `command` is what the evidence names as its origin; what `archive` (an earlier evidence folder) holds judgements of is not run
-    again. Raises InputError where stages have no result.
+    `command` is what the evidence names as its origin; what `archive` (an earlier evidence folder)
+    holds judgements of is not run again. Raises InputError where stages have no result.
     """
     study = plan(config)
     known = read_archive(archive) if archive else Archive()

@@ -1,4 +1,5 @@
-"""What is run: every world, data set, training and evaluation of the study, each a stage with a config of its own."""
+"""What is run: every world, data set, training and evaluation of the study, each a stage with a
+config of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ BATCH = 64
 
 
 class AblationConfig(Config):
-    """The size of the study. The recipes are those of `recipes`; what stands here is laid over them."""
+    """The size of the study. The recipes are those of `recipes`; what stands here is laid over
+    them."""
 
     out: Path
     evidence: Path
@@ -30,7 +32,8 @@ class AblationConfig(Config):
     jobs: int = Field(2, ge=1)
     """Stages run at once; each gets its share of the cores."""
     bases: dict[str, str] = Field(min_length=1)
-    """Size → base checkpoint. The first is the main one; the others are trained on T+V, with and without GCPO."""
+    """Size → base checkpoint. The first is the main one; the others are trained on T+V, with and
+    without GCPO."""
     variants: tuple[str, ...] = ("holistic", "t", "v")
     """What is trained beside T+V."""
     teachers: tuple[str, ...] = ()
@@ -88,9 +91,13 @@ class Study:
         """The keys of a stage before the study's own."""
         return {**read_yaml(self.config.recipes / f"{stage}.yaml"), **getattr(self.config, stage)}
 
-    def add(self, name: str, stage: str, keys: dict[str, Any], needs: tuple[str, ...], rank: int) -> str:
+    def add(
+        self, name: str, stage: str, keys: dict[str, Any], needs: tuple[str, ...], rank: int
+    ) -> str:
         """Adds the job and returns its name."""
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in keys.items()}
+        plain = {
+            key: str(value) if isinstance(value, Path) else value for key, value in keys.items()
+        }
         self.jobs[name] = Job(name, stage, plain, needs, rank)
         return name
 
@@ -100,7 +107,8 @@ class Study:
         return self.add(f"seed{seed}/world", "world", keys, (), seed_rank(self, seed))
 
     def add_data(self, seed: int, run: str, after: str, rank: int) -> str:
-        """The SFT set of a variant; the variants share a ledger, one after another, so that the same question is asked once."""
+        """The SFT set of a variant; the variants share a ledger, one after another, so that the
+        same question is asked once."""
         world = self.folder(seed, "world")
         keys = {
             **self.recipe("data"), "out": self.folder(seed, f"data-{run}"), "variant": VARIANTS[run], "tasks": world / "tasks",
@@ -133,7 +141,9 @@ class Study:
             **self.recipe("eval"), "data": self.folder(seed, "world", "benchmark"), "judges": {name: spec}, "compare": [],
             "out": self.folder(seed, f"eval-{name}"),
         }  # fmt: skip
-        return self.add(f"seed{seed}/eval-{name}", "eval", keys, (f"seed{seed}/world", *needs), rank)
+        return self.add(
+            f"seed{seed}/eval-{name}", "eval", keys, (f"seed{seed}/world", *needs), rank
+        )
 
 
 def checkpoint(folder: str | Path) -> str:
@@ -147,7 +157,8 @@ def seed_rank(study: Study, seed: int) -> int:
 
 
 def plan(config: AblationConfig) -> Study:
-    """Every job: first T+V and GCPO of each seed, then the base, variants and other sizes, then remedies and the curve."""
+    """Every job: first T+V and GCPO of each seed, then the base, variants and other sizes, then
+    remedies and the curve."""
     study = Study(config)
     turns = len(config.seeds)
     for seed in config.seeds:
@@ -160,16 +171,36 @@ def plan(config: AblationConfig) -> Study:
         for teacher in config.teachers:
             study.add_eval(seed, teacher, f"sandbox:{teacher}", (), turns + first)
         for size, base in config.bases.items():
-            study.add_eval(seed, "base" if size == config.main else f"base-{size}", checkpoint(base), (), turns + first)
+            study.add_eval(
+                seed,
+                "base" if size == config.main else f"base-{size}",
+                checkpoint(base),
+                (),
+                turns + first,
+            )
             if size != config.main:
-                trained(study, seed, study.add_sft(seed, "tv", size, 2 * turns + first), 2 * turns + first)
-                small = study.add_gcpo(seed, f"gcpo-{size}", f"sft-tv-{size}", {}, 2 * turns + first)
+                trained(
+                    study,
+                    seed,
+                    study.add_sft(seed, "tv", size, 2 * turns + first),
+                    2 * turns + first,
+                )
+                small = study.add_gcpo(
+                    seed, f"gcpo-{size}", f"sft-tv-{size}", {}, 2 * turns + first
+                )
                 trained(study, seed, small, 2 * turns + first)
         for run in config.variants:
             data = study.add_data(seed, run, data, turns + first)
-            trained(study, seed, study.add_sft(seed, run, config.main, turns + first), turns + first)
+            trained(
+                study, seed, study.add_sft(seed, run, config.main, turns + first), turns + first
+            )
         for name, over in config.remedies.items():
-            trained(study, seed, study.add_gcpo(seed, f"gcpo-{name}", "sft-tv", over, 3 * turns + first), 3 * turns + first)
+            trained(
+                study,
+                seed,
+                study.add_gcpo(seed, f"gcpo-{name}", "sft-tv", over, 3 * turns + first),
+                3 * turns + first,
+            )
     for seed in config.curve_seeds:
         for count in config.curve:
             rank = 3 * turns + seed_rank(study, seed)

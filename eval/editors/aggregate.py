@@ -1,6 +1,8 @@
-"""What the scores of a benchmark's edits amount to: means over groups and over samples, each with its clustered error.
+"""What the scores of a benchmark's edits amount to: means over groups and over samples, each with
+its clustered error.
 
-Pure functions. An edit without a score stays in every n; it enters no mean except the one that says that it counts it as 0.
+Pure functions. An edit without a score stays in every n; it enters no mean except the one that says
+that it counts it as 0.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ Estimate = dict[str, Any]
 
 
 def estimate(values: Sequence[float], groups: Sequence[str], clusters: Sequence[str]) -> Estimate:
-    """The unweighted mean over groups of each one's mean, with the standard error and 95% interval clustered by source.
+    """The unweighted mean over groups of each one's mean, with the standard error and 95% interval
+    clustered by source.
 
     With one group that is the mean over samples.
     """
@@ -27,8 +30,11 @@ def estimate(values: Sequence[float], groups: Sequence[str], clusters: Sequence[
     return {"mean": centre, "se": error_of_macro(values, groups, clusters), "ci95": interval}
 
 
-def over_groups(results: Sequence[ItemResult], measure: str, missing: float | None = None) -> Estimate:
-    """The mean over groups of one measure. Results without a score are left out, or count as `missing` where that is a number."""
+def over_groups(
+    results: Sequence[ItemResult], measure: str, missing: float | None = None
+) -> Estimate:
+    """The mean over groups of one measure. Results without a score are left out, or count as
+    `missing` where that is a number."""
     values = [(result.scores.get(measure, missing), result) for result in results]
     had = [(value, result) for value, result in values if value is not None]
     return estimate([v for v, _ in had], [r.group for _, r in had], [r.source for _, r in had])
@@ -41,7 +47,8 @@ def over_samples(results: Sequence[ItemResult], measure: str) -> Estimate:
 
 
 def counts(results: Sequence[ItemResult]) -> dict[str, Any]:
-    """n and what it is made of: judged, missing (no file), unreadable (a file that is no image), failed (the judge gave no score).
+    """n and what it is made of: judged, missing (no file), unreadable (a file that is no image),
+    failed (the judge gave no score).
 
     `failures` counts the same by kind.
     """
@@ -60,8 +67,9 @@ def counts(results: Sequence[ItemResult]) -> dict[str, Any]:
 def summarise(results: Sequence[ItemResult], measures: Sequence[str]) -> dict[str, Any]:
     """Everything that is reported of one set of edits.
 
-    `overall` is the unweighted mean, over the groups with a judged sample, of the judged samples' means; `samples` the mean over judged samples;
-    `missing_as_0` is `overall` with every edit that has no score counted as 0, so that it is a lower bound.
+    `overall` is the unweighted mean, over the groups with a judged sample, of the judged samples'
+    means; `samples` the mean over judged samples; `missing_as_0` is `overall` with every edit that
+    has no score counted as 0, so that it is a lower bound.
     """
     groups = sorted({result.group for result in results})
     members = {group: [result for result in results if result.group == group] for group in groups}
@@ -73,20 +81,29 @@ def summarise(results: Sequence[ItemResult], measures: Sequence[str]) -> dict[st
         "samples": {measure: over_samples(results, measure) for measure in measures},
         "missing_as_0": {measure: over_groups(results, measure, 0.0) for measure in measures},
         "by_group": {
-            group: {**counts(found), "scores": {measure: over_samples(found, measure) for measure in measures}}
+            group: {
+                **counts(found),
+                "scores": {measure: over_samples(found, measure) for measure in measures},
+            }
             for group, found in members.items()
         },
     }
 
 
-def paired(first: Sequence[ItemResult], second: Sequence[ItemResult], measure: str) -> dict[str, Any]:
-    """How much higher `first` scores than `second` on the items that both have a score for: {n, left_out, mean, se, ci95, p}.
+def paired(
+    first: Sequence[ItemResult], second: Sequence[ItemResult], measure: str
+) -> dict[str, Any]:
+    """How much higher `first` scores than `second` on the items that both have a score for: {n,
+    left_out, mean, se, ci95, p}.
 
-    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error (`rrm.statistics.p_of`).
+    The mean is over groups; `p` is that of no difference, two-sided, from the same clustered error
+    (`rrm.statistics.p_of`).
     """
     other = {result.item_id: result for result in second}
     both = [
-        (r, other[r.item_id]) for r in first if measure in r.scores and measure in getattr(other.get(r.item_id), "scores", ())
+        (r, other[r.item_id])
+        for r in first
+        if measure in r.scores and measure in getattr(other.get(r.item_id), "scores", ())
     ]
     changes = [a.scores[measure] - b.scores[measure] for a, b in both]
     found = estimate(changes, [a.group for a, _ in both], [a.source for a, _ in both])

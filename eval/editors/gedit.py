@@ -1,7 +1,9 @@
-"""GEdit-Bench (hub id `stepfun-ai/GEdit-Bench`), or anything in its schema, and what its scores amount to.
+"""GEdit-Bench (hub id `stepfun-ai/GEdit-Bench`), or anything in its schema, and what its scores
+amount to.
 
-Columns: task_type, key, instruction, instruction_language (en|cn), input_image, input_image_raw, Intersection_exist. The public
-set has 606 instructions per language in 11 tasks. Edits lie at `<model>/fullset/<task>/<language>/<key>.png`.
+Columns: task_type, key, instruction, instruction_language (en|cn), input_image, input_image_raw,
+Intersection_exist. The public set has 606 instructions per language in 11 tasks. Edits lie at
+`<model>/fullset/<task>/<language>/<key>.png`.
 """
 
 from __future__ import annotations
@@ -49,10 +51,14 @@ def item_of(row: RawRow) -> EditItem:
     lacking = [column for column in COLUMNS if column not in raw]
     column = next((name for name in IMAGES if raw.get(name) is not None), None)
     if lacking or column is None:
-        raise InputError(f"{where} lacks {', '.join([*lacking, *([] if column else [IMAGES[0]])])}, which GEdit-Bench has.")
+        raise InputError(
+            f"{where} lacks {', '.join([*lacking, *([] if column else [IMAGES[0]])])}, which GEdit-Bench has."
+        )
     task, key, language = (row.text(name) for name in ("task_type", "key", "instruction_language"))
     if any("/" in part or "\\" in part or part.startswith(".") for part in (task, key, language)):
-        raise InputError(f"{where}: task, key and language become a path; they must hold no slash and no leading dot.")
+        raise InputError(
+            f"{where}: task, key and language become a path; they must hold no slash and no leading dot."
+        )
     source = row.image(raw[column])
     return EditItem(
         item_id=f"{task}/{language}/{key}",
@@ -66,11 +72,14 @@ def item_of(row: RawRow) -> EditItem:
     )
 
 
-def read_gedit(bench: str, language: Language, limit: int | None = None, reading: Reading = PLAIN) -> Iterator[EditItem]:
-    """The items of one language, in the benchmark's order; `limit` keeps the first so many of every task.
+def read_gedit(
+    bench: str, language: Language, limit: int | None = None, reading: Reading = PLAIN
+) -> Iterator[EditItem]:
+    """The items of one language, in the benchmark's order; `limit` keeps the first so many of every
+    task.
 
-    `bench` is a folder, a file of rows, or a hub id with optional @revision. Raises InputError for a row that cannot be
-    used, two rows with one output, or no rows at all.
+    `bench` is a folder, a file of rows, or a hub id with optional @revision. Raises InputError for
+    a row that cannot be used, two rows with one output, or no rows at all.
     """
     seen: dict[str, int] = {}
     outputs: set[str] = set()
@@ -84,7 +93,9 @@ def read_gedit(bench: str, language: Language, limit: int | None = None, reading
             continue
         item = item_of(row)
         if item.output in outputs:
-            raise InputError(f"{row.where}: a second row for {item.output}; every key must stand once per task and language.")
+            raise InputError(
+                f"{row.where}: a second row for {item.output}; every key must stand once per task and language."
+            )
         outputs.add(item.output)
         yield item
     if not seen:
@@ -107,7 +118,8 @@ def perceptual_quality(naturalness: float, artifacts: float) -> float:
 
 
 def overall(consistency: float, quality: float) -> float:
-    """O = √(SC · PQ) of one sample, 0–10 (VIEScore, Ku et al. 2023): an edit that fails in one fails."""
+    """O = √(SC · PQ) of one sample, 0–10 (VIEScore, Ku et al. 2023): an edit that fails in one
+    fails."""
     return math.sqrt(consistency * quality)
 
 
@@ -123,14 +135,18 @@ def questions_of(item: EditItem) -> tuple[Question, ...]:
 
 
 def summarise(results: Sequence[ItemResult]) -> dict[str, Any]:
-    """The full set and the intersection set: per measure the mean per task, then over tasks (Step1X-Edit, Liu et al. 2025).
+    """The full set and the intersection set: per measure the mean per task, then over tasks
+    (Step1X-Edit, Liu et al. 2025).
 
-    O is the mean of the samples' O, not √ of the means. `absent_tasks` names those of the public set that the results lack.
+    O is the mean of the samples' O, not √ of the means. `absent_tasks` names those of the public
+    set that the results lack.
     """
     present = {result.group for result in results}
     return {
         "full": summarise_set(results, MEASURES),
-        "intersection": summarise_set([result for result in results if result.intersection], MEASURES),
+        "intersection": summarise_set(
+            [result for result in results if result.intersection], MEASURES
+        ),
         "absent_tasks": [task for task in TASKS if task not in present],
     }
 

@@ -1,6 +1,8 @@
-"""Human GSB: of two editors' edits of one item, people say whether the first is better (G), the same (S) or worse (B).
+"""Human GSB: of two editors' edits of one item, people say whether the first is better (G), the
+same (S) or worse (B).
 
-A file of votes, CSV, JSONL or another format of rows: item, vote (G|S|B, good|same|bad or 好|相同|差), and if known rater and source (the source image).
+A file of votes, CSV, JSONL or another format of rows: item, vote (G|S|B, good|same|bad or 好|相同|差),
+and if known rater and source (the source image).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ ITEM = ("item_id", "item", "id")
 
 @dataclass(frozen=True)
 class Vote:
-    """One person's word on one item. `cluster` is the source image where it is known, else the item."""
+    """One person's word on one item. `cluster` is the source image where it is known, else the
+    item."""
 
     item: str
     side: Side
@@ -63,16 +66,25 @@ def vote_of(row: Mapping[str, Any], side: Side, where: str) -> Vote:
     if item is None:
         raise InputError(f"{where} names no item; give the field 'item'.")
     source = text_at(row, "source")
-    return Vote(item, side, text_at(row, "rater"), f"item:{item}" if source is None else f"source:{source}")
+    return Vote(
+        item, side, text_at(row, "rater"), f"item:{item}" if source is None else f"source:{source}"
+    )
 
 
-def read_votes(path: str | Path, reading: Reading = PLAIN, given: Given | None = None) -> list[Vote]:
-    """The votes in a file of rows; `given` says what words mean that are none of GSB (a: the first edit is better, as good; b: bad).
+def read_votes(
+    path: str | Path, reading: Reading = PLAIN, given: Given | None = None
+) -> list[Vote]:
+    """The votes in a file of rows; `given` says what words mean that are none of GSB (a: the first
+    edit is better, as good; b: bad).
 
-    Raises InputError where there are none, one cannot be read, it is not certain what one means, or a rater voted twice on an item.
+    Raises InputError where there are none, one cannot be read, it is not certain what one means, or
+    a rater voted twice on an item.
     """
     path = Path(path)
-    rows = [(where, {name.strip().lower(): value for name, value in row.items()}) for where, row in whole_rows(path, reading)]
+    rows = [
+        (where, {name.strip().lower(): value for name, value in row.items()})
+        for where, row in whole_rows(path, reading)
+    ]
     if not rows:
         raise InputError(f"{path} holds no votes.")
     words = [word_in(row, where) for where, row in rows]
@@ -85,9 +97,13 @@ def read_votes(path: str | Path, reading: Reading = PLAIN, given: Given | None =
             continue
         vote = vote_of(row, SIDES[meanings.of(word)], where)
         if vote.rater is not None and (vote.item, vote.rater) in seen:
-            raise InputError(f"{where}: rater '{vote.rater}' voted on item '{vote.item}' before; keep one vote.")
+            raise InputError(
+                f"{where}: rater '{vote.rater}' voted on item '{vote.item}' before; keep one vote."
+            )
         if clusters.setdefault(vote.item, vote.cluster) != vote.cluster:
-            raise InputError(f"{where}: item '{vote.item}' has another source than before; an item has one source.")
+            raise InputError(
+                f"{where}: item '{vote.item}' has another source than before; an item has one source."
+            )
         if vote.rater is not None:
             seen.add((vote.item, vote.rater))
         votes.append(vote)
@@ -121,16 +137,21 @@ def agreement(votes: Sequence[Vote]) -> dict[str, Any] | None:
     return {
         "pairs": len(every),
         "share": mean(every),
-        "by_rater": {rater: {"pairs": len(found), "share": mean(found)} for rater, found in sorted(own.items())},
+        "by_rater": {
+            rater: {"pairs": len(found), "share": mean(found)}
+            for rater, found in sorted(own.items())
+        },
     }
 
 
 def gsb(votes: Sequence[Vote]) -> dict[str, Any]:
-    """Everything that is reported of votes: GSB = (G − B)/(G + S + B), in −1…1, as the seed paper has it.
+    """Everything that is reported of votes: GSB = (G − B)/(G + S + B), in −1…1, as the seed paper
+    has it.
 
-    `ci95` is clustered by source image where votes name it, else by item. `sign_p` is the exact sign test of G against B over votes;
-    it takes them as independent, so that with several votes an item `items_sign_p`, over each item's majority, is the one to quote.
-    `alpha` is Krippendorff's, of named raters.
+    `ci95` is clustered by source image where votes name it, else by item. `sign_p` is the exact
+    sign test of G against B over votes; it takes them as independent, so that with several votes an
+    item `items_sign_p`, over each item's majority, is the one to quote. `alpha` is Krippendorff's,
+    of named raters.
     """
     values = [VALUE[vote.side] for vote in votes]
     clusters = [vote.cluster for vote in votes]

@@ -1,4 +1,5 @@
-"""What editors' benchmarks have in common: the things that an editor is asked, what a judge is asked of each edit, and what came of it."""
+"""What editors' benchmarks have in common: the things that an editor is asked, what a judge is
+asked of each edit, and what came of it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rrm.records import Failure, Record
 
 @dataclass(frozen=True)
 class EditItem:
-    """One source image with an instruction. `group` is its task or edit type; `output` the edit's path below an editor's folder."""
+    """One source image with an instruction. `group` is its task or edit type; `output` the edit's
+    path below an editor's folder."""
 
     item_id: str
     group: str
@@ -28,7 +30,8 @@ class EditItem:
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge is asked in one request, which it answers with `count` scores from `low` to `high`."""
+    """What a judge is asked in one request, which it answers with `count` scores from `low` to
+    `high`."""
 
     name: str
     text: str
@@ -39,7 +42,8 @@ class Question:
 
 
 class ItemResult(Record):
-    """The scores of one edit by measure, or why it has none. `source` is the digest of the source's pixels: the cluster."""
+    """The scores of one edit by measure, or why it has none. `source` is the digest of the source's
+    pixels: the cluster."""
 
     item_id: str
     group: str
@@ -52,7 +56,8 @@ class ItemResult(Record):
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark: what is asked of each edit, what its answers amount to, and what the results amount to.
+    """A benchmark: what is asked of each edit, what its answers amount to, and what the results
+    amount to.
 
     `same_size`: whether the edit is shown to the judge at the source's size.
     """

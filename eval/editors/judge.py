@@ -1,4 +1,5 @@
-"""Scores of an editor's edits from a vision-language model behind an OpenAI-compatible server; every answer is kept and reused."""
+"""Scores of an editor's edits from a vision-language model behind an OpenAI-compatible server;
+every answer is kept and reused."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class JudgeSettings(Dialect):
 
 
 class AnswerRow(Record):
-    """One answer of the judge. `key` hashes the model, its sampling, every word of the prompt, and the pixels that it was shown."""
+    """One answer of the judge. `key` hashes the model, its sampling, every word of the prompt, and
+    the pixels that it was shown."""
 
     key: str
     item_id: str
@@ -50,15 +52,25 @@ class AnswerRow(Record):
 
 
 def answer_key(settings: JudgeSettings, question: Question, digests: Iterable[str]) -> str:
-    """The key of an answer: all that it depends on, and nothing else; the same model at another address gives the same answer."""
-    parts = [settings.model, settings.temperature, settings.max_tokens, SYSTEM, question.text, *digests]
+    """The key of an answer: all that it depends on, and nothing else; the same model at another
+    address gives the same answer."""
+    parts = [
+        settings.model,
+        settings.temperature,
+        settings.max_tokens,
+        SYSTEM,
+        question.text,
+        *digests,
+    ]
     parts += [settings.fingerprint] if settings.extra else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def prompts_digest(bench: Bench, item: EditItem) -> str:
     """A hash of the words of the prompts with which an item is judged."""
-    return hashlib.sha256(json.dumps([SYSTEM, *(q.text for q in bench.questions(item))]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps([SYSTEM, *(q.text for q in bench.questions(item))]).encode()
+    ).hexdigest()[:16]
 
 
 def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image | Failure:
@@ -76,7 +88,8 @@ def read_output(outputs: Path, item: EditItem, same_size: bool) -> Image.Image |
 
 
 class Judge:
-    """Asks the server for scores, unless an answer to the same question about the same pixels is kept."""
+    """Asks the server for scores, unless an answer to the same question about the same pixels is
+    kept."""
 
     def __init__(self, settings: JudgeSettings, rows: AnswerCache[AnswerRow], client: ChatClient):
         self.settings, self.rows, self.client = settings, rows, client
@@ -125,19 +138,31 @@ class Judge:
         if isinstance(edited, Failure):
             return found.model_copy(update={"failure": edited})
         questions = bench.questions(item)
-        rows = await asyncio.gather(*(self.answer(item, question, edited) for question in questions))
-        scores = {question.name: row.scores for question, row in zip(questions, rows, strict=True) if row.scores is not None}
+        rows = await asyncio.gather(
+            *(self.answer(item, question, edited) for question in questions)
+        )
+        scores = {
+            question.name: row.scores
+            for question, row in zip(questions, rows, strict=True)
+            if row.scores is not None
+        }
         failures = [row.failure for row in rows if row.failure is not None]
         update = {"failure": failures[0]} if failures else {"scores": bench.scores(scores)}
         return found.model_copy(update=update)
 
 
 async def judge_all(
-    bench: Bench, items: Iterable[EditItem], outputs: Path, settings: JudgeSettings, rows: AnswerCache[AnswerRow]
+    bench: Bench,
+    items: Iterable[EditItem],
+    outputs: Path,
+    settings: JudgeSettings,
+    rows: AnswerCache[AnswerRow],
 ) -> tuple[list[ItemResult], dict[str, str]]:
-    """One result per item in their order, and digests of what was judged: `content` of the items, `prompts` of the words.
+    """One result per item in their order, and digests of what was judged: `content` of the items,
+    `prompts` of the words.
 
-    Raises InputError where the server refuses everything, or is gone for more edits in a row than are in flight.
+    Raises InputError where the server refuses everything, or is gone for more edits in a row than
+    are in flight.
     """
     client = ChatClient(settings.url, key_variable=settings.key_variable, timeout=settings.timeout)
     judge = Judge(settings, rows, client)
@@ -152,11 +177,17 @@ async def judge_all(
         with tqdm(desc="judge", unit="edit") as bar:
             async for item, result in in_order(items, work, settings.in_flight):
                 bar.update()
-                content.update(json.dumps([item.item_id, item.instruction, item.source_digest]).encode())
+                content.update(
+                    json.dumps([item.item_id, item.instruction, item.source_digest]).encode()
+                )
                 prompts.update(prompts_digest(bench, item).encode())
                 results.append(result)
                 judge.rule.check()
-                gone = gone + 1 if result.failure is not None and result.failure.kind == "server_gone" else 0
+                gone = (
+                    gone + 1
+                    if result.failure is not None and result.failure.kind == "server_gone"
+                    else 0
+                )
                 if gone > settings.in_flight and result.failure is not None:
                     raise InputError(
                         f"The server at {settings.url} does not answer ({result.failure.detail}); "

@@ -1,7 +1,8 @@
 """What a judge of editors is asked, and how its answers are read: strictly, and nothing is made up.
 
-Two questions after VIEScore (semantic consistency and perceptual quality, two scores each), and a rubric of three scores for each of
-ImgEdit's edit types. The wording is our own, so that scores are not those of the public prompts: compare editors within one judge.
+Two questions after VIEScore (semantic consistency and perceptual quality, two scores each), and a
+rubric of three scores for each of ImgEdit's edit types. The wording is our own, so that scores are
+not those of the public prompts: compare editors within one judge.
 """
 
 from __future__ import annotations
@@ -50,9 +51,7 @@ Give three scores, each a whole number from 1 (very bad) to 5 (without a fault):
 What was not carried out cannot be well done: no later score may be higher than the first.
 
 """
-NATURAL = (
-    "Detail: does it look real up close, with light, shadow, texture, scale and perspective that fit, and without artifacts?"
-)
+NATURAL = "Detail: does it look real up close, with light, shadow, texture, scale and perspective that fit, and without artifacts?"
 RUBRICS: dict[str, tuple[str, str, str, str]] = {
     "add": (
         "something is added",
@@ -119,7 +118,9 @@ def form(count: int) -> str:
 
 def consistency_question(instruction: str) -> Question:
     """The question for SC: success and over-editing, 0–10."""
-    return Question("SC", CONSISTENCY.format(instruction=quoted(instruction)) + form(2), "both", 2, 0, 10)
+    return Question(
+        "SC", CONSISTENCY.format(instruction=quoted(instruction)) + form(2), "both", 2, 0, 10
+    )
 
 
 def quality_question() -> Question:
@@ -130,39 +131,53 @@ def quality_question() -> Question:
 def rubric_question(edit_type: str, instruction: str) -> Question:
     """The question by the rubric of an edit type: three scores, 1–5."""
     kind, first, second, third = RUBRICS[edit_type]
-    text = RUBRIC.format(instruction=quoted(instruction), kind=kind, first=first, second=second, third=third)
+    text = RUBRIC.format(
+        instruction=quoted(instruction), kind=kind, first=first, second=second, third=third
+    )
     return Question("rubric", text + form(3), "both", 3, 1, 5)
 
 
 def read_scores(answer: Answer, question: Question) -> tuple[tuple[float, ...], str] | Failure:
     """The scores and the reasoning of an answer, or why it has none.
 
-    What stands before the end of a thought (`</think>`) is no score; it is the reasoning of an answer that gives none. The object with
-    the scores must end the answer; they must be of the right number and within the scale, and only one set of them.
+    What stands before the end of a thought (`</think>`) is no score; it is the reasoning of an
+    answer that gives none. The object with the scores must end the answer; they must be of the
+    right number and within the scale, and only one set of them.
     """
     found = said(answer)
     if isinstance(found, Failure):
         return found
     text = found.answer
-    places = [place for place in json_values(text, "{") if place.value is None or "score" in place.value]
+    places = [
+        place for place in json_values(text, "{") if place.value is None or "score" in place.value
+    ]
     if not places:
         return unreadable(text, f"no JSON object with 'score': {text.strip()[:120]}")
     last = places[-1]
     if last.value is None:
         return Failure(kind="unparseable", detail="the JSON nests too deep, or is broken too often")
     if not CLOSING.fullmatch(text, last.end):
-        return Failure(kind="unparseable", detail="the last object with 'score' does not end the answer")
+        return Failure(
+            kind="unparseable", detail="the last object with 'score' does not end the answer"
+        )
     scores = last.value["score"]
     if any(other.value["score"] != scores for other in places):
         return Failure(kind="unparseable", detail="several sets of scores that differ")
     if not isinstance(scores, list) or len(scores) != question.count:
-        return Failure(kind="unparseable", detail=f"'score' is no list of {question.count}: {sound(str(scores)[:120])}")
+        return Failure(
+            kind="unparseable",
+            detail=f"'score' is no list of {question.count}: {sound(str(scores)[:120])}",
+        )
     numbers = [score_in(score, question) for score in scores]
     if None in numbers:
         scale = f"{question.low:g}–{question.high:g}"
-        return Failure(kind="unparseable", detail=f"not on the scale {scale}: {sound(str(scores)[:120])}")
+        return Failure(
+            kind="unparseable", detail=f"not on the scale {scale}: {sound(str(scores)[:120])}"
+        )
     reasoning = last.value.get("reasoning")
-    return tuple(n for n in numbers if n is not None), sound(reasoning if isinstance(reasoning, str) else found.thought)
+    return tuple(n for n in numbers if n is not None), sound(
+        reasoning if isinstance(reasoning, str) else found.thought
+    )
 
 
 def score_in(value: Any, question: Question) -> float | None:

@@ -53,9 +53,14 @@ def account_of(results: Sequence[ItemResult]) -> dict[str, Any]:
 
 
 def write_report(
-    out: Path, bench: Bench, results: Sequence[ItemResult], settings: JudgeSettings, about: Mapping[str, Any]
+    out: Path,
+    bench: Bench,
+    results: Sequence[ItemResult],
+    settings: JudgeSettings,
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Writes results.jsonl and summary.json, which says how the scores came about, and returns the summary."""
+    """Writes results.jsonl and summary.json, which says how the scores came about, and returns the
+    summary."""
     write_results(out, results)
     summary = {
         "benchmark": bench.name,
@@ -92,15 +97,30 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(found: Mapping[str, Any], measures: Sequence[str]) -> str:
-    """One set of edits: a line per group, then the means over groups, over samples, and with what has no score as 0."""
+    """One set of edits: a line per group, then the means over groups, over samples, and with what
+    has no score as 0."""
 
-    def line(name: str, numbers: Mapping[str, Any] | None, scores: Mapping[str, Estimate]) -> list[str]:
+    def line(
+        name: str, numbers: Mapping[str, Any] | None, scores: Mapping[str, Estimate]
+    ) -> list[str]:
         kinds = ("n", "judged", "missing", "unreadable", "failed")
-        return [name, *(str(numbers[kind]) if numbers else "" for kind in kinds), *(shown(scores[m]) for m in measures)]
+        return [
+            name,
+            *(str(numbers[kind]) if numbers else "" for kind in kinds),
+            *(shown(scores[m]) for m in measures),
+        ]
 
     rows = [["", "n", "judged", "missing", "unreadable", "failed", *measures]]
-    rows += [line(group, numbers, numbers["scores"]) for group, numbers in found["by_group"].items()]
-    rows.append(line(f"mean over {found['groups_judged']} of {found['groups']} groups", found, found["overall"]))
+    rows += [
+        line(group, numbers, numbers["scores"]) for group, numbers in found["by_group"].items()
+    ]
+    rows.append(
+        line(
+            f"mean over {found['groups_judged']} of {found['groups']} groups",
+            found,
+            found["overall"],
+        )
+    )
     rows.append(line("mean over samples", None, found["samples"]))
     rows.append(line("… with no score as 0", None, found["missing_as_0"]))
     failures = ", ".join(f"{kind}: {count}" for kind, count in found["failures"].items())
@@ -120,25 +140,38 @@ def tables(bench: Bench, summary: Mapping[str, Any]) -> str:
 
 
 def published(bench: Bench, results: Sequence[ItemResult]) -> str:
-    """The published numbers of the benchmark, which are of English instructions, and why they are no target."""
+    """The published numbers of the benchmark, which are of English instructions, and why they are
+    no target."""
     protocol, dimensions = PROTOCOLS[bench.name]
     if any(result.language != "en" for result in results):
         return "published: numbers of English instructions alone are known"
-    found = [anchor for dimension in dimensions for anchor in anchors_for(bench.name, dimension, protocol)]
+    found = [
+        anchor
+        for dimension in dimensions
+        for anchor in anchors_for(bench.name, dimension, protocol)
+    ]
     return f"published ({protocol})\n{anchor_table(found)}\n{NOTE}"
 
 
 def check_comparable(first: Path, second: Path) -> None:
-    """Raises InputError unless both folders hold results of one benchmark by one judge with the same prompts."""
+    """Raises InputError unless both folders hold results of one benchmark by one judge with the
+    same prompts."""
     one, other = (read_summary(folder) for folder in (first, second))
     parts = {
-        "benchmark": [(summary["benchmark"], summary["digests"]["content"]) for summary in (one, other)],
+        "benchmark": [
+            (summary["benchmark"], summary["digests"]["content"]) for summary in (one, other)
+        ],
         "prompts": [summary["digests"]["prompts"] for summary in (one, other)],
-        "judge": [[summary["judge"][name] for name in ("model", "temperature", "max_tokens")] for summary in (one, other)],
+        "judge": [
+            [summary["judge"][name] for name in ("model", "temperature", "max_tokens")]
+            for summary in (one, other)
+        ],
     }
     differing = [name for name, (a, b) in parts.items() if a != b]
     if differing:
-        raise InputError(f"{first} and {second} differ in {', '.join(differing)}; judge both alike before comparing them.")
+        raise InputError(
+            f"{first} and {second} differ in {', '.join(differing)}; judge both alike before comparing them."
+        )
 
 
 def comparison(bench: Bench, first: Sequence[ItemResult], second: Sequence[ItemResult]) -> str:
@@ -166,7 +199,10 @@ def gsb_text(found: Mapping[str, Any]) -> str:
         alpha = MISSING if found["alpha"] is None else f"{found['alpha']:.2f}"
         share = f"{percent(agreed['share'])}% of {agreed['pairs']} pairs of votes"
         lines.append(f"agreement of raters: {share}, Krippendorff's alpha {alpha}")
-        lines += [f"  {name}: {percent(own['share'])}% of {own['pairs']}" for name, own in agreed["by_rater"].items()]
+        lines += [
+            f"  {name}: {percent(own['share'])}% of {own['pairs']}"
+            for name, own in agreed["by_rater"].items()
+        ]
     return "\n".join(lines)
 
 

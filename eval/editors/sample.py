@@ -1,4 +1,5 @@
-"""An editor's edits of a benchmark, in the public layout of folders; a run that was interrupted makes only what is not there."""
+"""An editor's edits of a benchmark, in the public layout of folders; a run that was interrupted
+makes only what is not there."""
 
 from __future__ import annotations
 
@@ -44,18 +45,23 @@ def is_whole(path: Path) -> bool:
 
 
 def claim(folder: Path, editor: Generator, seed: int) -> None:
-    """Notes in the folder which editor its edits are of. Raises InputError where it holds edits by other settings."""
+    """Notes in the folder which editor its edits are of. Raises InputError where it holds edits by
+    other settings."""
     wanted = {**editor.model_dump(mode="json", exclude=WITHOUT_EFFECT), "seed": seed}
     path = folder / SETTINGS
     if not path.is_file():
         if any(folder.rglob("*.png")):
-            raise InputError(f"{folder} holds edits and no {SETTINGS} that says whose; give another --name, or move them away.")
+            raise InputError(
+                f"{folder} holds edits and no {SETTINGS} that says whose; give another --name, or move them away."
+            )
         write_json(path, wanted)
         return
     had: Any = json.loads(path.read_text(encoding="utf-8"))
     differing = sorted(key for key in wanted if had.get(key) != wanted[key])
     if differing:
-        raise InputError(f"{folder} holds edits that were made with another {', '.join(differing)}; give another --name.")
+        raise InputError(
+            f"{folder} holds edits that were made with another {', '.join(differing)}; give another --name."
+        )
 
 
 def save(path: Path, payload: bytes) -> None:
@@ -66,7 +72,12 @@ def save(path: Path, payload: bytes) -> None:
 
 def failure_line(item: EditItem, seed: int, failure: Failure) -> dict[str, Any]:
     """What failures.jsonl says of an edit that could not be made."""
-    return {"item_id": item.item_id, "output": item.output, "seed": seed, "failure": failure.model_dump()}
+    return {
+        "item_id": item.item_id,
+        "output": item.output,
+        "seed": seed,
+        "failure": failure.model_dump(),
+    }
 
 
 def settle_failures(folder: Path) -> None:
@@ -83,7 +94,9 @@ def settle_failures(folder: Path) -> None:
         path.unlink()
 
 
-async def make_one(item: EditItem, client: GeneratorClient, folder: Path, seed: int) -> bool | Failure:
+async def make_one(
+    item: EditItem, client: GeneratorClient, folder: Path, seed: int
+) -> bool | Failure:
     """True where the edit was made, False where it was there, or why there is none."""
     path = inside(folder, item.output)
     if is_whole(path):
@@ -96,9 +109,14 @@ async def make_one(item: EditItem, client: GeneratorClient, folder: Path, seed: 
 
 
 async def sample_with(
-    client: GeneratorClient, items: Iterable[EditItem], folder: Path, seed: int, in_flight: int = EDITS_IN_FLIGHT
+    client: GeneratorClient,
+    items: Iterable[EditItem],
+    folder: Path,
+    seed: int,
+    in_flight: int = EDITS_IN_FLIGHT,
 ) -> Sampled:
-    """Makes every edit that is not there; each that fails is a line of failures.jsonl and is tried again by the next run.
+    """Makes every edit that is not there; each that fails is a line of failures.jsonl and is tried
+    again by the next run.
 
     Raises InputError where the server is gone for more edits in a row than are in flight.
     """
@@ -113,7 +131,10 @@ async def sample_with(
             bar.update()
             if isinstance(outcome, Failure):
                 failed += 1
-                append_lines(folder / FAILURES, [json.dumps(failure_line(item, seed, outcome), ensure_ascii=False)])
+                append_lines(
+                    folder / FAILURES,
+                    [json.dumps(failure_line(item, seed, outcome), ensure_ascii=False)],
+                )
                 gone = gone + 1 if outcome.kind == "server_gone" else 0
                 if gone > in_flight:
                     raise InputError(
@@ -126,8 +147,11 @@ async def sample_with(
     return Sampled(kept + made + failed, kept, made, failed)
 
 
-async def sample(items: Iterable[EditItem], editor: Generator, folder: Path, seed: int | None = None) -> Sampled:
-    """The edits of all items by one editor, below `folder`; the seed is the editor's first unless given."""
+async def sample(
+    items: Iterable[EditItem], editor: Generator, folder: Path, seed: int | None = None
+) -> Sampled:
+    """The edits of all items by one editor, below `folder`; the seed is the editor's first unless
+    given."""
     chosen = editor.seeds[0] if seed is None else seed
     claim(folder, editor, chosen)
     client = open_generator(editor)

@@ -1,4 +1,5 @@
-"""The one client of OpenAI-compatible chat servers: a request, and a checked completion or a fault. It needs no torch."""
+"""The one client of OpenAI-compatible chat servers: a request, and a checked completion or a fault.
+It needs no torch."""
 
 from rrm.chat.client import ChatClient, every_choice, patiently, reached, spare_loopback, waited
 from rrm.chat.faults import Fault

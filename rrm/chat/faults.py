@@ -1,4 +1,5 @@
-"""Why an attempt brought no completion: the one table from a status and a server's words to a fault."""
+"""Why an attempt brought no completion: the one table from a status and a server's words to a
+fault."""
 
 from __future__ import annotations
 
@@ -21,18 +22,22 @@ Scope = Literal["moment", "question", "everything"]
 OF_ONE = frozenset(["model", "messages", "prompt", "image"])
 """Fields whose value is another in every request, or has a cure of its own."""
 WINDOW = re.compile(
-    r"context.{0,12}(length|window)|(input|prompt).{0,20}too long|too many (input )?tokens|input tokens", re.IGNORECASE
+    r"context.{0,12}(length|window)|(input|prompt).{0,20}too long|too many (input )?tokens|input tokens",
+    re.IGNORECASE,
 )
 FILTER = re.compile(
     r"content.?(filter|policy|management|moderation)|moderation|inspection|responsible.?ai|inappropriate|safety system|sensitive.(content|word|info)|敏感|违规|审核",
     re.IGNORECASE,
 )
 MONEY = re.compile(
-    r"arrear|insufficient.{0,3}(balance|quota|funds|credit)|good standing|credit balance|余额|欠费", re.IGNORECASE
+    r"arrear|insufficient.{0,3}(balance|quota|funds|credit)|good standing|credit balance|余额|欠费",
+    re.IGNORECASE,
 )
 QUOTA = re.compile(r"exceeded your current quota|billing", re.IGNORECASE)
 """What an empty account is told, and a busy minute as well, which also says when it ends."""
-SOON = re.compile(r"(try again|retry) (in|after) [0-9]|per[ -]?(second|minute|min)\b", re.IGNORECASE)
+SOON = re.compile(
+    r"(try again|retry) (in|after) [0-9]|per[ -]?(second|minute|min)\b", re.IGNORECASE
+)
 _INSIDE = r"(?<![\w/'\"`.-])(images?|inputs?|outputs?|content|returned)(?![\w-])"
 NO_MODEL = re.compile(
     rf"model((?!{_INSIDE}).){{0,60}}(not.{{0,3}}(exist|found)|(unknown|invalid)(?! (error|input|output)))"
@@ -85,18 +90,25 @@ def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> 
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without keys and control characters, at most `LONGEST_DETAIL` characters of it."""
+    """The text on one line, without keys and control characters, at most `LONGEST_DETAIL`
+    characters of it."""
     return shown(" ".join(text.split()))[:LONGEST_DETAIL]
 
 
-def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, wait: float | None = None) -> Fault:
-    """What it means that a server answers a request with this status and body; `sent` are the names of the request's fields.
+def fault_of(
+    status: int, raw: bytes, sent: Collection[str], key_variable: str, wait: float | None = None
+) -> Fault:
+    """What it means that a server answers a request with this status and body; `sent` are the names
+    of the request's fields.
 
-    Its own words are kept. A status of 200 stands for a body that holds an error in place of an answer.
+    Its own words are kept. A status of 200 stands for a body that holds an error in place of an
+    answer.
     """
     value = parsed(raw)
     code, param, said = words_of(value, raw)
-    detail = one_line(f"status {status}: {said}" if status >= 300 else f"an error in place of an answer: {said}")
+    detail = one_line(
+        f"status {status}: {said}" if status >= 300 else f"an error in place of an answer: {said}"
+    )
     status = status if status >= 300 else status_in(value)
     known = f"{code} {said}"
 
@@ -123,7 +135,9 @@ def fault_of(status: int, raw: bytes, sent: Collection[str], key_variable: str, 
         return Fault(Failure(kind="bad_row", detail=detail), "question")
     if field := field_in(value, param, said, sent):
         return everything(cure_of(field), field)
-    kind: FailureKind = "image_unreadable" if SPOILT.search(said) or param.startswith("image") else "bad_row"
+    kind: FailureKind = (
+        "image_unreadable" if SPOILT.search(said) or param.startswith("image") else "bad_row"
+    )
     return Fault(Failure(kind=kind, detail=detail), "question")
 
 
@@ -143,13 +157,19 @@ def holds_error(value: Any) -> bool:
 def sound_choices(value: dict[str, Any]) -> bool:
     """Whether there is a choice without an error of its own."""
     choices = value.get("choices")
-    return isinstance(choices, list) and any(isinstance(c, dict) and not c.get("error") for c in choices)
+    return isinstance(choices, list) and any(
+        isinstance(c, dict) and not c.get("error") for c in choices
+    )
 
 
 def error_in(value: dict[str, Any]) -> Any:
     """The error in an answer's JSON, wherever it stands: at the top, or in a choice."""
     choices = value.get("choices")
-    inside = [c.get("error") for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    inside = (
+        [c.get("error") for c in choices if isinstance(c, dict)]
+        if isinstance(choices, list)
+        else []
+    )
     return value.get("error") or next(filter(None, inside), None)
 
 
@@ -164,12 +184,26 @@ def words_of(value: Any, raw: bytes) -> tuple[str, str, str]:
     """(code, parameter, words) of an error's body in any of the forms that servers write."""
     error = error_in(value) if isinstance(value, dict) else None
     holder = error if isinstance(error, dict) else value if isinstance(value, dict) else {}
-    code = " ".join(str(holder[name]) for name in ("code", "type") if isinstance(holder.get(name), str))
+    code = " ".join(
+        str(holder[name]) for name in ("code", "type") if isinstance(holder.get(name), str)
+    )
     param = holder.get("param")
-    said = error if isinstance(error, str) else holder.get("message") or holder.get("detail") or holder.get("error_msg")
+    said = (
+        error
+        if isinstance(error, str)
+        else holder.get("message") or holder.get("detail") or holder.get("error_msg")
+    )
     if said is None or said == "":
-        said = value if value not in (None, "") else TAG.sub(" ", raw[:20_000].decode("utf-8", "replace")).strip() or "no words"
-    return code, param if isinstance(param, str) else "", said if isinstance(said, str) else compact(said)
+        said = (
+            value
+            if value not in (None, "")
+            else TAG.sub(" ", raw[:20_000].decode("utf-8", "replace")).strip() or "no words"
+        )
+    return (
+        code,
+        param if isinstance(param, str) else "",
+        said if isinstance(said, str) else compact(said),
+    )
 
 
 def compact(value: Any) -> str:
@@ -181,20 +215,24 @@ def compact(value: Any) -> str:
 
 
 def field_in(value: Any, param: str, said: str, sent: Collection[str]) -> str | None:
-    """The field of the request that the server objects to, where it names one that would be the same in every request."""
+    """The field of the request that the server objects to, where it names one that would be the
+    same in every request."""
     names = {*sent, "max_tokens", "enable_thinking", "stream"} - OF_ONE
     last = re.split(r"[.\[\]]+", param.strip("]."))[-1] if param else ""
     if last in names:
         return last
     for name in (*places(value), *re.findall(r"[\w.]+", said)):
         plain = name.rpartition(".")[2]
-        if plain in names and (len(plain) > 1 or re.search(rf"['\"`]{plain}['\"`]|parameter:? {plain}\b", said)):
+        if plain in names and (
+            len(plain) > 1 or re.search(rf"['\"`]{plain}['\"`]|parameter:? {plain}\b", said)
+        ):
             return plain
     return None
 
 
 def places(value: Any, depth: int = DEPTH) -> Iterator[str]:
-    """The last names of pydantic's places of errors, wherever they stand in the JSON, down to a depth."""
+    """The last names of pydantic's places of errors, wherever they stand in the JSON, down to a
+    depth."""
     if depth == 0:
         return
     if isinstance(value, dict):
@@ -214,7 +252,9 @@ def cure_of(field: str) -> str:
         case "seed":
             return "set send_seed: false"
         case "max_tokens" | "max_completion_tokens":
-            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[field]
+            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[
+                field
+            ]
             return f"set max_tokens_field: {other}, or another max_tokens"
         case "n":
             return "set one_by_one: true"

@@ -1,4 +1,5 @@
-"""What servers of the protocol take differently, as options of every config and spec that names one."""
+"""What servers of the protocol take differently, as options of every config and spec that names
+one."""
 
 from __future__ import annotations
 
@@ -19,13 +20,17 @@ class Dialect(Config):
     """How requests to a server differ from the usual ones."""
 
     extra: dict[str, Any] = Field(
-        default_factory=dict, description="fields added to every request; null takes out one of ours: {temperature: null}"
+        default_factory=dict,
+        description="fields added to every request; null takes out one of ours: {temperature: null}",
     )
     send_seed: bool = Field(default=True, description="false for servers that do not know 'seed'")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="what the server calls that limit; OpenAI's newer models know only the second"
+        default="max_tokens",
+        description="what the server calls that limit; OpenAI's newer models know only the second",
     )
-    one_by_one: bool = Field(default=False, description="a request per sample, for servers that do not know 'n'")
+    one_by_one: bool = Field(
+        default=False, description="a request per sample, for servers that do not know 'n'"
+    )
 
     @field_validator("extra", mode="before")
     @classmethod
@@ -54,12 +59,15 @@ class Dialect(Config):
     def record(self) -> dict[str, Any]:
         """All values as JSON has them, but of a dialect only what differs from the usual one."""
         usual = Dialect()
-        same = {name for name in Dialect.model_fields if getattr(self, name) == getattr(usual, name)}
+        same = {
+            name for name in Dialect.model_fields if getattr(self, name) == getattr(usual, name)
+        }
         return self.model_dump(mode="json", exclude=same)
 
     @property
     def fingerprint(self) -> str:
-        """What is added to a fingerprint for fields that may change the answers; a hash, for some hold secrets. Empty without any."""
+        """What is added to a fingerprint for fields that may change the answers; a hash, for some
+        hold secrets. Empty without any."""
         return f"|extra {content_hash(self.extra)}" if self.extra else ""
 
 

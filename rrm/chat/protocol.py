@@ -1,4 +1,5 @@
-"""Requests and completions in the words of OpenAI's chat protocol. Nothing of a completion is seen before all of it is checked."""
+"""Requests and completions in the words of OpenAI's chat protocol. Nothing of a completion is seen
+before all of it is checked."""
 
 from __future__ import annotations
 
@@ -49,7 +50,13 @@ class ChatRequest:
         if self.top_logprobs is not None:
             sampling |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         limit = {self.max_tokens_field: self.max_tokens, "n": self.n}
-        fields = {"model": self.model, **sampling, **limit, "messages": list(self.messages), **self.extra}
+        fields = {
+            "model": self.model,
+            **sampling,
+            **limit,
+            "messages": list(self.messages),
+            **self.extra,
+        }
         return {name: value for name, value in fields.items() if value is not None}
 
     @property
@@ -72,7 +79,8 @@ class Form:
 
 @dataclass(frozen=True)
 class Completion:
-    """A server's answers to one request. Its counts of tokens are None where it sent none that can be one."""
+    """A server's answers to one request. Its counts of tokens are None where it sent none that can
+    be one."""
 
     choices: tuple[Choice, ...]
     prompt_tokens: int | None = None
@@ -85,9 +93,11 @@ def image_part(image: Image) -> dict[str, Any]:
 
 
 def read_completion(value: Any, request: ChatRequest) -> Completion:
-    """The completion in an answer's JSON. Raises NoCompletion where any of it is not what the protocol has.
+    """The completion in an answer's JSON. Raises NoCompletion where any of it is not what the
+    protocol has.
 
-    Fewer choices than were asked for are no error (some servers do not know `n`); none or too many are.
+    Fewer choices than were asked for are no error (some servers do not know `n`); none or too many
+    are.
     """
     if not isinstance(value, dict):
         raise NoCompletion(f"a JSON {type(value).__name__}")
@@ -106,7 +116,8 @@ def read_completion(value: Any, request: ChatRequest) -> Completion:
 
 
 def count(value: Any) -> int | None:
-    """The count of tokens, None for what cannot be one: a word, a boolean, NaN, a fraction, less than none, or endless."""
+    """The count of tokens, None for what cannot be one: a word, a boolean, NaN, a fraction, less
+    than none, or endless."""
     return value if type(value) is int and 0 <= value <= MOST_COUNTED else None
 
 
@@ -129,7 +140,8 @@ def read_choice(value: Any, with_tokens: bool) -> Choice:
 
 
 def read_content(value: Any) -> tuple[str, str]:
-    """(the text, the thought) of a message's content: a text, nothing, or a list of parts of either kind. Raises NoCompletion."""
+    """(the text, the thought) of a message's content: a text, nothing, or a list of parts of either
+    kind. Raises NoCompletion."""
     if value is None:
         return "", ""
     if isinstance(value, str):
@@ -143,7 +155,9 @@ def read_content(value: Any) -> tuple[str, str]:
         if kind == "thinking":
             held = part.get("thinking")
             thoughts.append(held if isinstance(held, str) else read_content(held)[0])
-        elif isinstance(text := part if isinstance(part, str) else part.get("text") if kind else None, str):
+        elif isinstance(
+            text := part if isinstance(part, str) else part.get("text") if kind else None, str
+        ):
             texts.append(text)
         else:
             raise NoCompletion("a part of the content that is no text")
@@ -151,7 +165,8 @@ def read_content(value: Any) -> tuple[str, str]:
 
 
 def read_tokens(value: Any) -> tuple[Token, ...]:
-    """The tokens with the probabilities of what could have stood at their places; none where the server tells none."""
+    """The tokens with the probabilities of what could have stood at their places; none where the
+    server tells none."""
     entries = value.get("content", []) if isinstance(value, dict) else value
     if entries is None:
         return ()
@@ -167,10 +182,16 @@ def read_token(entry: Any) -> Token:
         raise NoCompletion("logprobs without alternatives")
     likely: dict[str, float] = {}
     for one in (entry, *alternatives):
-        text, logprob = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
+        text, logprob = (
+            (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
+        )
         if not isinstance(text, str):
             raise NoCompletion("a token that is no text")
-        if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not -math.inf < logprob <= LARGEST_LOGPROB:
+        if (
+            isinstance(logprob, bool)
+            or not isinstance(logprob, int | float)
+            or not -math.inf < logprob <= LARGEST_LOGPROB
+        ):
             raise NoCompletion("a logprob that is none")
         likely[sound(text)] = math.exp(min(logprob, 0.0))
     return Token(sound(entry["token"]), likely)

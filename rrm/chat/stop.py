@@ -12,7 +12,8 @@ NEVER_ANSWERED = 16
 
 
 class StopRule:
-    """Counts what would meet every row, over all clients of one server or model; `reason` says why nothing more is to be asked."""
+    """Counts what would meet every row, over all clients of one server or model; `reason` says why
+    nothing more is to be asked."""
 
     def __init__(self, who: str):
         self.who = who

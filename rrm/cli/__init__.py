@@ -1,4 +1,5 @@
-"""The `rrm` command: a stage of the job, or what the verifier is used for. `rrm --help` loads neither torch nor a stage."""
+"""The `rrm` command: a stage of the job, or what the verifier is used for. `rrm --help` loads
+neither torch nor a stage."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-STAGES, USE, SUPPORT = "The job, stage by stage", "The verifier at work", "Measuring, and what stands in on a laptop"
+STAGES, USE, SUPPORT = (
+    "The job, stage by stage",
+    "The verifier at work",
+    "Measuring, and what stands in on a laptop",
+)
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
     STAGES: {
         "world": stages.world, "data": stages.data, "plan": stages.plan, "sft": stages.sft, "gcpo": stages.gcpo,

@@ -1,4 +1,5 @@
-"""What stands in on a laptop: the sandbox's teachers, with faults if wanted, and its pre-trained checkpoints."""
+"""What stands in on a laptop: the sandbox's teachers, with faults if wanted, and its pre-trained
+checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ local_servers.register("sandbox", start_teacher)
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
 
 
-def teacher(host: str = "127.0.0.1", port: int = 8100, until_stdin_closes: UntilStdinCloses = False) -> None:
+def teacher(
+    host: str = "127.0.0.1", port: int = 8100, until_stdin_closes: UntilStdinCloses = False
+) -> None:
     """Serve the sandbox's teachers over OpenAI's protocol."""
     from rrm.sandbox.teacher import serve
 
@@ -31,11 +34,16 @@ def teacher(host: str = "127.0.0.1", port: int = 8100, until_stdin_closes: Until
 
 
 def fault_server(
-    config: Annotated[Path | None, typer.Option(help="YAML with any of the settings of the fault server")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as delay=0.2 faults=0.1")
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with any of the settings of the fault server")
     ] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="print the settings, and run nothing")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as delay=0.2 faults=0.1"),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print the settings, and run nothing")
+    ] = False,
     host: str = "127.0.0.1",
     port: int = 8101,
     until_stdin_closes: UntilStdinCloses = False,

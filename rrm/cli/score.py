@@ -28,8 +28,8 @@ PRINCIPLES_HELP = (
 
 
 def read_principles_file(path: Path, encoding: str | None = None) -> tuple[Principle, ...]:
-    """Principles from a JSON list or rows of {"question", "category"} (JSONL, CSV, Parquet), or from a text file with one question a line
-    (category "follow").
+    """Principles from a JSON list or rows of {"question", "category"} (JSONL, CSV, Parquet), or
+    from a text file with one question a line (category "follow").
 
     Raises InputError where it holds none, or one that the data pipeline would refuse of a teacher.
     """
@@ -39,13 +39,18 @@ def read_principles_file(path: Path, encoding: str | None = None) -> tuple[Princ
         )
     if path.suffix.lower() == ".txt":
         lines = [line.strip() for line in read_text(path, encoding).splitlines() if line.strip()]
-        found: tuple[Principle, ...] | Failure = tuple(Principle(question=line, category="follow") for line in lines)
+        found: tuple[Principle, ...] | Failure = tuple(
+            Principle(question=line, category="follow") for line in lines
+        )
         if not found:
             raise InputError(f"{path} is empty; write one question a line.")
     elif path.suffix.lower() in FILES and path.suffix.lower() != ".json":
         found = read_principles(
             json.dumps(
-                [{name: row.get(name) for name in Principle.model_fields} for _, row in whole_rows(path, Reading(encoding))]
+                [
+                    {name: row.get(name) for name in Principle.model_fields}
+                    for _, row in whole_rows(path, Reading(encoding))
+                ]
             )
         )
     else:
@@ -68,14 +73,19 @@ def show(judgement: Judgement) -> str:
     if judgement.read is not None:
         verdicts = zip(judgement.read.verdicts, judgement.principles, strict=True)
         lines += [judgement.thought, ""]
-        lines += [f"  {'yes' if ok else 'NO '}  [{principle.category}] {principle.question}" for ok, principle in verdicts]
+        lines += [
+            f"  {'yes' if ok else 'NO '}  [{principle.category}] {principle.question}"
+            for ok, principle in verdicts
+        ]
         lines += ["", f"average of verdicts  {judgement.read.average:.2f}"]
     lines.append(f"final score          {judgement.score:.4g} / 10")
     if judgement.samples:
         readable = [score for score in judgement.samples if score is not None]
         std = "–" if judgement.std is None else f"{judgement.std:.2f}"
         agreed = "–" if judgement.agreement is None else f"{judgement.agreement:.0%}"
-        lines.append(f"of {len(readable)} of {len(judgement.samples)} traces: std {std}, verdicts agree in {agreed}")
+        lines.append(
+            f"of {len(readable)} of {len(judgement.samples)} traces: std {std}, verdicts agree in {agreed}"
+        )
     if judgement.mass is not None:
         lines.append(f"mass of the numbers  {judgement.mass:.3f}")
     return "\n".join(lines)
@@ -87,7 +97,11 @@ def to_json(judgement: Judgement) -> str:
     return json.dumps(
         {
             "score": judgement.score,
-            **{key: getattr(judgement, key) for key in ("samples", "std", "agreement", "mass") if getattr(judgement, key)},
+            **{
+                key: getattr(judgement, key)
+                for key in ("samples", "std", "agreement", "mass")
+                if getattr(judgement, key)
+            },
             "average": None if read is None else read.average,
             "principles": [
                 {**p.model_dump(), "verdict": None if read is None else read.verdicts[i]}
@@ -107,13 +121,19 @@ def score(
     instruction: Annotated[str, typer.Option(help="what the edit was meant to do")],
     requirement: Annotated[str | None, typer.Option(help="what it must also meet")] = None,
     principles: Annotated[Path | None, typer.Option(help=PRINCIPLES_HELP)] = None,
-    encoding: Annotated[str | None, typer.Option(help="of a file of principles that is not UTF-8, such as gb18030")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="of a file of principles that is not UTF-8, such as gb18030")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="checkpoint folder of an RRM, or server:http://…/v1?mode=…&k=… (default: $RRM_MODEL)")
+        str | None,
+        typer.Option(
+            help="checkpoint folder of an RRM, or server:http://…/v1?mode=…&k=… (default: $RRM_MODEL)"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Judge one edit: verdicts, thought and a score from 0 to 10 (exit code 1 with a named failure)."""
+    """Judge one edit: verdicts, thought and a score from 0 to 10 (exit code 1 with a named
+    failure)."""
     model = model or os.environ.get("RRM_MODEL")
     if not model:
         raise InputError(NO_MODEL)

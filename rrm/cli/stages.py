@@ -1,4 +1,5 @@
-"""A command per stage of the job, in the order in which one feeds the next. Each imports its stage only when it is called."""
+"""A command per stage of the job, in the order in which one feeds the next. Each imports its stage
+only when it is called."""
 
 from __future__ import annotations
 
@@ -14,11 +15,21 @@ from rrm.runtime.lock import locked
 
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 Limit = Annotated[int | None, typer.Option(help="only so many tasks, and so many pairs")]
-MaxCost = Annotated[float | None, typer.Option(help="stop before more than this is spent on the set, all runs together")]
-Variant = Annotated[str | None, typer.Option(help="another variant than the config's: T, V, T+V or holistic")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(help="stop before more than this is spent on the set, all runs together"),
+]
+Variant = Annotated[
+    str | None, typer.Option(help="another variant than the config's: T, V, T+V or holistic")
+]
 
 
-def world(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, out: Out = None) -> None:
+def world(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    out: Out = None,
+) -> None:
     """Draw the sandbox: tasks, candidate edits, human pairs, a held-out benchmark."""
     from rrm.sandbox.build import WorldConfig, run
 
@@ -33,11 +44,18 @@ def data(
     variant: Variant = None,
     limit: Limit = None,
     max_cost: MaxCost = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show which calls would be made, and make none")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="make the set again and ask once more for what failed")] = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result")] = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show which calls would be made, and make none")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="make the set again and ask once more for what failed")
+    ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, with the same result")
+    ] = "local",
 ) -> None:
-    """Make SFT data and preference pairs: tasks → principles → candidates → traces → gold verdicts → selection → rows."""
+    """Make SFT data and preference pairs: tasks → principles → candidates → traces → gold verdicts
+    → selection → rows."""
     from data_pipeline.planning import dry_run as show_calls
     from data_pipeline.run import DataConfig, run_as_stage
 
@@ -85,7 +103,10 @@ def check_cost(max_cost: float | None) -> None:
 
 
 def sft(
-    config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, local_rank: LocalRank = None
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    local_rank: LocalRank = None,
 ) -> None:
     """Cold start of the verifier on the selected traces (trl's SFTTrainer)."""
     from rrm.verifier.sft import SFTStage, run
@@ -94,7 +115,10 @@ def sft(
 
 
 def gcpo(
-    config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, local_rank: LocalRank = None
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    local_rank: LocalRank = None,
 ) -> None:
     """GCPO of the verifier on human preference pairs (a subclass of trl's GRPOTrainer)."""
     from rrm.verifier.gcpo.train import GCPOStage, run
@@ -102,7 +126,12 @@ def gcpo(
     run_stage_command(GCPOStage, run, config, overrides, print_config)
 
 
-def edit(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, out: Out = None) -> None:
+def edit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    out: Out = None,
+) -> None:
     """Improve an editor with DiffusionNFT or Flow-GRPO, a reward model as reward."""
     from rrm.editor.train import EditorConfig, run
     from rrm.sandbox.models.editor import TinyKontext
@@ -112,7 +141,12 @@ def edit(config: ConfigFile, overrides: Overrides = None, print_config: PrintCon
     run_stage_command(EditorConfig, train, config, overrides, print_config, out=out)
 
 
-def edit_eval(config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, out: Out = None) -> None:
+def edit_eval(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    out: Out = None,
+) -> None:
     """Compare editors before and after on held-out tasks, by the sandbox's truth."""
     from rrm.editor.evaluate import EvaluateConfig, run
     from rrm.sandbox.models.editor import TinyKontext
@@ -127,7 +161,8 @@ def export(
     config: Annotated[Path, typer.Option(help="the config of that run")],
     out: Annotated[Path, typer.Option(help="an empty folder for the model")],
 ) -> None:
-    """Turn any checkpoint of a run into a folder that plain transformers loads: adapters merged, ZeRO shards put together."""
+    """Turn any checkpoint of a run into a folder that plain transformers loads: adapters merged,
+    ZeRO shards put together."""
     from rrm.verifier.export import export as write
     from rrm.verifier.export import read_config
 

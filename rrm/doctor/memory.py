@@ -1,10 +1,13 @@
-"""How much memory a training needs on every GPU, worked out from the model's shape and the config before anything is loaded.
+"""How much memory a training needs on every GPU, worked out from the model's shape and the config
+before anything is loaded.
 
-Symbols: P all parameters, T those that are trained, n processes, s bytes of a weight (2 in bfloat16), B sequences of a forward, S tokens of a
-sequence (prompt with its image tokens, and answer), V vocabulary, h hidden size, i width of the MLP, d size of an attention head.
+Symbols: P all parameters, T those that are trained, n processes, s bytes of a weight (2 in
+bfloat16), B sequences of a forward, S tokens of a sequence (prompt with its image tokens, and
+answer), V vocabulary, h hidden size, i width of the MLP, d size of an attention head.
 
-What autograd keeps is read off transformers' modeling_qwen2_5_vl.py (5.17) operation by operation; where trl's and DeepSpeed's buffers come
-from is said at each function. The estimate is of live tensors plus a flat allowance for CUDA; tests compare it with measured peaks.
+What autograd keeps is read off transformers' modeling_qwen2_5_vl.py (5.17) operation by operation;
+where trl's and DeepSpeed's buffers come from is said at each function. The estimate is of live
+tensors plus a flat allowance for CUDA; tests compare it with measured peaks.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any
 
 GIB = 1 << 30
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
-"""The tile of logits that trl's fused output head (trl.kernels.chunked_logprob) works on; whole logits are never made in training."""
+"""The tile of logits that trl's fused output head (trl.kernels.chunked_logprob) works on; whole
+logits are never made in training."""
 
 LEAST_ANSWER = 256
 """No answer with a thought is shorter: max_tokens is not suggested below this."""
@@ -25,7 +29,8 @@ FRAMEWORK = 1.5 * GIB
 """CUDA context, cuBLAS and NCCL workspaces of a process: an allowance, not a formula."""
 
 FRAGMENTATION = 0.05
-"""Share of the tensors' bytes that PyTorch's caching allocator holds beyond them: an allowance, not a formula."""
+"""Share of the tensors' bytes that PyTorch's caching allocator holds beyond them: an allowance, not
+a formula."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Shape:
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> Shape:
-        """The shape in a checkpoint's config.json, in transformers 5's nested form or the hub's older flat one."""
+        """The shape in a checkpoint's config.json, in transformers 5's nested form or the hub's
+        older flat one."""
         text, vision = config.get("text_config") or config, config["vision_config"]
         return cls(
             hidden=text["hidden_size"], layers=text["num_hidden_layers"], heads=text["num_attention_heads"],
@@ -102,7 +108,8 @@ def text_layer_parameters(shape: Shape) -> int:
 
 
 def vision_parameters(shape: Shape) -> int:
-    """Patch embedding, blocks (qkv and proj with bias, a gated MLP with bias, two norms), and the merger's norm and two matrices."""
+    """Patch embedding, blocks (qkv and proj with bias, a gated MLP with bias, two norms), and the
+    merger's norm and two matrices."""
     v, i = shape.vision_hidden, shape.vision_intermediate
     block = 3 * v * v + 3 * v + v * v + v + 3 * v * i + 2 * i + v + 2 * v
     wide = shape.patches_per_token * v
@@ -118,18 +125,25 @@ def head_parameters(shape: Shape) -> int:
 def parameters(shape: Shape) -> int:
     """P."""
     embeddings = head_parameters(shape) * (1 if shape.tied else 2)
-    return embeddings + shape.layers * text_layer_parameters(shape) + shape.hidden + vision_parameters(shape)
+    return (
+        embeddings
+        + shape.layers * text_layer_parameters(shape)
+        + shape.hidden
+        + vision_parameters(shape)
+    )
 
 
 def lora_parameters(shape: Shape, rank: int) -> int:
-    """r·(in + out) for every linear layer of the language model's blocks (rrm.verifier.training.lora)."""
+    """r·(in + out) for every linear layer of the language model's blocks
+    (rrm.verifier.training.lora)."""
     h, i, kv = shape.hidden, shape.intermediate, shape.kv_heads * shape.head_size
     return shape.layers * rank * (2 * (h + h) + 2 * (h + kv) + 3 * (h + i))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config asks of every process. Frozen, so that a suggestion is the plan with one thing replaced."""
+    """What a config asks of every process. Frozen, so that a suggestion is the plan with one thing
+    replaced."""
 
     processes: int
     weight_bytes: int
@@ -157,7 +171,8 @@ class Plan:
     server: bool = False
     """Whether a vLLM server of its own generates instead."""
     traces: int = 1
-    """Neighbouring sequences with one and the same prompt, whose images are encoded once (rrm.verifier.fast.vision)."""
+    """Neighbouring sequences with one and the same prompt, whose images are encoded once
+    (rrm.verifier.fast.vision)."""
     reference: bool = False
     """Whether a second, frozen model is held for the KL term."""
     cuda: bool = True
@@ -173,13 +188,15 @@ class Plan:
 
     @property
     def padded(self) -> bool:
-        """Whether attention gets a mask: a batch of unequal lengths does, and then loses flash attention and grouped keys."""
+        """Whether attention gets a mask: a batch of unequal lengths does, and then loses flash
+        attention and grouped keys."""
         return self.micro > 1
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes per GPU: what stays, and what comes on top in each phase. The peak is what stays and the largest phase."""
+    """Bytes per GPU: what stays, and what comes on top in each phase. The peak is what stays and
+    the largest phase."""
 
     resident: dict[str, float]
     phases: dict[str, dict[str, float]]
@@ -206,7 +223,8 @@ def trained_parameters(shape: Shape, plan: Plan) -> int:
 
 
 def weights(shape: Shape, plan: Plan) -> float:
-    """s·P, over the processes at ZeRO 3 (arXiv 1910.02054, §5); LoRA's adapters on top, in float32 without DeepSpeed (peft's default)."""
+    """s·P, over the processes at ZeRO 3 (arXiv 1910.02054, §5); LoRA's adapters on top, in float32
+    without DeepSpeed (peft's default)."""
     whole = float(plan.weight_bytes * parameters(shape))
     if plan.lora:
         whole += (plan.weight_bytes if plan.deepspeed else 4) * lora_parameters(shape, plan.lora)
@@ -214,7 +232,8 @@ def weights(shape: Shape, plan: Plan) -> float:
 
 
 def gradients(shape: Shape, plan: Plan) -> float:
-    """s·T, over the processes from ZeRO 2 on; doubled by DDP's buckets where several processes train without DeepSpeed."""
+    """s·T, over the processes from ZeRO 2 on; doubled by DDP's buckets where several processes
+    train without DeepSpeed."""
     size = 4 if plan.lora and not plan.deepspeed else plan.weight_bytes
     whole = size * trained_parameters(shape, plan)
     if not plan.deepspeed:
@@ -223,7 +242,8 @@ def gradients(shape: Shape, plan: Plan) -> float:
 
 
 def optimiser(shape: Shape, plan: Plan) -> float:
-    """AdamW's two moments. DeepSpeed keeps them and a master copy of the weights in float32: 12·T over the processes from ZeRO 1 on.
+    """AdamW's two moments. DeepSpeed keeps them and a master copy of the weights in float32: 12·T
+    over the processes from ZeRO 1 on.
 
     Without DeepSpeed they have the weights' own type and there is no master copy.
     """
@@ -236,8 +256,8 @@ def optimiser(shape: Shape, plan: Plan) -> float:
 def zero_buffers(shape: Shape, plan: Plan) -> float:
     """What DeepSpeed holds during a backward.
 
-    ZeRO 1 and 2: `reduce_bucket_size` elements, twice where communication overlaps. ZeRO 3: one bucket, and the gathered layers, up to
-    `stage3_max_live_parameters`.
+    ZeRO 1 and 2: `reduce_bucket_size` elements, twice where communication overlaps. ZeRO 3: one
+    bucket, and the gathered layers, up to `stage3_max_live_parameters`.
     """
     if not plan.deepspeed or plan.zero == 0 or plan.processes == 1:
         return 0.0
@@ -249,8 +269,9 @@ def zero_buffers(shape: Shape, plan: Plan) -> float:
 def block_bytes(hidden: int, intermediate: int, value: float, size: int) -> float:
     """What autograd keeps of one transformer block, in bytes per token.
 
-    Two norms: the input in float32 (4h each), the normed input and the weighted output (s·h each). Attention: query and output (s·h each), keys and
-    values (`value` bytes together). The gated MLP: gate, its activation, up, and their product (s·i each).
+    Two norms: the input in float32 (4h each), the normed input and the weighted output (s·h each).
+    Attention: query and output (s·h each), keys and values (`value` bytes together). The gated MLP:
+    gate, its activation, up, and their product (s·i each).
     """
     return 2 * (4 + 2 * size) * hidden + 2 * size * hidden + value + 4 * size * intermediate
 
@@ -258,8 +279,9 @@ def block_bytes(hidden: int, intermediate: int, value: float, size: int) -> floa
 def text_block(shape: Shape, plan: Plan) -> float:
     """Bytes that one block of the language model keeps for a micro batch.
 
-    Keys and values are repeated to all heads where attention has a mask (transformers' use_gqa_in_sdpa); the mask itself is turned into
-    numbers, S × S for each sequence, in every block.
+    Keys and values are repeated to all heads where attention has a mask (transformers'
+    use_gqa_in_sdpa); the mask itself is turned into numbers, S × S for each sequence, in every
+    block.
     """
     tokens = plan.micro * plan.length
     kv = shape.hidden if plan.padded else shape.kv_heads * shape.head_size
@@ -269,47 +291,68 @@ def text_block(shape: Shape, plan: Plan) -> float:
 
 
 def vision_block(shape: Shape, plan: Plan) -> float:
-    """Bytes that one block of the vision tower keeps: the value is a view that holds all of qkv (3h), and the key is beside it (h)."""
+    """Bytes that one block of the vision tower keeps: the value is a view that holds all of qkv
+    (3h), and the key is beside it (h)."""
     patches = plan.seen(plan.micro) * plan.image * shape.patches_per_token
     value = 4 * plan.weight_bytes * shape.vision_hidden
-    return patches * block_bytes(shape.vision_hidden, shape.vision_intermediate, value, plan.weight_bytes)
+    return patches * block_bytes(
+        shape.vision_hidden, shape.vision_intermediate, value, plan.weight_bytes
+    )
 
 
 def block_backward(hidden: int, intermediate: int, tokens: float, size: int) -> float:
-    """Gradients alive at once in the backward of a block: those of the MLP's product, activation and up, and of its input and output."""
+    """Gradients alive at once in the backward of a block: those of the MLP's product, activation
+    and up, and of its input and output."""
     return tokens * size * (3 * intermediate + 2 * hidden)
 
 
 def head(shape: Shape, plan: Plan) -> float:
-    """What trl's fused head needs at its peak, the backward: a tile of logits, float32 gradients of hidden states and, where it is trained, of the
-    weight, and that gradient once more in the weight's own type.
+    """What trl's fused head needs at its peak, the backward: a tile of logits, float32 gradients of
+    hidden states and, where it is trained, of the weight, and that gradient once more in the
+    weight's own type.
 
-    On CUDA only the answer's tokens are scored; elsewhere all are, and the tile is worked on in about six float32 copies.
+    On CUDA only the answer's tokens are scored; elsewhere all are, and the tile is worked on in
+    about six float32 copies.
     """
     tokens = plan.micro * (plan.answer if plan.cuda else plan.length)
     rows = min(tokens, HEAD_ROWS)
-    tile = plan.weight_bytes * rows * HEAD_COLUMNS + (0 if plan.cuda else 6 * 4 * rows * min(shape.vocab, HEAD_COLUMNS))
+    tile = plan.weight_bytes * rows * HEAD_COLUMNS + (
+        0 if plan.cuda else 6 * 4 * rows * min(shape.vocab, HEAD_COLUMNS)
+    )
     weight = 0 if plan.lora else (4 + plan.weight_bytes) * head_parameters(shape)
     return tile + (4 + plan.weight_bytes) * tokens * shape.hidden + weight
 
 
 def pixels(shape: Shape, plan: Plan, sequences: int) -> float:
     """The patches of a number of sequences' images in float32."""
-    return 4 * 3 * shape.temporal * shape.patch**2 * sequences * plan.image * shape.patches_per_token
+    return (
+        4 * 3 * shape.temporal * shape.patch**2 * sequences * plan.image * shape.patches_per_token
+    )
 
 
 def inputs(shape: Shape, plan: Plan) -> float:
-    """Pixels (GRPO holds those of all its sequences), the merger's three activations of an image token, the embeddings (three copies), the last norm."""
+    """Pixels (GRPO holds those of all its sequences), the merger's three activations of an image
+    token, the embeddings (three copies), the last norm."""
     held = pixels(shape, plan, max(plan.micro, plan.rollouts))
-    merger = 3 * plan.weight_bytes * shape.patches_per_token * shape.vision_hidden * plan.seen(plan.micro) * plan.image
+    merger = (
+        3
+        * plan.weight_bytes
+        * shape.patches_per_token
+        * shape.vision_hidden
+        * plan.seen(plan.micro)
+        * plan.image
+    )
     return held + merger + plan.micro * plan.length * shape.hidden * (4 + 5 * plan.weight_bytes)
 
 
 def update(shape: Shape, plan: Plan) -> dict[str, float]:
-    """A forward and backward on top of what stays. With checkpointing a block keeps its input (s·h a token) and is worked out again, one at a time.
+    """A forward and backward on top of what stays. With checkpointing a block keeps its input (s·h
+    a token) and is worked out again, one at a time.
 
-    Under LoRA the vision tower is frozen and outside the graph, unless checkpointing makes its inputs require a gradient. A prompt that GCPO reads once for
-    its traces (rrm.verifier.fast.shared_prompts, without checkpointing) is counted for each of them: there the estimate is an upper bound.
+    Under LoRA the vision tower is frozen and outside the graph, unless checkpointing makes its
+    inputs require a gradient. A prompt that GCPO reads once for its traces
+    (rrm.verifier.fast.shared_prompts, without checkpointing) is counted for each of them: there the
+    estimate is an upper bound.
     """
     s, tokens = plan.weight_bytes, plan.micro * plan.length
     patches = plan.seen(plan.micro) * plan.image * shape.patches_per_token
@@ -322,7 +365,9 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
         at_once = {
             "output head": head(shape, plan),
             "one block of the language model": one_text + text_back,
-            "one block of the vision tower": max(0.0, vision_block(shape, plan) + vision_back - kept_text),
+            "one block of the vision tower": max(
+                0.0, vision_block(shape, plan) + vision_back - kept_text
+            ),
         }
     else:
         kept_text = shape.layers * one_text
@@ -340,22 +385,37 @@ def update(shape: Shape, plan: Plan) -> dict[str, float]:
 
 def kv_cache(shape: Shape, plan: Plan) -> float:
     """2·layers·kv_heads·d·s bytes for every token of every sequence that is generated at once."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_size * plan.weight_bytes * plan.rollouts * plan.length
+    return (
+        2
+        * shape.layers
+        * shape.kv_heads
+        * shape.head_size
+        * plan.weight_bytes
+        * plan.rollouts
+        * plan.length
+    )
 
 
 def rollout(shape: Shape, plan: Plan) -> dict[str, float]:
-    """Generation in the training process, on top of what stays: all of its sequences at once, whatever the micro batch is.
+    """Generation in the training process, on top of what stays: all of its sequences at once,
+    whatever the micro batch is.
 
-    A prompt is read once for all of its traces (rrm.verifier.rollout), but by trl's own way at ZeRO 3, which also gathers all weights
-    (ds3_gather_for_generation). Reading holds one block's values without gradients: the residual, a norm, query, keys and values of all heads, the MLP's three.
+    A prompt is read once for all of its traces (rrm.verifier.rollout), but by trl's own way at ZeRO
+    3, which also gathers all weights (ds3_gather_for_generation). Reading holds one block's values
+    without gradients: the residual, a norm, query, keys and values of all heads, the MLP's three.
     """
     if not plan.rollouts or plan.server:
         return {}
-    s, tokens = plan.weight_bytes, (plan.rollouts if plan.zero == 3 else plan.seen(plan.rollouts)) * plan.prompt
+    s, tokens = (
+        plan.weight_bytes,
+        (plan.rollouts if plan.zero == 3 else plan.seen(plan.rollouts)) * plan.prompt,
+    )
     patches = plan.seen(plan.rollouts) * plan.image * shape.patches_per_token
     text = tokens * s * (6 * shape.hidden + 3 * shape.intermediate)
     vision = patches * s * (6 * shape.vision_hidden + 3 * shape.vision_intermediate)
-    gathered = plan.weight_bytes * parameters(shape) * (1 - 1 / plan.processes) if plan.zero == 3 else 0.0
+    gathered = (
+        plan.weight_bytes * parameters(shape) * (1 - 1 / plan.processes) if plan.zero == 3 else 0.0
+    )
     return {
         "KV cache of the rollouts": kv_cache(shape, plan),
         "prefill of the rollouts": max(text, vision) + pixels(shape, plan, plan.rollouts),
@@ -364,22 +424,35 @@ def rollout(shape: Shape, plan: Plan) -> dict[str, float]:
 
 
 def step(shape: Shape, plan: Plan) -> dict[str, float]:
-    """The optimiser's step on top of what stays: DeepSpeed turns this process's gradients into float32 first."""
+    """The optimiser's step on top of what stays: DeepSpeed turns this process's gradients into
+    float32 first."""
     if not plan.deepspeed:
         return {}
-    return {"gradients in float32": 4 * trained_parameters(shape, plan) / (plan.processes if plan.zero >= 1 else 1)}
+    return {
+        "gradients in float32": 4
+        * trained_parameters(shape, plan)
+        / (plan.processes if plan.zero >= 1 else 1)
+    }
 
 
 def estimate(shape: Shape, plan: Plan) -> Estimate:
     """The peak of every GPU."""
-    reference = plan.weight_bytes * parameters(shape) / (plan.processes if plan.zero == 3 else 1) if plan.reference else 0.0
+    reference = (
+        plan.weight_bytes * parameters(shape) / (plan.processes if plan.zero == 3 else 1)
+        if plan.reference
+        else 0.0
+    )
     resident = {
         "weights": weights(shape, plan),
         "gradients": gradients(shape, plan),
         "optimiser states": optimiser(shape, plan),
         **({"reference model": reference} if reference else {}),
     }
-    phases = {"update": update(shape, plan), "rollout": rollout(shape, plan), "optimiser step": step(shape, plan)}
+    phases = {
+        "update": update(shape, plan),
+        "rollout": rollout(shape, plan),
+        "optimiser step": step(shape, plan),
+    }
     return Estimate(resident, phases)
 
 
@@ -393,12 +466,15 @@ class Suggestion:
 
 
 def changes(plan: Plan, lora_rank: int = 64) -> list[tuple[str, dict[str, Any]]]:
-    """What of a plan can be changed to need less, the cheapest for the result first. Those that are made already are left out."""
+    """What of a plan can be changed to need less, the cheapest for the result first. Those that are
+    made already are left out."""
     found: list[tuple[str, dict[str, Any]]] = []
     if not plan.checkpointing:
         found.append(("gradient_checkpointing: true", {"checkpointing": True}))
     if plan.micro > 1:
-        found.append((f"a micro batch of {plan.micro // 2} (accumulate more)", {"micro": plan.micro // 2}))
+        found.append(
+            (f"a micro batch of {plan.micro // 2} (accumulate more)", {"micro": plan.micro // 2})
+        )
     if plan.rollouts and not plan.server:
         found.append(("vllm_server (on GPUs of its own)", {"server": True}))
     if plan.processes > 1 and plan.zero < 3:
@@ -412,7 +488,8 @@ def changes(plan: Plan, lora_rank: int = 64) -> list[tuple[str, dict[str, Any]]]
 
 
 def suggestions(shape: Shape, plan: Plan, limit: float) -> list[Suggestion]:
-    """Every change by itself; and, where none of them is enough, the changes on top of one another until the total is within the limit."""
+    """Every change by itself; and, where none of them is enough, the changes on top of one another
+    until the total is within the limit."""
     alone = []
     for change, values in changes(plan):
         changed = replace(plan, **values)
@@ -424,5 +501,13 @@ def suggestions(shape: Shape, plan: Plan, limit: float) -> list[Suggestion]:
     while estimate(shape, together).total > limit and (left := changes(together)):
         change, values = left[0]
         together = replace(together, **values)
-        told = [t for t in told if not t.startswith("a micro batch")] + [change] if "micro" in values else [*told, change]
-    return [*alone, Suggestion(", ".join(told), together, estimate(shape, together))] if told else alone
+        told = (
+            [t for t in told if not t.startswith("a micro batch")] + [change]
+            if "micro" in values
+            else [*told, change]
+        )
+    return (
+        [*alone, Suggestion(", ".join(told), together, estimate(shape, together))]
+        if told
+        else alone
+    )

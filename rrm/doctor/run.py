@@ -28,12 +28,16 @@ from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.sft import SFTStage
 
 TEXT_TOKENS, ANSWER_TOKENS = 1200, 2048
-"""A full-style prompt's text with ten questions, and an answer, where no data says how long they are."""
+"""A full-style prompt's text with ten questions, and an answer, where no data says how long they
+are."""
 
 
 def read_config(path: Path) -> TrainingConfig:
-    """The SFT or GCPO config at `path`: what has pairs and traces is GCPO's. Raises InputError for anything else."""
-    kind = GCPOStage if {"pairs_per_step", "traces_per_image"} & read_yaml(path).keys() else SFTStage
+    """The SFT or GCPO config at `path`: what has pairs and traces is GCPO's. Raises InputError for
+    anything else."""
+    kind = (
+        GCPOStage if {"pairs_per_step", "traces_per_image"} & read_yaml(path).keys() else SFTStage
+    )
     return kind.read(path)
 
 
@@ -42,18 +46,29 @@ def gpus_here() -> list[Gpu]:
     found = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append(Gpu(properties.name, properties.total_memory / GIB, (properties.major, properties.minor)))
+        found.append(
+            Gpu(
+                properties.name, properties.total_memory / GIB, (properties.major, properties.minor)
+            )
+        )
     return found
 
 
 def driver_version() -> int:
-    """The highest CUDA version that the driver serves, as CUDA writes it: 12040 is 12.4. Only where there is a GPU."""
+    """The highest CUDA version that the driver serves, as CUDA writes it: 12040 is 12.4. Only where
+    there is a GPU."""
     found = ctypes.c_int(0)
     ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
     return found.value
 
 
-def plan_of(config: TrainingConfig, processes: int, cuda: bool, lengths: Lengths | None, answer: int | None = None) -> Plan:
+def plan_of(
+    config: TrainingConfig,
+    processes: int,
+    cuda: bool,
+    lengths: Lengths | None,
+    answer: int | None = None,
+) -> Plan:
     """What the config asks of a process, with the lengths of the data where it could be read."""
     zero: dict[str, Any] = {}
     if config.deepspeed and Path(config.deepspeed).is_file():
@@ -92,17 +107,26 @@ def shape_in_cache(base: str) -> Shape | None:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(base, "config.json")
-        found = Shape.of_config(json.loads(Path(cached).read_text())) if isinstance(cached, str) else None
+        found = (
+            Shape.of_config(json.loads(Path(cached).read_text()))
+            if isinstance(cached, str)
+            else None
+        )
     return found
 
 
-def answers_of(config: TrainingConfig, processor: Qwen2_5_VLProcessor, sample: int) -> list[int] | None:
-    """Tokens of the answers that SFT teaches, which GCPO's will resemble; None where the data has none."""
+def answers_of(
+    config: TrainingConfig, processor: Qwen2_5_VLProcessor, sample: int
+) -> list[int] | None:
+    """Tokens of the answers that SFT teaches, which GCPO's will resemble; None where the data has
+    none."""
     try:
         _, rows = inputs.sample_of(config.data / "sft.parquet", SFTRow, sample)
     except InputError:
         return None
-    return [len(processor.tokenizer(row.target).input_ids) + 2 for row in rows if row.kind == "judge"] or None
+    return [
+        len(processor.tokenizer(row.target).input_ids) + 2 for row in rows if row.kind == "judge"
+    ] or None
 
 
 def check_interconnect(here: list[Gpu]) -> Check:
@@ -110,7 +134,9 @@ def check_interconnect(here: list[Gpu]) -> Check:
     apart = [i for i in range(1, len(here)) if not torch.cuda.can_device_access_peer(0, i)]
     if apart:
         return Check(
-            "interconnect", "warning", f"GPU 0 does not reach GPU {apart[0]} directly: gradients go through the host, slowly."
+            "interconnect",
+            "warning",
+            f"GPU 0 does not reach GPU {apart[0]} directly: gradients go through the host, slowly.",
         )
     return Check("interconnect", "ok", "the GPUs reach one another directly.")
 
@@ -118,18 +144,23 @@ def check_interconnect(here: list[Gpu]) -> Check:
 def examine(
     path: Path, gpus: int | None, gpu_memory: float | None, sample: int, like: str | None = None
 ) -> tuple[list[Check], Estimate | None, float | None]:
-    """All checks of a config, the memory estimate where the model's shape is known, and the GPU memory it is held against.
+    """All checks of a config, the memory estimate where the model's shape is known, and the GPU
+    memory it is held against.
 
     `like` is a checkpoint of the base's shape, for a base that is not made yet.
     """
     config = read_config(path)
     here = gpus_here()
     found = machine.check_versions(
-        needed := machine.requirements(["train", *(["serve"] if getattr(config, "vllm_server", None) else [])]),
+        needed := machine.requirements(
+            ["train", *(["serve"] if getattr(config, "vllm_server", None) else [])]
+        ),
         {r.name: machine.installed(r.name) for r in needed},
         machine.tested_versions(Path("constraints.txt")),
     )
-    found.append(machine.check_pairing(torch.__version__, machine.installed("torchvision") or "0.0"))
+    found.append(
+        machine.check_pairing(torch.__version__, machine.installed("torchvision") or "0.0")
+    )
     found.append(machine.check_gpus(here, gpus, config.dtype == "bfloat16"))
     if here:
         found.append(machine.check_driver(torch.version.cuda, driver_version()))
@@ -138,7 +169,13 @@ def examine(
     planned = gpus or len(here)
     processes = max(1, planned)
     memory = gpu_memory or min((gpu.gib for gpu in here), default=None)
-    found.append(Check("config", "ok", f"{path} is a valid {'SFT' if isinstance(config, SFTStage) else 'GCPO'} config."))
+    found.append(
+        Check(
+            "config",
+            "ok",
+            f"{path} is a valid {'SFT' if isinstance(config, SFTStage) else 'GCPO'} config.",
+        )
+    )
     found.append(checks.check_bfloat16(config))
     found.append(machine.check_deepspeed(config.deepspeed))
     base = checks.check_base(config.base, checks.find_on_hub)
@@ -158,18 +195,40 @@ def examine(
         style = config.style if isinstance(config, SFTStage) else style_of(config.base)
         processor = load_processor(config.base)
         lengths = inputs.measure(drawn, style, store, processor)
-        answers = list(lengths.answers) if lengths.answers else answers_of(config, processor, sample)
+        answers = (
+            list(lengths.answers) if lengths.answers else answers_of(config, processor, sample)
+        )
         found.append(inputs.check_parity(drawn, style, store, processor, config.base))
         shown = [image for row in drawn[:1] for image in inputs.asked(row, style, store)[1]]
         size = processor.image_processor.size
-        expected = [inputs.image_tokens([image], size.shortest_edge, size.longest_edge) for image in shown]
+        expected = [
+            inputs.image_tokens([image], size.shortest_edge, size.longest_edge) for image in shown
+        ]
         found.append(checks.check_server_tokens(server, shown, expected))
         if shape is not None:
             found.append(inputs.check_lengths(config, lengths, answers, shape.context))
     else:
-        found.append(Check("tokens", "not checked", "that needs readable data and a base that is on this machine."))
-        found.append(Check("tokens by vLLM", "not checked", "that needs readable data and a base that is on this machine."))
-        found.append(Check("lengths", "not checked", "that needs readable data and a base that is on this machine."))
+        found.append(
+            Check(
+                "tokens",
+                "not checked",
+                "that needs readable data and a base that is on this machine.",
+            )
+        )
+        found.append(
+            Check(
+                "tokens by vLLM",
+                "not checked",
+                "that needs readable data and a base that is on this machine.",
+            )
+        )
+        found.append(
+            Check(
+                "lengths",
+                "not checked",
+                "that needs readable data and a base that is on this machine.",
+            )
+        )
     if shape is None:
         found.append(
             Check(
@@ -179,7 +238,13 @@ def examine(
             )
         )
         return found, None, memory
-    plan = plan_of(config, processes, planned > 0, lengths, max(answers) if answers and isinstance(config, SFTStage) else None)
+    plan = plan_of(
+        config,
+        processes,
+        planned > 0,
+        lengths,
+        max(answers) if answers and isinstance(config, SFTStage) else None,
+    )
     found.append(checks.check_disk(config, shape, plan, free_at(config.out)))
     said, estimated = checks.check_memory(shape, plan, memory)
     found.append(said)
@@ -192,14 +257,27 @@ def table_of(found: Estimate, memory: float | None) -> list[str]:
     lines += [f"  {name:42s} {size / GIB:8.2f}" for name, size in found.resident.items()]
     for phase, parts in found.phases.items():
         if parts:
-            lines.append(f"  + {phase}: {sum(parts.values()) / GIB:.2f}{'  (the peak)' if phase == found.worst else ''}")
+            lines.append(
+                f"  + {phase}: {sum(parts.values()) / GIB:.2f}{'  (the peak)' if phase == found.worst else ''}"
+            )
             lines += [f"      {name:38s} {size / GIB:8.2f}" for name, size in parts.items() if size]
-    lines.append(f"  {'CUDA and fragmentation (allowance)':42s} {(found.total - found.tensors) / GIB:8.2f}")
-    lines.append(f"  {'total':42s} {found.total / GIB:8.2f}{'' if memory is None else f' of {memory:.0f}'}")
+    lines.append(
+        f"  {'CUDA and fragmentation (allowance)':42s} {(found.total - found.tensors) / GIB:8.2f}"
+    )
+    lines.append(
+        f"  {'total':42s} {found.total / GIB:8.2f}{'' if memory is None else f' of {memory:.0f}'}"
+    )
     return lines
 
 
-def doctor(path: Path, gpus: int | None, gpu_memory: float | None, sample: int, like: str | None, as_json: bool) -> bool:
+def doctor(
+    path: Path,
+    gpus: int | None,
+    gpu_memory: float | None,
+    sample: int,
+    like: str | None,
+    as_json: bool,
+) -> bool:
     """Prints what was found; whether nothing failed."""
     with redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is for the result
         found, estimated, memory = examine(path, gpus, gpu_memory, sample, like)

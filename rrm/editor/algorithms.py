@@ -10,25 +10,38 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rrm.editor.flow import SDEStep, clipped_loss, log_density, mean_kl, noised, sample_sde, sde_mean, time_schedule
+from rrm.editor.flow import (
+    SDEStep,
+    clipped_loss,
+    log_density,
+    mean_kl,
+    noised,
+    sample_sde,
+    sde_mean,
+    time_schedule,
+)
 from rrm.editor.nft import nft_loss, old_decay, optimality
 from rrm.editor.policy import Policy
 from rrm.editor.settings import EditorConfig
 
 
 class ParameterSets:
-    """The editor's named weights: `current` is trained, `old` makes the samples, `ref` is the base, `average` is delivered."""
+    """The editor's named weights: `current` is trained, `old` makes the samples, `ref` is the base,
+    `average` is delivered."""
 
     TRAINED = ("current", "old", "average")
 
     def __init__(self, base: Policy):
         self.current = copy.deepcopy(base).train()
-        self.old, self.ref, self.average = (copy.deepcopy(base).eval().requires_grad_(False) for _ in range(3))
+        self.old, self.ref, self.average = (
+            copy.deepcopy(base).eval().requires_grad_(False) for _ in range(3)
+        )
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """B samples: x0, source (B, N, C), text_ids (B, L), and for Flow-GRPO the stochastic steps that led to x0."""
+    """B samples: x0, source (B, N, C), text_ids (B, L), and for Flow-GRPO the stochastic steps that
+    led to x0."""
 
     x0: Tensor
     source: Tensor
@@ -38,7 +51,8 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a step's loss: per-sample values (b,) to average and differentiate, and per-sample numbers to log."""
+    """One part of a step's loss: per-sample values (b,) to average and differentiate, and
+    per-sample numbers to log."""
 
     loss: Tensor
     log: dict[str, Tensor]
@@ -49,37 +63,51 @@ class Algorithm(Protocol):
 
     terms_per_sample: int
 
-    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(
+        self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator
+    ) -> Rollout:
         """Samples of `model`, without gradients."""
 
     def keeps(self, advantages: Tensor) -> Tensor:
         """Which of the advantages (b,) are worth a forward pass, (b,) bool."""
 
-    def terms(self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator) -> Iterator[Term]:
-        """`terms_per_sample` losses on the samples with indices `part` (b,) and advantages `a` (b,)."""
+    def terms(
+        self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator
+    ) -> Iterator[Term]:
+        """`terms_per_sample` losses on the samples with indices `part` (b,) and advantages `a`
+        (b,)."""
 
     def old_decay(self, step: int) -> float:
-        """d in old ← d·old + (1−d)·current after an epoch that ended with optimiser step number `step`."""
+        """d in old ← d·old + (1−d)·current after an epoch that ended with optimiser step number
+        `step`."""
 
 
 class NFT:
-    """DiffusionNFT (arXiv 2509.16117): forward-process training on the samples, contrasted by their optimality."""
+    """DiffusionNFT (arXiv 2509.16117): forward-process training on the samples, contrasted by their
+    optimality."""
 
     def __init__(self, config: EditorConfig):
         self.config = config
         self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.timesteps
 
-    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(
+        self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator
+    ) -> Rollout:
         """ODE samples; only x0 matters."""
-        return Rollout(model.sample(source, text_ids, rng, self.config.sampling_steps), source, text_ids, [])
+        return Rollout(
+            model.sample(source, text_ids, rng, self.config.sampling_steps), source, text_ids, []
+        )
 
     def keeps(self, advantages: Tensor) -> Tensor:
         """All: at advantage 0 the loss still holds v near v_old."""
         return torch.ones_like(advantages, dtype=torch.bool)
 
-    def terms(self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator) -> Iterator[Term]:
-        """The loss at `timesteps` of the rollout's own times per sample, in an order drawn for each sample."""
+    def terms(
+        self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator
+    ) -> Iterator[Term]:
+        """The loss at `timesteps` of the rollout's own times per sample, in an order drawn for each
+        sample."""
         x0, source, text_ids = rollout.x0[part], rollout.source[part], rollout.text_ids[part]
         own_times = torch.tensor(self.times[:-1])
         order = torch.rand(len(part), len(own_times), generator=rng).argsort(1)
@@ -104,14 +132,17 @@ class NFT:
 
 
 class GRPO:
-    """Flow-GRPO (arXiv 2505.05470): policy gradient on the transitions of an SDE with the flow's marginals."""
+    """Flow-GRPO (arXiv 2505.05470): policy gradient on the transitions of an SDE with the flow's
+    marginals."""
 
     def __init__(self, config: EditorConfig):
         self.config = config
         self.times = time_schedule(config.sampling_steps)
         self.terms_per_sample = config.sde_steps
 
-    def rollout(self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator) -> Rollout:
+    def rollout(
+        self, model: Policy, source: Tensor, text_ids: Tensor, rng: torch.Generator
+    ) -> Rollout:
         """Samples whose first `sde_steps` intervals are stochastic, with their log-densities."""
         noise = torch.randn(source.shape, generator=rng)
         with torch.no_grad():
@@ -125,20 +156,31 @@ class GRPO:
         """Those that are not 0."""
         return advantages != 0
 
-    def terms(self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator) -> Iterator[Term]:
+    def terms(
+        self, sets: ParameterSets, rollout: Rollout, part: Tensor, a: Tensor, rng: torch.Generator
+    ) -> Iterator[Term]:
         """The clipped loss and the KL from the base at each stochastic step."""
         source, text_ids = rollout.source[part], rollout.text_ids[part]
         for step in rollout.sde_steps:
             x, t = step.x[part], torch.full((len(part),), step.s)
-            mean = sde_mean(x, sets.current.velocity(x, t, source, text_ids), step.s, step.s_next, step.sd)
+            mean = sde_mean(
+                x, sets.current.velocity(x, t, source, text_ids), step.s, step.s_next, step.sd
+            )
             with torch.no_grad():
-                mean_ref = sde_mean(x, sets.ref.velocity(x, t, source, text_ids), step.s, step.s_next, step.sd)
+                mean_ref = sde_mean(
+                    x, sets.ref.velocity(x, t, source, text_ids), step.s, step.s_next, step.sd
+                )
             logp = log_density(step.x_next[part], mean, step.sd, step.s_next - step.s)
-            policy, ratio = clipped_loss(logp, step.logp[part], a, self.config.clip_range, self.config.a_max)
+            policy, ratio = clipped_loss(
+                logp, step.logp[part], a, self.config.clip_range, self.config.a_max
+            )
             kl = mean_kl(mean, mean_ref, step.sd)
             ratio = ratio.detach()
             outside = ((ratio - 1).abs() > self.config.clip_range).float()
-            yield Term(policy + self.config.kl_weight * kl, {"kl": kl.detach(), "ratio": ratio, "clip_fraction": outside})
+            yield Term(
+                policy + self.config.kl_weight * kl,
+                {"kl": kl.detach(), "ratio": ratio, "clip_fraction": outside},
+            )
 
     def old_decay(self, step: int) -> float:
         """0: every epoch's samples come from the current weights."""

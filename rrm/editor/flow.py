@@ -1,7 +1,9 @@
-"""Rectified flow as pure functions: noising, ODE and SDE steps, and the Flow-GRPO loss (arXiv 2505.05470).
+"""Rectified flow as pure functions: noising, ODE and SDE steps, and the Flow-GRPO loss (arXiv
+2505.05470).
 
 t runs from 1 (noise) to 0 (image): x_t = (1−t)·x0 + t·ε, velocity v = ε − x0, x̂0 = x_t − t·v.
-Shapes: B samples, N tokens of C channels; a time is a float or a tensor that broadcasts as (B, 1, 1).
+Shapes: B samples, N tokens of C channels; a time is a float or a tensor that broadcasts as (B, 1,
+1).
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def log_density(x_next: Tensor, mean: Tensor, sd: float, dt: float) -> Tensor:
 
 @dataclass(frozen=True)
 class SDEStep:
-    """One stochastic step: from x at time s to x_next at s_next, and the log-density (B,) of having gone there."""
+    """One stochastic step: from x at time s to x_next at s_next, and the log-density (B,) of having
+    gone there."""
 
     s: float
     s_next: float
@@ -80,8 +83,8 @@ class SDEStep:
 def sde_step(x: Tensor, v: Tensor, noise: Tensor, s: float, s_next: float, sd: float) -> SDEStep:
     """x' = mean + sd·sqrt(−dt)·z.
 
-    x' is rounded to x's dtype before its log-density is taken, so that the stored x' has exactly that density again and
-    the ratio of the first pass is exactly 1.
+    x' is rounded to x's dtype before its log-density is taken, so that the stored x' has exactly
+    that density again and the ratio of the first pass is exactly 1.
     """
     mean = sde_mean(x.float(), v.float(), s, s_next, sd)
     x_next = (mean + sd * math.sqrt(s - s_next) * noise.float()).to(x.dtype)
@@ -89,9 +92,15 @@ def sde_step(x: Tensor, v: Tensor, noise: Tensor, s: float, s_next: float, sd: f
 
 
 def sample_sde(
-    velocity: VelocityFn, noise: Tensor, times: Sequence[float], sde_steps: int, noise_level: float, rng: torch.Generator
+    velocity: VelocityFn,
+    noise: Tensor,
+    times: Sequence[float],
+    sde_steps: int,
+    noise_level: float,
+    rng: torch.Generator,
 ) -> tuple[Tensor, list[SDEStep]]:
-    """x0 (B, N, C) and the stochastic steps: the first `sde_steps` intervals by SDE, the rest by ODE."""
+    """x0 (B, N, C) and the stochastic steps: the first `sde_steps` intervals by SDE, the rest by
+    ODE."""
     x, taken = noise, []
     for index, (s, s_next) in enumerate(pairwise(times)):
         v = velocity(x, x.new_full((len(x),), s))
@@ -109,7 +118,9 @@ def mean_kl(mean: Tensor, mean_ref: Tensor, sd: float) -> Tensor:
     return ((mean.float() - mean_ref.float()) ** 2).mean((1, 2)) / (2 * sd**2)
 
 
-def clipped_loss(logp: Tensor, logp_old: Tensor, advantages: Tensor, clip: float, a_max: float) -> tuple[Tensor, Tensor]:
+def clipped_loss(
+    logp: Tensor, logp_old: Tensor, advantages: Tensor, clip: float, a_max: float
+) -> tuple[Tensor, Tensor]:
     """(loss (B,), ratio (B,)): max(−A·ratio, −A·clip(ratio, 1−c, 1+c)) with A clipped to ±a_max."""
     ratio = torch.exp(logp - logp_old)
     a = advantages.clamp(-a_max, a_max)

@@ -1,4 +1,5 @@
-"""Groups of samples of one task: their identity, advantages, and the low-variance filter (arXiv 2510.16888)."""
+"""Groups of samples of one task: their identity, advantages, and the low-variance filter (arXiv
+2510.16888)."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ EPSILON = 1e-4
 
 
 def group_id(source_digest: str, instruction: str, requirement: str | None) -> str:
-    """What samples must share to be compared: source image, instruction and requirement; never the words alone."""
-    return hashlib.sha256(json.dumps([source_digest, instruction, requirement]).encode()).hexdigest()[:16]
+    """What samples must share to be compared: source image, instruction and requirement; never the
+    words alone."""
+    return hashlib.sha256(
+        json.dumps([source_digest, instruction, requirement]).encode()
+    ).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Advantages:
 def drop_reason(rewards: np.ndarray, rule: FilterRule, high: float, flat: float) -> str | None:
     """Why the filter drops a group with these rewards (all present); None where it keeps it.
 
-    "paper" drops what is both high and flat: nothing is left to learn, and the noise would be normalised into a signal.
-    "code", the published program, keeps only std > flat and mean < high; of what it drops, "flat" is named first.
+    "paper" drops what is both high and flat: nothing is left to learn, and the noise would be
+    normalised into a signal. "code", the published program, keeps only std > flat and mean < high;
+    of what it drops, "flat" is named first.
     """
     mean, std = rewards.mean(), rewards.std()
     if rule == "paper":
@@ -61,10 +66,12 @@ def group_advantages(
     high: float = 0.9,
     flat: float = 0.05,
 ) -> Advantages:
-    """A = (R − mean of its group) / (std + 1e-4), std of the group or of all rewards of the epoch (both uncorrected).
+    """A = (R − mean of its group) / (std + 1e-4), std of the group or of all rewards of the epoch
+    (both uncorrected).
 
-    A reward of None, or one that is not finite, is missing: it has no part in any mean or std and its sample no advantage. A sample that is
-    then alone in its group cannot be compared, and is left out too. The epoch's std is taken before the filter.
+    A reward of None, or one that is not finite, is missing: it has no part in any mean or std and
+    its sample no advantage. A sample that is then alone in its group cannot be compared, and is
+    left out too. The epoch's std is taken before the filter.
     """
     table = np.array([np.nan if reward is None else reward for reward in rewards], np.float64)
     present = np.isfinite(table)
@@ -84,7 +91,9 @@ def group_advantages(
         if reason is not None:
             dropped[reason] += 1
             continue
-        values[members] = (own - own.mean()) / ((own.std() if spread == "group" else epoch_std) + EPSILON)
+        values[members] = (own - own.mean()) / (
+            (own.std() if spread == "group" else epoch_std) + EPSILON
+        )
     return Advantages(
         values,
         missing_rewards=int((~present).sum()),

@@ -1,9 +1,11 @@
-"""Editor RL, one loop for both algorithms: sample groups, reward, compare within groups, take a few steps.
+"""Editor RL, one loop for both algorithms: sample groups, reward, compare within groups, take a few
+steps.
 
-Per epoch: draw `groups` tasks; let `old` make `group_size` samples of each; reward every sample; advantages by group;
-`optimiser_steps` steps on what has an advantage; move `old` and `average` towards `current`; write one row of metrics.
-A missing reward leaves its sample out, and is counted. A checkpoint holds all that is random or trained, so that a run
-carried on is bit for bit the run that was never interrupted.
+Per epoch: draw `groups` tasks; let `old` make `group_size` samples of each; reward every sample;
+advantages by group; `optimiser_steps` steps on what has an advantage; move `old` and `average`
+towards `current`; write one row of metrics. A missing reward leaves its sample out, and is counted.
+A checkpoint holds all that is random or trained, so that a run carried on is bit for bit the run
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class EditorRun:
 
     def __init__(self, config: EditorConfig, base: Policy):
         self.sets = ParameterSets(base)
-        self.optimizer = torch.optim.AdamW(self.sets.current.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.sets.current.parameters(), lr=config.learning_rate, weight_decay=0.0
+        )
         self.rng = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
         self.step = 0
@@ -55,7 +59,9 @@ class EditorRun:
 
     def save(self, checkpoints: Path) -> None:
         """Writes the whole state as the newest of the folder's checkpoints."""
-        state: dict[str, Any] = {name: getattr(self.sets, name).state_dict() for name in ParameterSets.TRAINED}
+        state: dict[str, Any] = {
+            name: getattr(self.sets, name).state_dict() for name in ParameterSets.TRAINED
+        }
         state |= {"optimizer": self.optimizer.state_dict(), "rng": self.rng.get_state()}
         state |= {"epoch": self.epoch, "step": self.step, "rows": json.dumps(self.rows)}
         folder = checkpoints / f"checkpoint-{self.epoch}"
@@ -82,20 +88,26 @@ def train(
     base: Policy,
     truth: TruthSource | None = None,
 ) -> dict[str, Any]:
-    """Trains `base` on the tasks, from the newest whole checkpoint in `out` if there is one; returns the last metrics row.
+    """Trains `base` on the tasks, from the newest whole checkpoint in `out` if there is one;
+    returns the last metrics row.
 
-    Leaves `out/model` (the average weights) and `out/metrics.jsonl`. Raises InputError where there are too few tasks, where no
-    reward was had for `PATIENCE` epochs, and where an update would spoil the weights.
+    Leaves `out/model` (the average weights) and `out/metrics.jsonl`. Raises InputError where there
+    are too few tasks, where no reward was had for `PATIENCE` epochs, and where an update would
+    spoil the weights.
     """
     if len(tasks) < config.groups:
-        raise InputError(f"{config.tasks} has {len(tasks)} training tasks for {config.groups} groups; lower 'groups'.")
+        raise InputError(
+            f"{config.tasks} has {len(tasks)} training tasks for {config.groups} groups; lower 'groups'."
+        )
     algorithm, run = algorithm_of(config), EditorRun(config, base)
     if (checkpoint := newest_whole(out / CHECKPOINTS)) is not None:
         run.load(checkpoint)
     with written_at_once(out / METRICS) as partial:
         # rows written after the checkpoint belong to epochs that are about to be run again
         partial.write_text("".join(json.dumps(row) + "\n" for row in run.rows))
-    bar = tqdm(total=config.epochs, initial=run.epoch, desc=f"editor {config.algorithm}", mininterval=2)
+    bar = tqdm(
+        total=config.epochs, initial=run.epoch, desc=f"editor {config.algorithm}", mininterval=2
+    )
     tracker = opened_tracker(config.report_to, f"editor-{config.algorithm}", out / "tensorboard")
     with bar, asked_to_stop() as asked, tracker as report:
         while run.epoch < config.epochs:
@@ -134,10 +146,13 @@ def one_epoch(
 
     images = run.sets.old.decode(rollout.x0)
     edits = [
-        EditToJudge(t.source, image, t.instruction, t.principles, t.requirement) for t, image in zip(asked, images, strict=True)
+        EditToJudge(t.source, image, t.instruction, t.principles, t.requirement)
+        for t, image in zip(asked, images, strict=True)
     ]
     answers = [named_where_not_finite(answer) for answer in reward(edits)]
-    truths = answers if isinstance(reward, TruthReward) else TruthReward(truth)(edits) if truth else []
+    truths = (
+        answers if isinstance(reward, TruthReward) else TruthReward(truth)(edits) if truth else []
+    )
 
     advantages = group_advantages(
         [None if isinstance(answer, Failure) else answer for answer in answers],
@@ -163,11 +178,14 @@ def named_where_not_finite(reward: float | Failure) -> float | Failure:
 
 
 def check_rewarded(answers: Sequence[float | Failure], rows: Sequence[dict[str, Any]]) -> None:
-    """Raises InputError where the last `PATIENCE` rows of metrics, the one of these answers included, have no reward at all."""
+    """Raises InputError where the last `PATIENCE` rows of metrics, the one of these answers
+    included, have no reward at all."""
     if len(rows) < PATIENCE or any(row["reward_mean"] is not None for row in rows[-PATIENCE:]):
         return
     kinds = ", ".join(f"{count} {kind}" for kind, count in rows[-1]["missing_kinds"].items())
-    details = dict.fromkeys(answer.detail[:160] for answer in answers if isinstance(answer, Failure) and answer.detail)
+    details = dict.fromkeys(
+        answer.detail[:160] for answer in answers if isinstance(answer, Failure) and answer.detail
+    )
     raise InputError(
         f"Training stopped: not one edit of the last {PATIENCE} epochs got a reward ({kinds} in the last one"
         f"{''.join('; ' + detail for detail in list(details)[:3])}); see to the reward and run the same command again: it"
@@ -176,9 +194,14 @@ def check_rewarded(answers: Sequence[float | Failure], rows: Sequence[dict[str, 
 
 
 def optimise(
-    config: EditorConfig, algorithm: Algorithm, run: EditorRun, rollout: Rollout, advantages: Advantages
+    config: EditorConfig,
+    algorithm: Algorithm,
+    run: EditorRun,
+    rollout: Rollout,
+    advantages: Advantages,
 ) -> dict[str, Any]:
-    """`optimiser_steps` steps over the samples that have an advantage, each on its own share of them; returns what to log."""
+    """`optimiser_steps` steps over the samples that have an advantage, each on its own share of
+    them; returns what to log."""
     a = torch.from_numpy(advantages.values).float()
     kept = torch.from_numpy(advantages.kept) & algorithm.keeps(a)
     order = kept.nonzero().flatten()
@@ -205,7 +228,9 @@ def optimise(
     return {"trained_samples": len(order), "optimiser_steps": len(parts), **means}
 
 
-def reward_metrics(answers: list[float | Failure], truths: list[float | Failure], advantages: Advantages) -> dict[str, Any]:
+def reward_metrics(
+    answers: list[float | Failure], truths: list[float | Failure], advantages: Advantages
+) -> dict[str, Any]:
     """Rewards as given and as true (None outside the sandbox), and what was left out."""
     given = [answer for answer in answers if not isinstance(answer, Failure)]
     true = [truth for truth in truths if not isinstance(truth, Failure)]
@@ -215,7 +240,9 @@ def reward_metrics(answers: list[float | Failure], truths: list[float | Failure]
         "true_reward_mean": round(float(np.mean(true)), 4) if true else None,
         "samples": len(answers),
         "missing_rewards": advantages.missing_rewards,
-        "missing_kinds": dict(Counter(answer.kind for answer in answers if isinstance(answer, Failure))),
+        "missing_kinds": dict(
+            Counter(answer.kind for answer in answers if isinstance(answer, Failure))
+        ),
         "lone_samples": advantages.lone_samples,
         "groups": advantages.groups,
         "dropped_high_and_flat": advantages.dropped_high_and_flat,

@@ -1,4 +1,5 @@
-"""DiffusionNFT (arXiv 2509.16117), as Edit-R1 trains editors with it (arXiv 2510.16888), as pure functions.
+"""DiffusionNFT (arXiv 2509.16117), as Edit-R1 trains editors with it (arXiv 2510.16888), as pure
+functions.
 
 Shapes: B samples, N tokens of C channels.
 """
@@ -15,7 +16,8 @@ SMALLEST_WEIGHT = 1e-5
 
 @dataclass(frozen=True)
 class NFTLoss:
-    """The loss (B,), its two parts (B,), and how far v has gone from v_old: mean squared difference (B,)."""
+    """The loss (B,), its two parts (B,), and how far v has gone from v_old: mean squared difference
+    (B,)."""
 
     total: Tensor
     policy: Tensor
@@ -24,7 +26,8 @@ class NFTLoss:
 
 
 def optimality(advantages: Tensor, a_max: float) -> Tensor:
-    """r = clip(clip(A, ±A_max)/(2·A_max) + ½, 0, 1): the probability that a sample is a good one, (B,)."""
+    """r = clip(clip(A, ±A_max)/(2·A_max) + ½, 0, 1): the probability that a sample is a good one,
+    (B,)."""
     return (advantages.clamp(-a_max, a_max) / (2 * a_max) + 0.5).clamp(0, 1)
 
 
@@ -47,13 +50,14 @@ def nft_loss(
     a_max: float,
     ref_weight: float,
 ) -> NFTLoss:
-    """The loss of B samples x0 (B, N, C) with velocities (B, N, C) at x_t, times t (B,) and optimality r (B,).
+    """The loss of B samples x0 (B, N, C) with velocities (B, N, C) at x_t, times t (B,) and
+    optimality r (B,).
 
         v⁺ = β·v + (1−β)·v_old        v⁻ = (1+β)·v_old − β·v        x̂± = x_t − t·v±
         loss = (A_max/β)·[r·L⁺ + (1−r)·L⁻] + λ_ref·mean (v − v_ref)²
 
-    At v = v_old its gradient in v is clip(A, ±A_max)·∇L(v), while its value does not depend on the reward: plot rewards
-    and `from_old`, not this loss.
+    At v = v_old its gradient in v is clip(A, ±A_max)·∇L(v), while its value does not depend on the
+    reward: plot rewards and `from_old`, not this loss.
     """
     time = t[:, None, None]
     positive = normalised_error(x_t - time * (beta * v + (1 - beta) * v_old), x0)

@@ -1,4 +1,5 @@
-"""What editor RL needs of an editor: a velocity to train, latents from images and back, and a folder to save to."""
+"""What editor RL needs of an editor: a velocity to train, latents from images and back, and a
+folder to save to."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 
 class Policy(nn.Module, ABC):
-    """An editor of B images as a rectified flow over N tokens of C channels; its parameters are what is trained."""
+    """An editor of B images as a rectified flow over N tokens of C channels; its parameters are
+    what is trained."""
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
@@ -24,7 +26,8 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def text_ids(self, instructions: Sequence[str]) -> Tensor:
-        """The instructions as the model reads them, (B, L). Raises InputError for one that is too long."""
+        """The instructions as the model reads them, (B, L). Raises InputError for one that is too
+        long."""
 
     @abstractmethod
     def velocity(self, x_t: Tensor, t: Tensor, source: Tensor, text_ids: Tensor) -> Tensor:
@@ -32,16 +35,21 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, source: Tensor, text_ids: Tensor, rng: torch.Generator, steps: int) -> Tensor:
-        """Edited tokens (B, N, C) by `steps` Euler steps from noise drawn from `rng`, without gradients."""
+        """Edited tokens (B, N, C) by `steps` Euler steps from noise drawn from `rng`, without
+        gradients."""
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
         """Writes what `LoadPolicy` reads."""
 
-    def edit(self, images: Sequence[Image.Image], instructions: Sequence[str], seed: int, steps: int) -> list[Image.Image]:
+    def edit(
+        self, images: Sequence[Image.Image], instructions: Sequence[str], seed: int, steps: int
+    ) -> list[Image.Image]:
         """The edited images, the same for the same seed and batch."""
         rng = torch.Generator().manual_seed(seed)
-        return self.decode(self.sample(self.encode(images), self.text_ids(instructions), rng, steps))
+        return self.decode(
+            self.sample(self.encode(images), self.text_ids(instructions), rng, steps)
+        )
 
 
 LoadPolicy = Callable[[Path], Policy]

@@ -35,7 +35,9 @@ class RRMReward:
         """Score / 10 of each edit; where the RRM has no score, its failure."""
         judgements = self.judge.judge_many(edits)
         if len(judgements) != len(edits):
-            raise RuntimeError(f"the judge gave {len(judgements)} judgements for {len(edits)} edits")
+            raise RuntimeError(
+                f"the judge gave {len(judgements)} judgements for {len(edits)} edits"
+            )
         return [reward_of(judgement) for judgement in judgements]
 
 

@@ -17,9 +17,11 @@ GRPO_ONLY = ("noise", "sde_steps", "clip_range", "kl_weight")
 
 
 class EditorConfig(Config):
-    """What one run of editor RL is made of; settings of the algorithm that is not chosen are refused.
+    """What one run of editor RL is made of; settings of the algorithm that is not chosen are
+    refused.
 
-    The numbers are those of the sandbox; the global batch is `groups` × `group_size` samples, whatever it runs on.
+    The numbers are those of the sandbox; the global batch is `groups` × `group_size` samples,
+    whatever it runs on.
     """
 
     renamed: ClassVar = {
@@ -39,7 +41,8 @@ class EditorConfig(Config):
     algorithm: Literal["nft", "grpo"]
     reward: Literal["rrm", "truth"]
     rrm: str | None = None
-    """A checkpoint folder, or any reward of `rrm.reward`: `server:http://127.0.0.1:8000/v1`, `rrm:FOLDER?mode=expectation`."""
+    """A checkpoint folder, or any reward of `rrm.reward`: `server:http://127.0.0.1:8000/v1`,
+    `rrm:FOLDER?mode=expectation`."""
 
     seed: int = 0
     epochs: int = Field(ge=1)
@@ -73,11 +76,17 @@ class EditorConfig(Config):
         """Raises InputError for settings that contradict each other or would do nothing."""
         idle = GRPO_ONLY if self.algorithm == "nft" else NFT_ONLY
         if given := sorted(set(idle) & self.model_fields_set):
-            raise InputError(f"'{given[0]}' does nothing with algorithm: {self.algorithm}; remove it from the config.")
+            raise InputError(
+                f"'{given[0]}' does nothing with algorithm: {self.algorithm}; remove it from the config."
+            )
         if (self.rrm is None) != (self.reward != "rrm"):
-            raise InputError(f"With reward: {self.reward}, 'rrm' must {'name a model' if self.rrm is None else 'be absent'}.")
+            raise InputError(
+                f"With reward: {self.reward}, 'rrm' must {'name a model' if self.rrm is None else 'be absent'}."
+            )
         if self.algorithm == "nft" and self.timesteps > self.sampling_steps:
-            raise InputError(f"'timesteps' is {self.timesteps}, but a rollout has only {self.sampling_steps} steps.")
+            raise InputError(
+                f"'timesteps' is {self.timesteps}, but a rollout has only {self.sampling_steps} steps."
+            )
         if self.algorithm == "grpo" and self.sde_steps >= self.sampling_steps:
             raise InputError(
                 f"'sde_steps' is {self.sde_steps}; with {self.sampling_steps} steps it can be {self.sampling_steps - 1} at most."

@@ -1,4 +1,5 @@
-"""Editor RL with a reward model (or a known truth) as its reward: `rrm edit --config configs/sandbox/edit_nft.yaml`."""
+"""Editor RL with a reward model (or a known truth) as its reward: `rrm edit --config
+configs/sandbox/edit_nft.yaml`."""
 
 from __future__ import annotations
 
@@ -20,11 +21,16 @@ from rrm.runtime.stage import run_stage
 
 
 @contextmanager
-def opened_reward(config: EditorConfig, tasks: Sequence[EditorTask], truth: TruthSource | None) -> Iterator[RewardFn]:
-    """The reward that the config names; what was started for it ends with the block. Raises InputError where it can't judge a task."""
+def opened_reward(
+    config: EditorConfig, tasks: Sequence[EditorTask], truth: TruthSource | None
+) -> Iterator[RewardFn]:
+    """The reward that the config names; what was started for it ends with the block. Raises
+    InputError where it can't judge a task."""
     if config.rrm is None:
         if truth is None:
-            raise InputError("'reward: truth' needs tasks whose truth is known; name a reward model under 'rrm'.")
+            raise InputError(
+                "'reward: truth' needs tasks whose truth is known; name a reward model under 'rrm'."
+            )
         check_rewardable(tasks, truth)
         yield TruthReward(truth)
         return
@@ -36,8 +42,14 @@ def opened_reward(config: EditorConfig, tasks: Sequence[EditorTask], truth: Trut
 
 
 def inputs_of(config: EditorConfig) -> list[Path]:
-    """What the run depends on: weights and tables by their content, which a folder's listing of sizes would not show."""
-    paths = [config.tasks, config.tasks / "train_metadata.jsonl", config.base, *sorted(config.base.glob("*.safetensors"))]
+    """What the run depends on: weights and tables by their content, which a folder's listing of
+    sizes would not show."""
+    paths = [
+        config.tasks,
+        config.tasks / "train_metadata.jsonl",
+        config.base,
+        *sorted(config.base.glob("*.safetensors")),
+    ]
     if config.rrm is not None and not config.rrm.startswith("server:"):
         folder = Path(config.rrm.partition("?")[0].removeprefix("rrm:").removeprefix("serve:"))
         paths += [folder, *sorted(folder.glob("*.safetensors"))]
@@ -45,7 +57,8 @@ def inputs_of(config: EditorConfig) -> list[Path]:
 
 
 def run(config: EditorConfig, load_policy: LoadPolicy, truth: TruthSource | None = None) -> None:
-    """Trains one editor as the config says, as a stage; where `truth` is known, it is logged beside the reward."""
+    """Trains one editor as the config says, as a stage; where `truth` is known, it is logged beside
+    the reward."""
     config.check()
     tasks = read_tasks(config.tasks, "train", config.principles, truth)
     base = load_policy(config.base)

@@ -1,4 +1,5 @@
-"""What may be known of a task beyond a reward model's score: principles of its instruction, and the truth about an edit."""
+"""What may be known of a task beyond a reward model's score: principles of its instruction, and the
+truth about an edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Images as the models see them: read from any file or refused with a reason, within one pixel budget, stored by their content."""
+"""Images as the models see them: read from any file or refused with a reason, within one pixel
+budget, stored by their content."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ MAX_FILE_BYTES = 4 * MAX_DECODED_PIXELS
 """No larger file is read: an uncompressed image of so many pixels has room in it."""
 
 DECODING = PixelBudget(2 * MAX_DECODED_PIXELS)
-"""What this process decodes at once, in all its threads: about 3 GB at most (13 images of 99 million pixels were measured)."""
+"""What this process decodes at once, in all its threads: about 3 GB at most (13 images of 99
+million pixels were measured)."""
 
 TOKEN_SIDE = 28
 """One image token of Qwen2.5-VL covers 28 × 28 pixels."""
@@ -37,37 +39,50 @@ MAX_PIXELS = 1280 * TOKEN_SIDE * TOKEN_SIDE
 MAX_RATIO = 200
 """The largest ratio of an image's sides that qwen-vl-utils and Qwen2.5-VL's processor accept."""
 
-# Only formats that Pillow decodes by itself: EPS, for one, would be handed to an external program. AVIF needs Pillow 11.3; a camera's MPO counts as JPEG.
+# Only formats that Pillow decodes by itself: EPS, for one, would be handed to an external program.
+# AVIF needs Pillow 11.3; a camera's MPO counts as JPEG.
 Image.init()
-FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000") if name in Image.OPEN)
+FORMATS = tuple(
+    name
+    for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+    if name in Image.OPEN
+)
 
-# Pillow refuses a PNG whose text or ICC chunks are longer. Profiles may be this long; text beyond it is left out (`_without`).
+# Pillow refuses a PNG whose text or ICC chunks are longer. Profiles may be this long; text beyond
+# it is left out (`_without`).
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXT, _PROFILE = frozenset({b"tEXt", b"zTXt", b"iTXt"}), frozenset({b"iCCP"})
 
 
-def read_image(payload: bytes, name: str = "the image", max_pixels: int | None = None) -> Image.Image:
-    """The first frame of an image file's bytes as people see it, in 8-bit sRGB and without metadata; `name` stands in refusals.
+def read_image(
+    payload: bytes, name: str = "the image", max_pixels: int | None = None
+) -> Image.Image:
+    """The first frame of an image file's bytes as people see it, in 8-bit sRGB and without
+    metadata; `name` stands in refusals.
 
-    It is turned upright by its EXIF orientation and converted to sRGB by its ICC profile; of either, one that cannot be read
-    is ignored, as viewers do. Transparency is laid over white. Deeper greys are scaled by their range: 65535 becomes 255; floats
-    count as 0–1 if none exceeds 1, else as 0–255, else as 0–65535. With `max_pixels` the image is made to `fit`.
+    It is turned upright by its EXIF orientation and converted to sRGB by its ICC profile; of
+    either, one that cannot be read is ignored, as viewers do. Transparency is laid over white.
+    Deeper greys are scaled by their range: 65535 becomes 255; floats count as 0–1 if none exceeds
+    1, else as 0–255, else as 0–65535. With `max_pixels` the image is made to `fit`.
 
-    Raises InputError for whatever is not a whole image in one of FORMATS, within MAX_FILE_BYTES, MAX_DECODED_PIXELS and
-    MAX_RATIO. It waits while other threads decode as much as DECODING allows.
+    Raises InputError for whatever is not a whole image in one of FORMATS, within MAX_FILE_BYTES,
+    MAX_DECODED_PIXELS and MAX_RATIO. It waits while other threads decode as much as DECODING
+    allows.
     """
     return _read(io.BytesIO(payload), name, max_pixels)
 
 
 def image_bytes(path: str | Path) -> bytes:
-    """The bytes of an image file. Raises InputError where there is none, or it is too large or not readable."""
+    """The bytes of an image file. Raises InputError where there is none, or it is too large or not
+    readable."""
     with _opened(path) as file:
         return file.read()
 
 
 def open_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
-    """The image at `path`, read as `read_image` reads it. Raises InputError where there is none or it is refused."""
+    """The image at `path`, read as `read_image` reads it. Raises InputError where there is none or
+    it is refused."""
     with _opened(path) as file:
         return _read(file, str(path), max_pixels)
 
@@ -84,13 +99,16 @@ def as_image(image: ImageLike) -> Image.Image:
         return read_image(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise InputError(f"An image array must be (height, width, 3) of uint8, not {image.shape} of {image.dtype}.")
+            raise InputError(
+                f"An image array must be (height, width, 3) of uint8, not {image.shape} of {image.dtype}."
+            )
         return Image.fromarray(image)
     return open_image(image)
 
 
 def fit(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image itself if it has at most `max_pixels`, else scaled down (bicubic) to qwen-vl-utils' size for that budget.
+    """The image itself if it has at most `max_pixels`, else scaled down (bicubic) to qwen-vl-utils'
+    size for that budget.
 
     Smaller images stay as they are: the model's processor rounds and enlarges by the same rule.
     Raises InputError for an image that is too thin for a model, before or after scaling.
@@ -99,17 +117,23 @@ def fit(image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def inside(folder: str | Path, name: str | Path) -> Path:
-    """Where the file `name`, given by a dataset's row, really lies below `folder`; it need not exist.
+    """Where the file `name`, given by a dataset's row, really lies below `folder`; it need not
+    exist.
 
-    Raises InputError where the path leaves the folder: by '..', as an absolute path or through a symlink.
+    Raises InputError where the path leaves the folder: by '..', as an absolute path or through a
+    symlink.
     """
     try:
         root = Path(folder).resolve()
         path = (root / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of symlinks; a NUL in the name
-        raise InputError(f"{str(name)!r} is no path to a file ({error}); give a path relative to {folder}.") from error
+        raise InputError(
+            f"{str(name)!r} is no path to a file ({error}); give a path relative to {folder}."
+        ) from error
     if root not in path.parents:
-        raise InputError(f"{str(name)!r} leads out of {folder}; put the file inside that folder and give its relative path.")
+        raise InputError(
+            f"{str(name)!r} leads out of {folder}; put the file inside that folder and give its relative path."
+        )
     return path
 
 
@@ -119,8 +143,10 @@ def data_url(encoded: bytes, form: str = "png") -> str:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The image's RGB pixels as PNG and nothing else: the same pixels are the same bytes, whatever metadata came with them."""
-    # Every stored image is named by the digest of these bytes: other settings of the encoder would rename them all.
+    """The image's RGB pixels as PNG and nothing else: the same pixels are the same bytes, whatever
+    metadata came with them."""
+    # Every stored image is named by the digest of these bytes: other settings of the encoder would
+    # rename them all.
     clean = over_white(image, None)
     buffer = io.BytesIO()
     clean.save(buffer, "PNG")
@@ -133,7 +159,8 @@ def pixel_digest(image: Image.Image) -> str:
 
 
 class ImageStore:
-    """A folder of image files named `<first two hex digits>/<sha256>.png`, which many processes may fill at once."""
+    """A folder of image files named `<first two hex digits>/<sha256>.png`, which many processes may
+    fill at once."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -145,14 +172,16 @@ class ImageStore:
     def add(self, image: Image.Image) -> str:
         """Stores the image unless it is there already and undamaged, and returns its digest.
 
-        A kill at any moment leaves either the whole file or none under its name, at worst with a hidden `.part` beside it.
+        A kill at any moment leaves either the whole file or none under its name, at worst with a
+        hidden `.part` beside it.
         """
         payload = png_bytes(image)
         digest = hashlib.sha256(payload).hexdigest()
         target = self.path(digest)
         if not self.holds(digest):
             target.parent.mkdir(parents=True, exist_ok=True)
-            # Unique over hosts and threads, like a name of tempfile's, but with the permissions that the umask gives.
+            # Unique over hosts and threads, like a name of tempfile's, but with the permissions
+            # that the umask gives.
             partial = target.parent / f".{uuid.uuid4().hex}.part"
             try:
                 with partial.open("xb") as file:
@@ -170,7 +199,8 @@ class ImageStore:
             return False
 
     def verified_bytes(self, digest: str) -> bytes:
-        """The PNG file with this digest. Raises InputError where it is missing or its bytes are not those that were stored."""
+        """The PNG file with this digest. Raises InputError where it is missing or its bytes are not
+        those that were stored."""
         path = self.path(digest)
         if not os.path.isfile(path):
             raise InputError(f"There is no image at {path}; run the stage that stores it again.")
@@ -182,7 +212,8 @@ class ImageStore:
         return payload
 
     def get(self, digest: str) -> Image.Image:
-        """The RGB image with this digest. Raises InputError where it is missing or its bytes are not those that were stored."""
+        """The RGB image with this digest. Raises InputError where it is missing or its bytes are
+        not those that were stored."""
         return read_image(self.verified_bytes(digest), str(self.path(digest)))
 
 
@@ -195,7 +226,9 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
             _check_bytes(os.fstat(file.fileno()).st_size, str(path))
             yield file
     except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}); make the file readable.") from error
+        raise InputError(
+            f"{path} cannot be opened ({error.strerror}); make the file readable."
+        ) from error
 
 
 def _read(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
@@ -215,7 +248,9 @@ def _read(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(name)) from error
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything, from struct.error to MemoryError
+    except (
+        Exception
+    ) as error:  # hostile bytes make Pillow raise nearly anything, from struct.error to MemoryError
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise InputError(
             f"{name} cannot be read as an image: it is cut short, damaged or of an unusual kind ({reason}); "
@@ -224,10 +259,13 @@ def _read(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
 
 
 def _decode(file: BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
-    """The image in an open file; of a PNG also where Pillow would refuse its text or its profile as too long."""
+    """The image in an open file; of a PNG also where Pillow would refuse its text or its profile as
+    too long."""
     for left_out in (frozenset[bytes](), _TEXT, _TEXT | _PROFILE):
         try:
-            return _decode_as_it_is(_without(file, left_out) if left_out else file, name, max_pixels)
+            return _decode_as_it_is(
+                _without(file, left_out) if left_out else file, name, max_pixels
+            )
         except ValueError:
             file.seek(0)
             if left_out >= _PROFILE or file.read(len(_PNG)) != _PNG:
@@ -246,12 +284,15 @@ def _decode_as_it_is(file: BinaryIO, name: str, max_pixels: int | None) -> Image
             _check_codestream(file)
         with DECODING.share(opened.width * opened.height):
             opened.load()
-            image = _upright(over_white(opened, opened.info.get("icc_profile")), _orientation(opened))
+            image = _upright(
+                over_white(opened, opened.info.get("icc_profile")), _orientation(opened)
+            )
             return image if max_pixels is None else _fit(image, max_pixels, name)
 
 
 def _without(file: BinaryIO, kinds: frozenset[bytes]) -> BinaryIO:
-    """A PNG without its chunks of these kinds; what follows a chunk that is not whole stays as it is."""
+    """A PNG without its chunks of these kinds; what follows a chunk that is not whole stays as it
+    is."""
     payload = file.read()
     kept, position = [payload[: len(_PNG)]], len(_PNG)
     while position + 12 <= len(payload):
@@ -264,7 +305,9 @@ def _without(file: BinaryIO, kinds: frozenset[bytes]) -> BinaryIO:
 
 def _check_bytes(size: int, name: str) -> None:
     if size > MAX_FILE_BYTES:
-        raise InputError(f"{name} is a file of more than {MAX_FILE_BYTES // 1_000_000} MB and is not read; save it smaller.")
+        raise InputError(
+            f"{name} is a file of more than {MAX_FILE_BYTES // 1_000_000} MB and is not read; save it smaller."
+        )
 
 
 def _too_large(name: str) -> str:
@@ -272,7 +315,8 @@ def _too_large(name: str) -> str:
 
 
 def _check_codestream(file: BinaryIO) -> None:
-    """Refuses a JPEG 2000 file that is cut between two tiles, which OpenJPEG would decode with the missing tiles black."""
+    """Refuses a JPEG 2000 file that is cut between two tiles, which OpenJPEG would decode with the
+    missing tiles black."""
     position = file.tell()
     file.seek(0)
     payload = file.read()
@@ -293,14 +337,21 @@ def _check_ratio(width: int, height: int, name: str) -> None:
 
 def _fit(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
     if max_pixels < TOKEN_SIDE**2:
-        raise InputError(f"A budget of {max_pixels} pixels holds no image token; set max_pixels to {TOKEN_SIDE**2} or more.")
+        raise InputError(
+            f"A budget of {max_pixels} pixels holds no image token; set max_pixels to {TOKEN_SIDE**2} or more."
+        )
     _check_ratio(image.width, image.height, name)
     if image.width * image.height <= max_pixels:
         return image
-    from qwen_vl_utils.vision_process import smart_resize  # here, since it takes seconds to import: torch comes with it
+    from qwen_vl_utils.vision_process import (
+        smart_resize,
+    )  # here, since it takes seconds to import: torch comes with it
 
-    height, width = smart_resize(image.height, image.width, TOKEN_SIDE, min_pixels=TOKEN_SIDE**2, max_pixels=max_pixels)
-    # Sides are rounded down to whole tokens: the short one can vanish, or become so short that the processor refuses the result.
+    height, width = smart_resize(
+        image.height, image.width, TOKEN_SIDE, min_pixels=TOKEN_SIDE**2, max_pixels=max_pixels
+    )
+    # Sides are rounded down to whole tokens: the short one can vanish, or become so short that the
+    # processor refuses the result.
     if max(height, width) > MAX_RATIO * min(height, width):
         raise InputError(
             f"{name} is too thin to be scaled down to {max_pixels} pixels ({image.width}×{image.height}); crop it or raise max_pixels."
@@ -309,7 +360,8 @@ def _fit(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where it cannot be read: a camera's broken metadata is no reason to refuse its picture."""
+    """The EXIF orientation, 1 where it cannot be read: a camera's broken metadata is no reason to
+    refuse its picture."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as for pixels, broken metadata make Pillow raise nearly anything
@@ -319,6 +371,7 @@ def _orientation(image: Image.Image) -> int:
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         return image  # a copy of 100 million pixels takes 400 MB
-    # The tag is set on a clean image, because Pillow would also write the rest of the EXIF anew, which fails for odd tags.
+    # The tag is set on a clean image, because Pillow would also write the rest of the EXIF anew,
+    # which fails for odd tags.
     image.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(image)

@@ -25,15 +25,25 @@ def over_white(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _layers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours, in 8 bits and a mode that an ICC profile can be for, and the opacity, if there is one."""
+    """The colours, in 8 bits and a mode that an ICC profile can be for, and the opacity, if there
+    is one."""
     mode, transparent = image.mode, image.info.get("transparency")
     if mode in ("I", "F") or mode.startswith("I;"):
-        alpha = None if transparent is None else Image.fromarray(np.asarray(image) != transparent).convert("L")
+        alpha = (
+            None
+            if transparent is None
+            else Image.fromarray(np.asarray(image) != transparent).convert("L")
+        )
         return _eight_bits(image), alpha
     if not image.has_transparency_data:
-        return (image if mode in ("L", "RGB", "CMYK", "LAB") else image.convert("L" if mode == "1" else "RGB")), None
+        return (
+            image
+            if mode in ("L", "RGB", "CMYK", "LAB")
+            else image.convert("L" if mode == "1" else "RGB")
+        ), None
     if isinstance(transparent, tuple) and max(transparent) > 255:
-        # A 16-bit PNG: Pillow keeps the high bytes of its pixels, but the whole of its transparent colour.
+        # A 16-bit PNG: Pillow keeps the high bytes of its pixels, but the whole of its transparent
+        # colour.
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     grey = mode in ("1", "L", "LA", "La")
@@ -48,9 +58,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     bits = tags.get(_TIFF_BITS, (16,))[0]
     whites = (1, 255, 65535) if image.mode == "F" else (2 ** min(bits, 16) - 1,)
     low, high = values.min(), values.max()
-    white = next((white for white in whites if low >= 0 and high <= white), None)  # a NaN is within no range
+    white = next(
+        (white for white in whites if low >= 0 and high <= white), None
+    )  # a NaN is within no range
     if white is None:
-        raise ValueError(f"its values run from {low:g} to {high:g}, where 0 to {whites[-1]} can be shown")
+        raise ValueError(
+            f"its values run from {low:g} to {high:g}, where 0 to {whites[-1]} can be shown"
+        )
     levels = np.rint(values * np.float32(255 / white)).astype(np.uint8)
     # Pillow inverts such a TIFF at 8 bits, but not at 16.
     inverted = image.mode.startswith("I;") and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
@@ -58,7 +72,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(colour: Image.Image, profile: bytes) -> Image.Image:
-    """The colours by an ICC profile; as they are where it is broken, for another mode, or but another vendor's sRGB."""
+    """The colours by an ICC profile; as they are where it is broken, for another mode, or but
+    another vendor's sRGB."""
     plain = colour.convert("RGB")
     steps = np.linspace(0, 255, 9).astype(np.uint8)
     bands = len(colour.getbands())
@@ -67,9 +82,14 @@ def _to_srgb(colour: Image.Image, profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.ImageCmsTransform(source, _SRGB, colour.mode, "RGB")
-        moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(probe.convert("RGB"), np.int16)
+        moved = np.asarray(transform.apply(probe), np.int16) - np.asarray(
+            probe.convert("RGB"), np.int16
+        )
         if np.abs(moved).max() <= _ROUNDING:
             return plain
         return transform.apply(colour)
-    except (OSError, ValueError):  # what LittleCMS raises for bytes that are no profile, and for a profile of another mode
+    except (
+        OSError,
+        ValueError,
+    ):  # what LittleCMS raises for bytes that are no profile, and for a profile of another mode
         return plain

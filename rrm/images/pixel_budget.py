@@ -9,12 +9,15 @@ from contextlib import contextmanager
 
 
 class PixelBudget:
-    """Lets threads decode together, in the order in which they come, images of at most `most` pixels in sum."""
+    """Lets threads decode together, in the order in which they come, images of at most `most`
+    pixels in sum."""
 
     def __init__(self, most: int):
         self.most = most
         self.begin()
-        os.register_at_fork(after_in_child=self.begin)  # the threads that would free it are the parent's
+        os.register_at_fork(
+            after_in_child=self.begin
+        )  # the threads that would free it are the parent's
 
     def begin(self) -> None:
         """Nothing is taken."""
@@ -23,7 +26,8 @@ class PixelBudget:
 
     @contextmanager
     def share(self, pixels: int) -> Iterator[None]:
-        """Holds so many pixels while the block lasts, after waiting until they are free; more than all count as all."""
+        """Holds so many pixels while the block lasts, after waiting until they are free; more than
+        all count as all."""
         pixels = min(pixels, self.most)
         with self.turn, self.freed:
             self.freed.wait_for(lambda: self.taken + pixels <= self.most)

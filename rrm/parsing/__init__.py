@@ -1,7 +1,9 @@
-"""What can be read from model output: verdicts and scores of a trace, principles of a decomposition, gold verdicts.
+"""What can be read from model output: verdicts and scores of a trace, principles of a
+decomposition, gold verdicts.
 
-None of these functions raises on any text, and none makes anything up: what is not there is a named `Failure`. They take an answer as a
-`Choice`, which says whether it was cut off or refused, or as a text alone.
+None of these functions raises on any text, and none makes anything up: what is not there is a named
+`Failure`. They take an answer as a `Choice`, which says whether it was cut off or refused, or as a
+text alone.
 """
 
 from rrm.parsing.principles import principle_faults, question_faults, read_principles

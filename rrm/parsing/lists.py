@@ -1,4 +1,5 @@
-"""JSON that stands somewhere in a text: where it begins, where it ends, and what it says beyond doubt."""
+"""JSON that stands somewhere in a text: where it begins, where it ends, and what it says beyond
+doubt."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 from rrm.parsing.said import folded
 
 MOST_FAILURES = 1000
-"""A text is given up after so many beginnings of JSON that came to nothing, or when they were longer than the text together."""
+"""A text is given up after so many beginnings of JSON that came to nothing, or when they were
+longer than the text together."""
 MOST_FOLDED = 20
 """Lists in full-width characters that are tried in one text."""
 LONGEST_FOLDED = 20_000
@@ -46,7 +48,8 @@ class Rows(NamedTuple):
 
 
 def plain_number(literal: str) -> float:
-    """The number where it is written plainly; nan where it is huge, tiny, or longer than any verdict."""
+    """The number where it is written plainly; nan where it is huge, tiny, or longer than any
+    verdict."""
     return float(literal) if PLAIN.fullmatch(literal) else math.nan
 
 
@@ -66,7 +69,10 @@ def row_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 DECODER = json.JSONDecoder(
-    object_pairs_hook=row_of, parse_float=plain_number, parse_int=plain_integer, parse_constant=lambda name: math.nan
+    object_pairs_hook=row_of,
+    parse_float=plain_number,
+    parse_int=plain_integer,
+    parse_constant=lambda name: math.nan,
 )
 
 
@@ -81,8 +87,8 @@ def narrow(found: re.Match[str]) -> str:
 def json_values(text: str, opener: Literal["[", "{"]) -> Iterator[Place]:
     """Every outermost JSON array (or object) in the text, in order, also one in full-width signs.
 
-    A value of None stands for a list of objects that was begun and is not valid JSON. A text that nests too deep to be read, or that
-    would cost too much, ends with None.
+    A value of None stands for a list of objects that was begun and is not valid JSON. A text that
+    nests too deep to be read, or that would cost too much, ends with None.
     """
     budget = float(len(text))
     folds = MOST_FOLDED if WIDE.search(text) else 0
@@ -114,7 +120,9 @@ def json_values(text: str, opener: Literal["[", "{"]) -> Iterator[Place]:
 def folded_value(text: str, position: int) -> Place | None:
     """The value that begins here where its full-width signs are taken for plain ones."""
     try:
-        value, end = DECODER.raw_decode(STRUCTURE.sub(narrow, text[position : position + LONGEST_FOLDED]))
+        value, end = DECODER.raw_decode(
+            STRUCTURE.sub(narrow, text[position : position + LONGEST_FOLDED])
+        )
     except (json.JSONDecodeError, RecursionError):
         return None
     return Place(value, position, position + end)
@@ -123,7 +131,8 @@ def folded_value(text: str, position: int) -> Place | None:
 def rows_with(text: str, *keys: str) -> Rows | None:
     """The last JSON array of the text that is a non-empty list of objects with all these keys.
 
-    None where there is none, and where a later list was begun that cannot be read: an earlier one may be a draft.
+    None where there is none, and where a later list was begun that cannot be read: an earlier one
+    may be a draft.
     """
     found = None
     for array, begin, end in json_values(text, "["):

@@ -1,4 +1,5 @@
-"""Principles of a decomposition: read from an answer, and checked before anybody pays for judging by them."""
+"""Principles of a decomposition: read from an answer, and checked before anybody pays for judging
+by them."""
 
 from __future__ import annotations
 
@@ -18,8 +19,12 @@ NAMES: dict[Category, str] = {
     "quality": "image quality|quality|图像质量|图片质量|画面质量|画质|质量|圖像品質|圖片品質|畫質|品質",
 }
 APART = re.compile(r"[\s_\-]+")
-CATEGORIES: dict[str, Category] = {APART.sub("", name): key for key, names in NAMES.items() for name in names.split("|")}
-AUXILIARIES = "am|is|are|was|were|do|does|did|has|have|had|can|could|should|shall|will|would|may|might|must"
+CATEGORIES: dict[str, Category] = {
+    APART.sub("", name): key for key, names in NAMES.items() for name in names.split("|")
+}
+AUXILIARIES = (
+    "am|is|are|was|were|do|does|did|has|have|had|can|could|should|shall|will|would|may|might|must"
+)
 QUOTES = "\"'”’)」』》"
 YES_NO = re.compile(rf"(?:[^,?]+, )?(?:{AUXILIARIES})(?:n['’]t)?\b", re.IGNORECASE)
 YES_NO_CHINESE = re.compile(r"是否|[能可]否|有[无無]|(.)[不没沒]\1|[吗嗎]\?$")
@@ -28,17 +33,25 @@ NUMBERED = re.compile(r"[0-9]+[.、)]")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+(?:['’][^\W{HAN}]+)*")
 """A word; in Chinese, a character."""
-FILLERS = frozenset(["a", "an", "the", "now", "still", "clearly", "completely", "fully", "entirely", "really"])
+FILLERS = frozenset(
+    ["a", "an", "the", "now", "still", "clearly", "completely", "fully", "entirely", "really"]
+)
 FEWEST_WORDS = 3
 
 
 def category_of(named: object) -> Category | None:
-    """The category that a name means, in English or Chinese, however its words are joined; None for any other."""
-    return CATEGORIES.get(APART.sub("", unicodedata.normalize("NFKC", named)).lower()) if isinstance(named, str) else None
+    """The category that a name means, in English or Chinese, however its words are joined; None for
+    any other."""
+    return (
+        CATEGORIES.get(APART.sub("", unicodedata.normalize("NFKC", named)).lower())
+        if isinstance(named, str)
+        else None
+    )
 
 
 def read_principles(answer: Answer) -> tuple[Principle, ...] | Failure:
-    """Principles from a JSON list of `{"question", "category"}`; duplicates are dropped, an unknown category is a failure."""
+    """Principles from a JSON list of `{"question", "category"}`; duplicates are dropped, an unknown
+    category is a failure."""
     found = said(answer)
     if isinstance(found, Failure):
         return found
@@ -50,18 +63,24 @@ def read_principles(answer: Answer) -> tuple[Principle, ...] | Failure:
         question, category = row["question"], category_of(row["category"])
         if category is None:
             return Failure(
-                kind="unparseable", detail=f"the category of question {number} is none of {', '.join(CATEGORY_NAMES.values())}"
+                kind="unparseable",
+                detail=f"the category of question {number} is none of {', '.join(CATEGORY_NAMES.values())}",
             )
         if not isinstance(question, str) or not question.strip() or sound(question) != question:
             return Failure(kind="unparseable", detail=f"question {number} is not a text")
-        principles.setdefault(question.strip().lower(), Principle(question=question.strip(), category=category))
+        principles.setdefault(
+            question.strip().lower(), Principle(question=question.strip(), category=category)
+        )
     return tuple(principles.values())
 
 
 def principle_faults(
-    principles: Sequence[Principle], counts: Mapping[Category, tuple[int, int]], total: tuple[int, int]
+    principles: Sequence[Principle],
+    counts: Mapping[Category, tuple[int, int]],
+    total: tuple[int, int],
 ) -> list[str]:
-    """Everything that is wrong with a decomposition, a plain sentence each, for asking its teacher again; none: it is valid.
+    """Everything that is wrong with a decomposition, a plain sentence each, for asking its teacher
+    again; none: it is valid.
 
     `counts` gives the fewest and most questions per category, `total` those in all.
     """
@@ -76,7 +95,8 @@ def principle_faults(
 
 
 def question_faults(principles: Sequence[Principle]) -> list[str]:
-    """What is wrong with the questions, whatever their number: the one rule, in English or Chinese, for teachers and for users."""
+    """What is wrong with the questions, whatever their number: the one rule, in English or Chinese,
+    for teachers and for users."""
     faults: list[str] = []
     first: dict[tuple[str, ...], int] = {}
     for number, principle in enumerate(principles, 1):
@@ -85,7 +105,9 @@ def question_faults(principles: Sequence[Principle]) -> list[str]:
         if core and first.setdefault(core, number) != number:
             faults.append(f"Question {number} asks the same as question {first[core]}.")
         if not is_yes_no(principle.question):
-            faults.append(f'Question {number} is not a yes/no question: begin with a word like "Is" or "Does", end with "?".')
+            faults.append(
+                f'Question {number} is not a yes/no question: begin with a word like "Is" or "Does", end with "?".'
+            )
         elif len(words) < FEWEST_WORDS:
             faults.append(f"Question {number} is not a whole question.")
     return faults

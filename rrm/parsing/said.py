@@ -12,9 +12,28 @@ Answer = Choice | str
 MOST_CHARACTERS = 200_000
 """Longer answers are not read at all."""
 CUT_OFF = frozenset(
-    ["length", "max_tokens", "model_length", "abort", "aborted", "error", "network_error", "insufficient_system_resource"]
+    [
+        "length",
+        "max_tokens",
+        "model_length",
+        "abort",
+        "aborted",
+        "error",
+        "network_error",
+        "insufficient_system_resource",
+    ]
 )
-FILTERED = frozenset(["content_filter", "safety", "sensitive", "refusal", "prohibited_content", "blocklist", "recitation"])
+FILTERED = frozenset(
+    [
+        "content_filter",
+        "safety",
+        "sensitive",
+        "refusal",
+        "prohibited_content",
+        "blocklist",
+        "recitation",
+    ]
+)
 THINKS = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|analysis)"
 BEGUN = re.compile(rf"<\s?{THINKS}\s?>|◁think▷|\[think\]|<\|begin_of_thought\|>", re.IGNORECASE)
 ENDED = re.compile(rf"<\s?/\s?{THINKS}\s?>|◁/think▷|\[/think\]|<\|end_of_thought\|>", re.IGNORECASE)
@@ -26,12 +45,14 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 REFUSAL_WITHIN = 200
-"""Characters at the beginning of an answer in which a refusal stands; later the words are part of a thought."""
+"""Characters at the beginning of an answer in which a refusal stands; later the words are part of a
+thought."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """An answer in its parts: what was thought before it, apart or between tags, and the words behind that."""
+    """An answer in its parts: what was thought before it, apart or between tags, and the words
+    behind that."""
 
     thought: str
     answer: str
@@ -43,26 +64,36 @@ def as_choice(answer: Answer) -> Choice:
 
 
 def sound(text: str) -> str:
-    """The text with half a surrogate pair, which no file and no record can hold, as a question mark."""
+    """The text with half a surrogate pair, which no file and no record can hold, as a question
+    mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def folded(text: str) -> str:
-    """The text with full-width digits, letters and punctuation as plain ones, character by character."""
+    """The text with full-width digits, letters and punctuation as plain ones, character by
+    character."""
     return text if text.isascii() else text.translate(FULL_WIDTH)
 
 
 def said(answer: Answer) -> Said | Failure:
-    """The thought and the words of an answer, or why there is none to read: refused, cut off, too long or empty.
+    """The thought and the words of an answer, or why there is none to read: refused, cut off, too
+    long or empty.
 
-    All before the last end of a thought (`</think>` and its like) is thought; one that does not end was cut off.
+    All before the last end of a thought (`</think>` and its like) is thought; one that does not end
+    was cut off.
     """
     choice = as_choice(answer)
     reason = choice.finish_reason.lower()
     if choice.refusal.strip() or reason in FILTERED:
-        return Failure(kind="refused", detail=sound(choice.refusal.strip()[:200]) or "the server's filter")
+        return Failure(
+            kind="refused", detail=sound(choice.refusal.strip()[:200]) or "the server's filter"
+        )
     if reason in CUT_OFF:
-        met = "cut off at max_tokens" if reason == "length" else f"cut off: the server ended it with '{reason}'"
+        met = (
+            "cut off at max_tokens"
+            if reason == "length"
+            else f"cut off: the server ended it with '{reason}'"
+        )
         return Failure(kind="cut_off", detail=met)
     if len(choice.content) + len(choice.reasoning) > MOST_CHARACTERS:
         return Failure(kind="unparseable", detail=f"longer than {MOST_CHARACTERS} characters")
@@ -70,9 +101,13 @@ def said(answer: Answer) -> Said | Failure:
     words = choice.content[cut:]
     if BEGUN.search(words):
         return Failure(kind="cut_off", detail="the thought does not end")
-    thought = "\n".join(part for part in (untagged(choice.reasoning), untagged(choice.content[:cut])) if part)
+    thought = "\n".join(
+        part for part in (untagged(choice.reasoning), untagged(choice.content[:cut])) if part
+    )
     if not words.strip():
-        return Failure(kind="empty", detail="a thought without an answer" if thought else "empty answer")
+        return Failure(
+            kind="empty", detail="a thought without an answer" if thought else "empty answer"
+        )
     return Said(thought, words)
 
 
@@ -89,6 +124,11 @@ def unreadable(words: str, detail: str) -> Failure:
 
 
 def written(answer: Answer) -> str:
-    """The answer as one text, from which the same is read: what was thought apart stands between <think> and </think>."""
+    """The answer as one text, from which the same is read: what was thought apart stands between
+    <think> and </think>."""
     choice = as_choice(answer)
-    return f"<think>\n{choice.reasoning}\n</think>\n{choice.content}" if choice.reasoning else choice.content
+    return (
+        f"<think>\n{choice.reasoning}\n</think>\n{choice.content}"
+        if choice.reasoning
+        else choice.content
+    )

@@ -1,12 +1,14 @@
-"""How fast the RRM of a real size is trained and asked on this GPU, and with how much memory: `make bench-gpu` → runs/bench/gpu.json.
+"""How fast the RRM of a real size is trained and asked on this GPU, and with how much memory: `make
+bench-gpu` → runs/bench/gpu.json.
 
     python -m rrm.perf.gpu                              # 3B, all weights, and 7B, LoRA, on CUDA
     python -m rrm.perf.gpu --size tiny --device cpu     # the same code on a CPU
 
-Random weights of the real shapes, noise for images within the real pixel budget, the sandbox's tokenizer: nothing is downloaded. What runs are the
-project's own stages (rrm.verifier.sft and gcpo, the judge), each in a process of its own, one GPU, without checkpoints. Random weights do not
-end an answer early: rollouts and judgements are as long as they may be. Nor can their traces be read: scores are drawn, so that every trace
-has a gradient.
+Random weights of the real shapes, noise for images within the real pixel budget, the sandbox's
+tokenizer: nothing is downloaded. What runs are the project's own stages (rrm.verifier.sft and gcpo,
+the judge), each in a process of its own, one GPU, without checkpoints. Random weights do not end an
+answer early: rollouts and judgements are as long as they may be. Nor can their traces be read:
+scores are drawn, so that every trace has a gradient.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ PEAK_FLOPS = (
     ("A100", 312e12), ("A800", 312e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12), ("H800", 989e12),
     ("H200", 989e12), ("B200", 2250e12), ("L40S", 362e12),
 )  # fmt: skip
-"""Dense bfloat16 peaks by a part of the GPU's name, from NVIDIA's data sheets; the first that fits counts."""
+"""Dense bfloat16 peaks by a part of the GPU's name, from NVIDIA's data sheets; the first that fits
+counts."""
 
 STAGES = ("make", "sft", "gcpo", "score")
 
@@ -106,27 +109,47 @@ def peak_flops(name: str) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS if part in name), None)
 
 
-def forward_flops(shape: Shape, tokens: float, length: float, scored: float, patches: float) -> dict[str, float]:
-    """FLOPs of a forward: 2 per weight and token (arXiv 2001.08361, §2.1), and causal attention's 2·L·h·S per token, half of 4·L·h·S.
+def forward_flops(
+    shape: Shape, tokens: float, length: float, scored: float, patches: float
+) -> dict[str, float]:
+    """FLOPs of a forward: 2 per weight and token (arXiv 2001.08361, §2.1), and causal attention's
+    2·L·h·S per token, half of 4·L·h·S.
 
-    `tokens` in sequences of `length`; the head works on `scored` of them, the vision tower on `patches`. Left out: the vision tower's attention, which is within
-    windows, embeddings and norms.
+    `tokens` in sequences of `length`; the head works on `scored` of them, the vision tower on
+    `patches`. Left out: the vision tower's attention, which is within windows, embeddings and
+    norms.
     """
-    text = 2.0 * shape.layers * text_layer_parameters(shape) * tokens + 2.0 * shape.layers * shape.hidden * length * tokens
-    return {"text": text + 2.0 * head_parameters(shape) * scored, "vision": 2.0 * vision_parameters(shape) * patches}
+    text = (
+        2.0 * shape.layers * text_layer_parameters(shape) * tokens
+        + 2.0 * shape.layers * shape.hidden * length * tokens
+    )
+    return {
+        "text": text + 2.0 * head_parameters(shape) * scored,
+        "vision": 2.0 * vision_parameters(shape) * patches,
+    }
 
 
 def training_flops(forward: Mapping[str, float], lora: bool) -> float:
-    """Three forwards: the backward is two, one for activations and one for weights. Under LoRA the frozen language model's weights need none, and the
-    vision tower no backward. What checkpointing works out again is not counted (MFU, not hardware utilisation).
+    """Three forwards: the backward is two, one for activations and one for weights. Under LoRA the
+    frozen language model's weights need none, and the vision tower no backward. What checkpointing
+    works out again is not counted (MFU, not hardware utilisation).
     """
-    return 2 * forward["text"] + forward["vision"] if lora else 3 * (forward["text"] + forward["vision"])
+    return (
+        2 * forward["text"] + forward["vision"]
+        if lora
+        else 3 * (forward["text"] + forward["vision"])
+    )
 
 
-def generation_flops(shape: Shape, prompts: int, prompt: int, answers: int, answer: float, patches: float) -> float:
-    """Every distinct prompt read once, with one token scored, and `answers` answers of `answer` tokens behind it."""
+def generation_flops(
+    shape: Shape, prompts: int, prompt: int, answers: int, answer: float, patches: float
+) -> float:
+    """Every distinct prompt read once, with one token scored, and `answers` answers of `answer`
+    tokens behind it."""
     read = forward_flops(shape, prompts * prompt, prompt, prompts, patches)
-    written = forward_flops(shape, answers * answer, 2 * prompt + answer, answers * answer, 0)  # a token sees all of the prompt
+    written = forward_flops(
+        shape, answers * answer, 2 * prompt + answer, answers * answer, 0
+    )  # a token sees all of the prompt
     return read["text"] + read["vision"] + written["text"]
 
 
@@ -136,15 +159,19 @@ def mfu(flops: float, seconds: float, peak: float | None) -> float | None:
 
 
 class NoCheckpoints(TrainerCallback):
-    """A training that is measured is not carried on: saving its state would take most of the time and the disk."""
+    """A training that is measured is not carried on: saving its state would take most of the time
+    and the disk."""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Vetoes what the trainer's own callback decided before."""
         control.should_save = False
 
 
 def build_base(size: Size, device: torch.device, folder: Path) -> None:
-    """A checkpoint of random weights in the size's shape, its vocabulary larger than the tokenizer's as the real one's is."""
+    """A checkpoint of random weights in the size's shape, its vocabulary larger than the
+    tokenizer's as the real one's is."""
     processor = build_processor()
     processor.image_processor.size.longest_edge = max(
         size.sides[0] * size.sides[1], processor.image_processor.size.longest_edge
@@ -175,7 +202,8 @@ def build_base(size: Size, device: torch.device, folder: Path) -> None:
 
 
 def build_data(size: Size, folder: Path) -> None:
-    """Rows and pairs enough for every update, all of one length: what differs is the noise in the images."""
+    """Rows and pairs enough for every update, all of one length: what differs is the noise in the
+    images."""
     rng = np.random.default_rng(0)
     store = ImageStore(folder / "images")
     width, height = size.sides
@@ -185,30 +213,49 @@ def build_data(size: Size, folder: Path) -> None:
         return store.add(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
     principles = tuple(
-        Principle(question=f"Is the red circle {place}?", category="follow") for place in ("gone", "blue", "left", "right")
+        Principle(question=f"Is the red circle {place}?", category="follow")
+        for place in ("gone", "blue", "left", "right")
     )
     target = " ".join(["red circle"] * (size.answer // 2)) + "\n" + write_answer((1, 0, 1, 1), 5.0)
     common: dict[str, Any] = {"instruction": "make the red circle blue", "principles": principles}
     rows = [
-        SFTRow(row_id=str(i), kind="judge", source=picture(), edited=picture(), target=target, **common)
+        SFTRow(
+            row_id=str(i), kind="judge", source=picture(), edited=picture(), target=target, **common
+        )
         for i in range(size.batch * 2)
     ]
     pairs = [
-        PreferencePair(pair_id=str(i), source=picture(), edited_a=picture(), edited_b=picture(), label="a", **common)
+        PreferencePair(
+            pair_id=str(i),
+            source=picture(),
+            edited_a=picture(),
+            edited_b=picture(),
+            label="a",
+            **common,
+        )
         for i in range(size.pairs * 2)
     ]
     for name, records in (("sft", rows), ("preferences", pairs)):
-        pq.write_table(pa.Table.from_pylist([record.model_dump() for record in records]), folder / f"{name}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist([record.model_dump() for record in records]),
+            folder / f"{name}.parquet",
+        )
 
 
 def configs(size: Size, work: Path, steps: int, cuda: bool) -> tuple[SFTStage, GCPOStage]:
-    """The configs of both stages, as of configs/qwen2_5_vl_3b/sft.yaml and configs/qwen2_5_vl_7b/gcpo_lora.yaml, for one process."""
+    """The configs of both stages, as of configs/qwen2_5_vl_3b/sft.yaml and
+    configs/qwen2_5_vl_7b/gcpo_lora.yaml, for one process."""
     common: dict[str, Any] = {
         "data": work / "data", "base": str(work / "base"), "steps": steps, "learning_rate": 1e-5, "lora_rank": size.lora,
         "gradient_checkpointing": True, "save_every": 10**6, "log_every": 1, "explosion": None,
         "dtype": "bfloat16" if cuda else "float32", "deepspeed": "launch/zero2.json" if cuda and not size.lora else None,
     }  # fmt: skip
-    sft = SFTStage(out=work / "sft", batch=size.batch, style="brief" if size.shape is None else "full", **common)
+    sft = SFTStage(
+        out=work / "sft",
+        batch=size.batch,
+        style="brief" if size.shape is None else "full",
+        **common,
+    )
     gcpo = GCPOStage(
         out=work / "gcpo",
         pairs_per_step=size.pairs,
@@ -221,11 +268,16 @@ def configs(size: Size, work: Path, steps: int, cuda: bool) -> tuple[SFTStage, G
 
 
 def peak_memory(cuda: bool) -> dict[str, float | str]:
-    """The most that this process held: of GPU memory (allocated, and with what the allocator reserved), or resident on a CPU."""
+    """The most that this process held: of GPU memory (allocated, and with what the allocator
+    reserved), or resident on a CPU."""
     if not cuda:
         return {"peak_gib": round(peak_rss_mb() / 1024, 3), "peak_of": "resident set"}
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return {"peak_gib": round(allocated / GIB, 3), "reserved_gib": round(reserved / GIB, 3), "peak_of": "allocated on the GPU"}
+    return {
+        "peak_gib": round(allocated / GIB, 3),
+        "reserved_gib": round(reserved / GIB, 3),
+        "peak_of": "allocated on the GPU",
+    }
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
@@ -241,7 +293,11 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         (work / "data").mkdir(parents=True, exist_ok=True)
         build_data(size, work / "data")
         return {}
-    shape, processor, store = shape_of(str(work / "base")), load_processor(str(work / "base")), ImageStore(work / "data/images")
+    shape, processor, store = (
+        shape_of(str(work / "base")),
+        load_processor(str(work / "base")),
+        ImageStore(work / "data/images"),
+    )
     assert shape is not None
     rows = [SFTRow(**row) for row in pq.read_table(work / "data/sft.parquet").to_pylist()]
     lengths = measure(rows[:1], sft.style, store, processor)
@@ -254,11 +310,15 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         judge.max_new_tokens = size.max_tokens
         row = rows[0]
         assert row.edited is not None
-        edit = EditToJudge(store.get(row.source), store.get(row.edited), row.instruction, row.principles)
+        edit = EditToJudge(
+            store.get(row.source), store.get(row.edited), row.instruction, row.principles
+        )
         edits = [
             edit,
             *(
-                EditToJudge(edit.edited, edit.source, f"{row.instruction} {'!' * i}", row.principles)
+                EditToJudge(
+                    edit.edited, edit.source, f"{row.instruction} {'!' * i}", row.principles
+                )
                 for i in range(1, size.edits)
             ),
         ]
@@ -269,7 +329,9 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         if cuda:
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - begin) / steps
-        flops = generation_flops(shape, size.edits, prompt, size.edits, size.max_tokens, size.edits * patches)
+        flops = generation_flops(
+            shape, size.edits, prompt, size.edits, size.max_tokens, size.edits * patches
+        )
         return found | {
             "batch": size.edits, "seconds": round(seconds, 4), "samples_per_s": round(size.edits / seconds, 4),
             "tokens_per_s": round(size.edits * size.max_tokens / seconds, 2), "mfu": mfu(flops, seconds, peak), **peak_memory(cuda),
@@ -282,9 +344,16 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         plan = plan_of(sft, 1, cuda, lengths, answer)
         tokens = float(size.batch * (prompt + answer))
         flops = training_flops(
-            forward_flops(shape, tokens, prompt + answer, size.batch * answer, size.batch * patches), size.lora > 0
+            forward_flops(
+                shape, tokens, prompt + answer, size.batch * answer, size.batch * patches
+            ),
+            size.lora > 0,
         )
-        found |= {"answer_tokens": answer, "batch": size.batch, "samples_per_s": round(size.batch / seconds, 4)}
+        found |= {
+            "answer_tokens": answer,
+            "batch": size.batch,
+            "samples_per_s": round(size.batch / seconds, 4),
+        }
     else:
         train_gcpo(gcpo, work / "gcpo", Drawn)
         lines = steps_of(work / "gcpo")
@@ -294,10 +363,16 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
         length = mean(line["trace_length"] for line in lines[1:])
         plan = plan_of(gcpo, 1, cuda, lengths)
         tokens = traces * (prompt + length)
-        written = generation_flops(shape, size.pairs * 2, prompt, traces, length, size.pairs * 2 * patches)
+        written = generation_flops(
+            shape, size.pairs * 2, prompt, traces, length, size.pairs * 2 * patches
+        )
         learned = training_flops(
             forward_flops(
-                shape, tokens, prompt + length, traces * length, traces / plan.micro * plan.seen(plan.micro) * patches
+                shape,
+                tokens,
+                prompt + length,
+                traces * length,
+                traces / plan.micro * plan.seen(plan.micro) * patches,
             ),
             size.lora > 0,
         )
@@ -319,7 +394,9 @@ def run_size(name: str, device: str, steps: int, work: Path) -> dict[str, Any]:
     """Every stage of a size, each in a process of its own; what they measured."""
     environment = {**os.environ, **({} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""})}
     if device == "cuda":
-        environment |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+        environment |= {
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        }
         if not SIZES[name].lora:  # DeepSpeed wants a launcher's environment, also for one process
             environment |= {
                 "RANK": "0",
@@ -330,9 +407,24 @@ def run_size(name: str, device: str, steps: int, work: Path) -> dict[str, Any]:
             }
     found: dict[str, Any] = {"lora_rank": SIZES[name].lora}
     for stage in tqdm(STAGES, desc=name):
-        options = ["--size", name, "--device", device, "--steps", str(steps), "--stage", stage, "--work", str(work)]
+        options = [
+            "--size",
+            name,
+            "--device",
+            device,
+            "--steps",
+            str(steps),
+            "--stage",
+            stage,
+            "--work",
+            str(work),
+        ]
         done = subprocess.run(
-            [sys.executable, "-m", "rrm", "perf", "gpu", *options], capture_output=True, text=True, check=False, env=environment
+            [sys.executable, "-m", "rrm", "perf", "gpu", *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -347,9 +439,15 @@ def run_size(name: str, device: str, steps: int, work: Path) -> dict[str, Any]:
 
 
 def run(
-    sizes: Sequence[str] | None, device: str, steps: int, out: Path, stage: str | None = None, work: Path | None = None
+    sizes: Sequence[str] | None,
+    device: str,
+    steps: int,
+    out: Path,
+    stage: str | None = None,
+    work: Path | None = None,
 ) -> None:
-    """Measures each size in processes of its own and writes the figures to `out`; with `stage` it is such a process, working in `work`."""
+    """Measures each size in processes of its own and writes the figures to `out`; with `stage` it
+    is such a process, working in `work`."""
     for name in sizes or ():
         if name not in SIZES:
             raise InputError(f"There is no size {name!r}; give one of {', '.join(SIZES)}.")
@@ -357,7 +455,9 @@ def run(
         raise InputError("--steps must be at least 2: the first update is not counted.")
     cuda = device == "cuda"
     if cuda and not torch.cuda.is_available():
-        raise InputError("no CUDA GPU is visible; run this on a GPU machine, or try the code with --size tiny --device cpu.")
+        raise InputError(
+            "no CUDA GPU is visible; run this on a GPU machine, or try the code with --size tiny --device cpu."
+        )
     if stage and work and sizes:
         measured = measure_stage(stage, SIZES[sizes[0]], work, steps, cuda)
         write_json(work / f"{stage}.json", measured)

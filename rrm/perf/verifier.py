@@ -1,9 +1,11 @@
-"""How fast the RRM is trained and asked, beside trl and transformers as they come: `make bench-verifier` → runs/bench/verifier.json.
+"""How fast the RRM is trained and asked, beside trl and transformers as they come: `make
+bench-verifier` → runs/bench/verifier.json.
 
     python -m rrm.perf.verifier --rounds 4 --model runs/demo/gcpo/model
 
-Both sides do the same work in one process and in turns: the same weights, prompts, number of traces and, since an answer may not end
-early here, number of tokens. A ratio is the median over rounds of one round's ratio.
+Both sides do the same work in one process and in turns: the same weights, prompts, number of traces
+and, since an answer may not end early here, number of tokens. A ratio is the median over rounds of
+one round's ratio.
 """
 
 from __future__ import annotations
@@ -68,13 +70,17 @@ Turn = Callable[[], Mapping[str, float]]
 
 
 def sandbox_pairs(store: ImageStore, count: int, seed: int) -> list[PreferencePair]:
-    """Two edits of a scene by scripted editors, `count` times. Which is better does not matter to a clock."""
+    """Two edits of a scene by scripted editors, `count` times. Which is better does not matter to a
+    clock."""
     rng = np.random.default_rng(seed)
     pairs = []
     for i in range(count):
         scene = sample_scene(rng)
         steps = sample_steps(rng, scene)
-        a, b = (store.add(script_edit(rng, scene, steps, str(editor))) for editor in rng.choice(EDITORS, 2, replace=False))
+        a, b = (
+            store.add(script_edit(rng, scene, steps, str(editor)))
+            for editor in rng.choice(EDITORS, 2, replace=False)
+        )
         pairs.append(
             PreferencePair(
                 pair_id=str(i), source=store.add(draw(scene)), instruction=write_instruction(steps), principles=decompose(steps),
@@ -84,8 +90,11 @@ def sandbox_pairs(store: ImageStore, count: int, seed: int) -> list[PreferencePa
     return pairs
 
 
-def in_turns(rounds: int, turns: Mapping[str, Turn], progress: str, warm_up: int = 1) -> dict[str, list[float]]:
-    """What every turn measured, by "turn measure", round by round; `warm_up` rounds before the first are not kept."""
+def in_turns(
+    rounds: int, turns: Mapping[str, Turn], progress: str, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """What every turn measured, by "turn measure", round by round; `warm_up` rounds before the
+    first are not kept."""
     found: dict[str, list[float]] = {}
     for round_ in tqdm(range(-warm_up, rounds), desc=progress):
         for name, turn in turns.items():
@@ -110,7 +119,12 @@ def timed(work: Callable[[], object], times: int = 1) -> Turn:
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median, number and spread."""
-    return {"median": statistics.median(values), "n": len(values), "least": min(values), "most": max(values)}
+    return {
+        "median": statistics.median(values),
+        "n": len(values),
+        "least": min(values),
+        "most": max(values),
+    }
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -118,7 +132,11 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     return summary([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def forwards(model: Qwen2_5_VLForConditionalGeneration, batch: Mapping[str, torch.Tensor], traces: torch.Tensor) -> None:
+def forwards(
+    model: Qwen2_5_VLForConditionalGeneration,
+    batch: Mapping[str, torch.Tensor],
+    traces: torch.Tensor,
+) -> None:
     """Loss of the traces, given the prompts, and its gradient."""
     ids, nothing = batch["input_ids"], torch.zeros_like(traces)
     model(
@@ -131,7 +149,8 @@ def forwards(model: Qwen2_5_VLForConditionalGeneration, batch: Mapping[str, torc
 
 
 class Drawn(FastGCPOTrainer):
-    """Scores are drawn: traces of an untrained model cannot be read, and would all have an advantage of 0, which costs less."""
+    """Scores are drawn: traces of an untrained model cannot be read, and would all have an
+    advantage of 0, which costs less."""
 
     def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
         """A score for every trace, whatever it says."""
@@ -139,12 +158,16 @@ class Drawn(FastGCPOTrainer):
 
 
 class HalfDecided(Drawn):
-    """In half of the pairs every trace of the preferred image beats every one of the other: their traces have advantages of 0."""
+    """In half of the pairs every trace of the preferred image beats every one of the other: their
+    traces have advantages of 0."""
 
     def read(self, inputs: Any, completions: Any, completion_ids: list[list[int]]) -> list[Read]:
         """Scores apart for every other pair."""
         drawn = super().read(inputs, completions, completion_ids)
-        sure = [20.0 * (row["side"] == "preferred") if int(row["pair_id"]) % 2 else None for row in inputs]
+        sure = [
+            20.0 * (row["side"] == "preferred") if int(row["pair_id"]) % 2 else None
+            for row in inputs
+        ]
         return [score if known is None else known for score, known in zip(drawn, sure, strict=True)]
 
 
@@ -155,7 +178,9 @@ class Clock(TrainerCallback):
         self.ends: list[float] = []
         self.rollouts: list[float] = []
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Notes the time."""
         self.ends.append(time.perf_counter())
 
@@ -191,7 +216,10 @@ def stepping(trainer: GRPOTrainer) -> Turn:
 
 def reward(prompts: Any, completions: Any, count: list[int], **_: Any) -> list[float]:
     """What trl's own trainer is given for a reward: the score, 0 where there is none."""
-    reads = [read_answer(completion[0]["content"], n) for completion, n in zip(completions, count, strict=True)]
+    reads = [
+        read_answer(completion[0]["content"], n)
+        for completion, n in zip(completions, count, strict=True)
+    ]
     return [0.0 if isinstance(read, Failure) else read.score for read in reads]
 
 
@@ -216,15 +244,27 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
     one = [batch_of(processor, [row], device) for row in rows[:ALONE]]
     count = len(rows) * TRACES
     sampled = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=TOKENS, min_new_tokens=TOKENS, disable_compile=True
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        max_new_tokens=TOKENS,
+        min_new_tokens=TOKENS,
+        disable_compile=True,
     )
-    traces = torch.randint(256, 512, (count, TOKENS), generator=torch.Generator().manual_seed(0)).to(device)
+    traces = torch.randint(
+        256, 512, (count, TOKENS), generator=torch.Generator().manual_seed(0)
+    ).to(device)
     found = in_turns(
         rounds,
         {
             "rollout ours": timed(lambda: complete(ours, batch, sampled), count),
-            "rollout batched": timed(lambda: stock.generate(**batch, generation_config=sampled), count),
-            "rollout alone": timed(lambda: [stock.generate(**each, generation_config=sampled) for each in one], len(one)),
+            "rollout batched": timed(
+                lambda: stock.generate(**batch, generation_config=sampled), count
+            ),
+            "rollout alone": timed(
+                lambda: [stock.generate(**each, generation_config=sampled) for each in one],
+                len(one),
+            ),
         },
         "rollouts",
     )
@@ -251,21 +291,42 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
     kinds = {"gcpo ours": Drawn, "gcpo half decided": HalfDecided}
     trainers = {
         **{
-            name: kind(model=ours, args=quiet(arguments(stage, work / name, 1)), rollouts=work / name, **common)
+            name: kind(
+                model=ours,
+                args=quiet(arguments(stage, work / name, 1)),
+                rollouts=work / name,
+                **common,
+            )
             for name, kind in kinds.items()
         },
-        "gcpo trl": GRPOTrainer(model=stock, args=quiet(arguments(stage, work / "trl", 1)), reward_funcs=reward, **common),
+        "gcpo trl": GRPOTrainer(
+            model=stock,
+            args=quiet(arguments(stage, work / "trl", 1)),
+            reward_funcs=reward,
+            **common,
+        ),
     }
-    found |= in_turns(rounds, {name: stepping(trainer) for name, trainer in trainers.items()}, "updates", warm_up=0)
+    found |= in_turns(
+        rounds,
+        {name: stepping(trainer) for name, trainer in trainers.items()},
+        "updates",
+        warm_up=0,
+    )
     ratios = {
         "gcpo_step_over_trl": ratio(found["gcpo ours step"], found["gcpo trl step"]),
         "gcpo_rollout_over_trl": ratio(found["gcpo ours rollout"], found["gcpo trl rollout"]),
         "gcpo_update_over_trl": ratio(found["gcpo ours update"], found["gcpo trl update"]),
-        "gcpo_update_half_decided_over_all_open": ratio(found["gcpo half decided update"], found["gcpo ours update"]),
+        "gcpo_update_half_decided_over_all_open": ratio(
+            found["gcpo half decided update"], found["gcpo ours update"]
+        ),
         "forward_over_stock": ratio(found["forward ours seconds"], found["forward stock seconds"]),
-        "forward_unshared_over_stock": ratio(found["forward unshared seconds"], found["forward stock seconds"]),
+        "forward_unshared_over_stock": ratio(
+            found["forward unshared seconds"], found["forward stock seconds"]
+        ),
         "rollout_speedup": ratio(found["rollout alone seconds"], found["rollout ours seconds"]),
-        "rollout_over_batched_generate": ratio(found["rollout ours seconds"], found["rollout batched seconds"]),
+        "rollout_over_batched_generate": ratio(
+            found["rollout ours seconds"], found["rollout batched seconds"]
+        ),
     }
     return {
         **{name: value["median"] for name, value in ratios.items()},
@@ -284,9 +345,14 @@ def batch_of(
     processor: Qwen2_5_VLProcessor, rows: Sequence[Mapping[str, Any]], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The prompts of these rows as one left-padded batch."""
-    prompts = [processor.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False) for row in rows]
+    prompts = [
+        processor.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        for row in rows
+    ]
     images = [[open_image(path) for path in row["images"]] for row in rows]
-    batch = processor(text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left")
+    batch = processor(
+        text=prompts, images=images, return_tensors="pt", padding=True, padding_side="left"
+    )
     return dict(batch.to(device))
 
 
@@ -298,7 +364,9 @@ def table(result: Mapping[str, Any]) -> str:
         if name in TARGETS:
             sign, value = TARGETS[name]
             met = f"{sign} {value}: {'met' if (found['median'] <= value) == (sign == '≤') else 'not met'}"
-        lines.append(f"{name:32}{found['median']:8.3f}{found['least']:8.3f}{found['most']:8.3f}{found['n']:4}  {met}")
+        lines.append(
+            f"{name:32}{found['median']:8.3f}{found['least']:8.3f}{found['most']:8.3f}{found['n']:4}  {met}"
+        )
     return "\n".join(lines)
 
 

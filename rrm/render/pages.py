@@ -1,4 +1,5 @@
-"""HTML pages from a package's templates: what users wrote is text, and a name that is missing is an error."""
+"""HTML pages from a package's templates: what users wrote is text, and a name that is missing is an
+error."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import jinja2
 
 
 def template(package: str, name: str, filters: Mapping[str, Any]) -> jinja2.Template:
-    """The template of that name in the package's folder `templates`, with these filters beside jinja's own."""
+    """The template of that name in the package's folder `templates`, with these filters beside
+    jinja's own."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "templates"),
         autoescape=True,

@@ -61,11 +61,18 @@ def inline(figure: Figure, label: str) -> Markup:
 
 def shortened(name: str, length: int) -> str:
     """The name, without its middle where it is longer."""
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[len(name) - (length - 1) // 2 :]}"
+    return (
+        name
+        if len(name) <= length
+        else f"{name[: length // 2]}…{name[len(name) - (length - 1) // 2 :]}"
+    )
 
 
-def horizontal_bars(rows: Sequence[Bar], x_label: str, label: str, shares: bool = False) -> Markup | None:
-    """A bar of a count (or share) per row from the top, with its text at the end. None where all are empty."""
+def horizontal_bars(
+    rows: Sequence[Bar], x_label: str, label: str, shares: bool = False
+) -> Markup | None:
+    """A bar of a count (or share) per row from the top, with its text at the end. None where all
+    are empty."""
     longest = max((length for _, _, length, _ in rows), default=0)
     if not longest:
         return None
@@ -96,7 +103,9 @@ def pooled(counts: Mapping[str, int], step: float, top: float) -> list[int]:
     return places
 
 
-def histogram(counts: Mapping[str, int], step: float, top: float, x_label: str, y_label: str, label: str) -> Markup | None:
+def histogram(
+    counts: Mapping[str, int], step: float, top: float, x_label: str, y_label: str, label: str
+) -> Markup | None:
     """Bars over 0…top, each value counted at the nearest multiple of `step`. None of nothing."""
     if not sum(counts.values()):
         return None

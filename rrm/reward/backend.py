@@ -1,4 +1,5 @@
-"""What is asked of a model and what comes back, whoever runs it: the words that backends and the reward model share."""
+"""What is asked of a model and what comes back, whoever runs it: the words that backends and the
+reward model share."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LIKELIEST = 20
 
 @dataclass(frozen=True)
 class Question:
-    """A chat with image slots, the images for them in order, and how answers are drawn. Temperature 0 is greedy."""
+    """A chat with image slots, the images for them in order, and how answers are drawn. Temperature
+    0 is greedy."""
 
     messages: Sequence[Message]
     images: tuple[Image, ...]
@@ -27,14 +29,16 @@ class Question:
     temperature: float = 0.0
     seed: int = 0
     alternatives: bool = False
-    """Whether every answer comes with the probabilities of what could have stood at each token's place."""
+    """Whether every answer comes with the probabilities of what could have stood at each token's
+    place."""
     watched: tuple[str, ...] = ()
     """Texts of single tokens whose probabilities are wanted however unlikely they are."""
 
 
 Reply = tuple[Choice, ...] | Failure
 Progress = Callable[[int, Reply], object]
-"""Called once for every question, with its place and its reply, as soon as it has ended; in whatever thread that is known."""
+"""Called once for every question, with its place and its reply, as soon as it has ended; in
+whatever thread that is known."""
 
 
 class Backend(Protocol):
@@ -53,7 +57,8 @@ class Backend(Protocol):
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question, in their order; never raises for a single one of them.
 
-        Raises InputError where everything is refused, once that is known and no reply would be lost by it.
+        Raises InputError where everything is refused, once that is known and no reply would be lost
+        by it.
         """
 
     async def close(self) -> None:

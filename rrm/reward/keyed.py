@@ -1,6 +1,8 @@
-"""What stands before the server of `rrm serve` that has a key: nobody gets past it without the key, wherever to.
+"""What stands before the server of `rrm serve` that has a key: nobody gets past it without the key,
+wherever to.
 
-vLLM's own check guards the addresses below /v1 alone; others of its addresses judge, too, or say what it is doing.
+vLLM's own check guards the addresses below /v1 alone; others of its addresses judge, too, or say
+what it is doing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ OPEN = "/health"
 
 
 class KeyRequired:
-    """ASGI middleware: 401 for whatever has not the key in $VLLM_API_KEY as its bearer token, but for /health."""
+    """ASGI middleware: 401 for whatever has not the key in $VLLM_API_KEY as its bearer token, but
+    for /health."""
 
     def __init__(self, app: App):
         self.app = app
@@ -37,7 +40,10 @@ class KeyRequired:
             headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
             await send(
-                {"type": "http.response.body", "body": b'{"error": {"message": "this server wants its key", "code": 401}}'}
+                {
+                    "type": "http.response.body",
+                    "body": b'{"error": {"message": "this server wants its key", "code": 401}}',
+                }
             )
 
     def admits(self, scope: Scope) -> bool:

@@ -11,13 +11,15 @@ from rrm.chat.faults import parsed
 from rrm.errors import InputError
 
 ALIAS = re.compile(r"edit-rrm/(?P<style>full|brief|holistic|brief_holistic)/(?P<digest>[0-9a-f]+)")
-"""The second name under which `rrm serve` serves a checkpoint: how it is asked, and a hash of its files."""
+"""The second name under which `rrm serve` serves a checkpoint: how it is asked, and a hash of its
+files."""
 LONGEST = 2**20
 """Bytes of the longest answer about the ids of a text's tokens."""
 
 
 def listed(urls: Sequence[str], key_variable: str) -> dict[str, list[str]]:
-    """The models that each server lists; a server that is not there is left out, for it may come later, and others do its work.
+    """The models that each server lists; a server that is not there is left out, for it may come
+    later, and others do its work.
 
     Raises InputError where none is there.
     """
@@ -41,12 +43,17 @@ def listed(urls: Sequence[str], key_variable: str) -> dict[str, list[str]]:
     return there
 
 
-async def single_tokens(url: str, model: str, key_variable: str, texts: Sequence[str]) -> dict[str, int]:
-    """The ids of those texts that are one token for the vLLM server at this base URL; none where it does not tell, or is gone."""
+async def single_tokens(
+    url: str, model: str, key_variable: str, texts: Sequence[str]
+) -> dict[str, int]:
+    """The ids of those texts that are one token for the vLLM server at this base URL; none where it
+    does not tell, or is gone."""
     found = {}
     async with ChatClient(url.removesuffix("/v1"), key_variable=key_variable, timeout=20) as client:
         for text in texts:
-            got = await client.exchange("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False}, LONGEST)
+            got = await client.exchange(
+                "/tokenize", {"model": model, "prompt": text, "add_special_tokens": False}, LONGEST
+            )
             if isinstance(got, Fault) and got.scope == "moment":  # it has died
                 return {}
             value = parsed(got) if isinstance(got, bytes) else {}

@@ -1,4 +1,5 @@
-"""The model in this process: transformers, a batch at a time, the prompt of several traces read once."""
+"""The model in this process: transformers, a batch at a time, the prompt of several traces read
+once."""
 
 from __future__ import annotations
 
@@ -44,12 +45,16 @@ class LocalBackend:
         replies: dict[int, Reply] = {}
         alike: dict[tuple[object, ...], list[int]] = {}
         for place, q in enumerate(questions):
-            alike.setdefault((q.max_tokens, q.answers, q.temperature, q.seed, q.alternatives, q.watched), []).append(place)
+            alike.setdefault(
+                (q.max_tokens, q.answers, q.temperature, q.seed, q.alternatives, q.watched), []
+            ).append(place)
         for places in alike.values():
             step = max(1, self.judge.batch // questions[places[0]].answers)
             for start in range(0, len(places), step):
                 part = places[start : start + step]
-                for place, reply in zip(part, self.batch([questions[place] for place in part]), strict=True):
+                for place, reply in zip(
+                    part, self.batch([questions[place] for place in part]), strict=True
+                ):
                     replies[place] = reply
                     progress(place, reply)
         return [replies[place] for place in range(len(questions))]
@@ -66,41 +71,61 @@ class LocalBackend:
             **({"temperature": kind.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
         )  # fmt: skip
         here = self.judge.model.device
-        with torch.random.fork_rng([here] if here.type == "cuda" else [], enabled=sampled):  # the caller's draws stay its own
+        with torch.random.fork_rng(
+            [here] if here.type == "cuda" else [], enabled=sampled
+        ):  # the caller's draws stay its own
             if sampled:
                 torch.manual_seed(kind.seed)
             ids = complete(self.judge.model, inputs, config)
         tokens = self.likeliest(inputs, ids, kind.watched) if kind.alternatives else [()] * len(ids)
-        answers = [replace(choice, tokens=found) for choice, found in zip(self.judge.choices(ids), tokens, strict=True)]
+        answers = [
+            replace(choice, tokens=found)
+            for choice, found in zip(self.judge.choices(ids), tokens, strict=True)
+        ]
         return [tuple(answers[i : i + kind.answers]) for i in range(0, len(answers), kind.answers)]
 
-    def likeliest(self, inputs: BatchFeature, ids: list[list[int]], watched: Sequence[str]) -> list[tuple[Token, ...]]:
-        """Per answer its tokens with the likeliest alternatives at each place, from one more forward over prompts and answers."""
+    def likeliest(
+        self, inputs: BatchFeature, ids: list[list[int]], watched: Sequence[str]
+    ) -> list[tuple[Token, ...]]:
+        """Per answer its tokens with the likeliest alternatives at each place, from one more
+        forward over prompts and answers."""
         tokenizer = self.judge.processor.tokenizer
         longest = max(map(len, ids))
         rows = torch.tensor(
-            [row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids], device=self.judge.model.device
+            [row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids],
+            device=self.judge.model.device,
         )
-        there = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=rows.device)
+        there = torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=rows.device
+        )
         extended = dict(inputs)
         extended["input_ids"] = torch.cat([inputs["input_ids"], rows], 1)
         extended["attention_mask"] = torch.cat([inputs["attention_mask"], there], 1)
         if "mm_token_type_ids" in inputs:  # 0 is text
-            extended["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(rows)], 1)
+            extended["mm_token_type_ids"] = torch.cat(
+                [inputs["mm_token_type_ids"], torch.zeros_like(rows)], 1
+            )
         logits = self.judge.model(**extended, logits_to_keep=longest + 1).logits[:, :-1]
         p = logits.float().softmax(-1)
         places = p.topk(min(LIKELIEST, p.shape[-1])).indices
         encoded = [tokenizer.encode(text, add_special_tokens=False) for text in watched]
-        single = torch.tensor([row[0] for row in encoded if len(row) == 1], dtype=torch.long, device=p.device)
+        single = torch.tensor(
+            [row[0] for row in encoded if len(row) == 1], dtype=torch.long, device=p.device
+        )
         places = torch.cat([places, single.expand(*places.shape[:2], -1)], 2)
         found = []
         for row, values, at in zip(ids, p.gather(2, places).tolist(), places.tolist(), strict=True):
-            found.append(tuple(token_of(tokenizer, *entry) for entry in zip(row, at, values, strict=False)))
+            found.append(
+                tuple(token_of(tokenizer, *entry) for entry in zip(row, at, values, strict=False))
+            )
         return found
 
 
-def token_of(tokenizer: PreTrainedTokenizerBase, token: int, ids: list[int], probabilities: list[float]) -> Token:
-    """The token with the likeliest ones at its place; the probabilities of several tokens of one text are added up."""
+def token_of(
+    tokenizer: PreTrainedTokenizerBase, token: int, ids: list[int], probabilities: list[float]
+) -> Token:
+    """The token with the likeliest ones at its place; the probabilities of several tokens of one
+    text are added up."""
     likely: dict[str, float] = {}
     for i, p in dict(zip(ids, probabilities, strict=True)).items():
         text = tokenizer.decode([i])

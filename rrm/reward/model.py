@@ -1,7 +1,8 @@
 """The reward model that everyone asks: the command line, the benchmark and the editor loop.
 
-One prompt, one treatment of images and one sampling, whatever runs the model, so that the reward that is benchmarked is the one that
-trains an editor. Every edit comes back as a judgement with a score or with a named failure.
+One prompt, one treatment of images and one sampling, whatever runs the model, so that the reward
+that is benchmarked is the one that trains an editor. Every edit comes back as a judgement with a
+score or with a named failure.
 """
 
 from __future__ import annotations
@@ -63,18 +64,25 @@ class Sampling:
         if self.k < 1:
             raise InputError(f"k is {self.k}; ask for one trace per edit or more.")
         if self.k > 1 and self.mode != "reasoning":
-            raise InputError(f"k is {self.k}, but mode '{self.mode}' reads one answer; set k to 1 or mode to reasoning.")
+            raise InputError(
+                f"k is {self.k}, but mode '{self.mode}' reads one answer; set k to 1 or mode to reasoning."
+            )
         if self.k > 1 and self.temperature <= 0:
-            raise InputError(f"{self.k} greedy traces are the same one; set a temperature, such as 0.7.")
+            raise InputError(
+                f"{self.k} greedy traces are the same one; set a temperature, such as 0.7."
+            )
 
 
 class RewardModel:
-    """An RRM in this process or on servers. A context manager: it owns the thread that its backend works in.
+    """An RRM in this process or on servers. A context manager: it owns the thread that its backend
+    works in.
 
     `sampling` is how edits are judged unless a call says otherwise.
     """
 
-    def __init__(self, backend: Backend, sampling: Sampling | None = None, owned: ExitStack | None = None):
+    def __init__(
+        self, backend: Backend, sampling: Sampling | None = None, owned: ExitStack | None = None
+    ):
         self.backend, self.sampling = backend, sampling or Sampling()
         self.owned = owned or ExitStack()
         """What ends with the model: servers that were started for it."""
@@ -85,12 +93,17 @@ class RewardModel:
         self.closing = False
         self.door = threading.Lock()
         """Held while work begins: what begins before the end is ended with it."""
-        self.thread = threading.Thread(target=self.loop.run_forever, name="reward-model", daemon=True)
+        self.thread = threading.Thread(
+            target=self.loop.run_forever, name="reward-model", daemon=True
+        )
         self.thread.start()
 
     @classmethod
-    def from_checkpoint(cls, folder: str | Path, sampling: Sampling | None = None, batch: int = 64) -> Self:
-        """The RRM in a checkpoint folder, in this process; needs the extra `local` (torch, transformers).
+    def from_checkpoint(
+        cls, folder: str | Path, sampling: Sampling | None = None, batch: int = 64
+    ) -> Self:
+        """The RRM in a checkpoint folder, in this process; needs the extra `local` (torch,
+        transformers).
 
         `batch` edits go through the model at once. Raises InputError where the folder holds none.
         """
@@ -110,10 +123,12 @@ class RewardModel:
         patience: Patience | None = None,
         dialect: Dialect | None = None,
     ) -> Self:
-        """The RRM on OpenAI-compatible servers (base URLs that end in /v1), such as those of `rrm serve`; needs no torch.
+        """The RRM on OpenAI-compatible servers (base URLs that end in /v1), such as those of `rrm
+        serve`; needs no torch.
 
-        `model` and `style` are asked of the server where it is `rrm serve`; `key_variable` names the environment variable with the
-        key, `patience` is how long is waited, `dialect` what the server takes otherwise. Raises InputError where no server answers.
+        `model` and `style` are asked of the server where it is `rrm serve`; `key_variable` names
+        the environment variable with the key, `patience` is how long is waited, `dialect` what the
+        server takes otherwise. Raises InputError where no server answers.
         """
         from rrm.reward.servers import ServerBackend
 
@@ -128,13 +143,15 @@ class RewardModel:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Closes the model. Raises InputError where its backend stopped asking and nothing else has said so."""
+        """Closes the model. Raises InputError where its backend stopped asking and nothing else has
+        said so."""
         self.close()
         if exception[0] is None and self.backend.stopped is not None:
             raise InputError(self.backend.stopped)
 
     def close(self) -> None:
-        """Ends the backend and its thread; twice does no harm. What another thread waits for ends there in an InputError.
+        """Ends the backend and its thread; twice does no harm. What another thread waits for ends
+        there in an InputError.
 
         In a forked child, which has neither the thread nor the connections, it does nothing.
         """
@@ -166,7 +183,8 @@ class RewardModel:
                 await self.backend.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of work in the model's own event loop, from whatever thread or loop the caller is in but that one."""
+        """The result of work in the model's own event loop, from whatever thread or loop the caller
+        is in but that one."""
         if threading.current_thread() is self.thread:
             work.close()
             raise InputError(INSIDE)
@@ -176,7 +194,8 @@ class RewardModel:
             raise InputError(CLOSED) from error
 
     def begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Work that has begun in the model's own event loop. Raises InputError where that is closed, or is another process's."""
+        """Work that has begun in the model's own event loop. Raises InputError where that is
+        closed, or is another process's."""
         if os.getpid() != self.pid:
             work.close()
             raise InputError(FORKED)
@@ -195,7 +214,9 @@ class RewardModel:
         """The fingerprint of judgements with this sampling."""
         return f"{self.backend.fingerprint}|{s.mode}|k{s.k}|t{s.temperature:g}|s{s.seed}|{self.backend.max_tokens}"
 
-    def prompt(self, instruction: str, principles: Principles, requirement: str | None = None) -> str:
+    def prompt(
+        self, instruction: str, principles: Principles, requirement: str | None = None
+    ) -> str:
         """Every word that the model reads when it judges."""
         if self.sampling.mode == "logits":
             return rate_text(instruction, requirement)
@@ -212,11 +233,16 @@ class RewardModel:
         return sampling.mode != "logits" and not is_holistic(self.backend.style)
 
     def decompose_many(
-        self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
+        self,
+        tasks: Sequence[TaskToDecompose],
+        progress: str | None = None,
+        done: Done[Principles | Failure] = ignore,
     ) -> list[Principles | Failure]:
-        """The model's own principles of each task, or why it made none; each task is asked about once.
+        """The model's own principles of each task, or why it made none; each task is asked about
+        once.
 
-        `done` is called with the place of every task and what came of it as soon as that is there, in a thread of the model's.
+        `done` is called with the place of every task and what came of it as soon as that is there,
+        in a thread of the model's.
         """
         return self.run(self._decompose(tasks, progress, done))
 
@@ -227,13 +253,17 @@ class RewardModel:
         done: Done[Judgement] = ignore,
         sampling: Sampling | None = None,
     ) -> list[Judgement]:
-        """A judgement of each edit, in order. The model decomposes the instruction of an edit that comes without principles.
+        """A judgement of each edit, in order. The model decomposes the instruction of an edit that
+        comes without principles.
 
-        `done` is called with the place of every edit and its judgement as soon as that is there, in a thread of the model's.
+        `done` is called with the place of every edit and its judgement as soon as that is there, in
+        a thread of the model's.
         """
         return self.run(self._judge(edits, progress, done, sampling))
 
-    async def judge_many_async(self, edits: Sequence[EditToJudge], sampling: Sampling | None = None) -> list[Judgement]:
+    async def judge_many_async(
+        self, edits: Sequence[EditToJudge], sampling: Sampling | None = None
+    ) -> list[Judgement]:
         """As `judge_many`, for callers in an event loop of their own."""
         try:
             return await asyncio.wrap_future(self.begun(self._judge(edits, sampling=sampling)))
@@ -251,15 +281,21 @@ class RewardModel:
         requirement: str | None = None,
         sampling: Sampling | None = None,
     ) -> Judgement:
-        """The judgement of one edit; images as PIL, path, bytes of a file, or array (height, width, 3).
+        """The judgement of one edit; images as PIL, path, bytes of a file, or array (height, width,
+        3).
 
         Raises InputError for an image that cannot be read.
         """
-        edit = EditToJudge(as_image(source), as_image(edited), instruction, tuple(principles), requirement)
+        edit = EditToJudge(
+            as_image(source), as_image(edited), instruction, tuple(principles), requirement
+        )
         return self.judge_many([edit], sampling=sampling)[0]
 
     async def _decompose(
-        self, tasks: Sequence[TaskToDecompose], progress: str | None = None, done: Done[Principles | Failure] = ignore
+        self,
+        tasks: Sequence[TaskToDecompose],
+        progress: str | None = None,
+        done: Done[Principles | Failure] = ignore,
     ) -> list[Principles | Failure]:
         places: dict[TaskKey, list[int]] = {}
         found: dict[int, Principles | Failure] = {}
@@ -268,7 +304,9 @@ class RewardModel:
                 found[place] = failure
                 done(place, failure)
             else:
-                places.setdefault((pixel_digest(task.source), task.instruction, task.requirement), []).append(place)
+                places.setdefault(
+                    (pixel_digest(task.source), task.instruction, task.requirement), []
+                ).append(place)
         asked: list[TaskKey] = []
         questions: list[Question] = []
 
@@ -286,7 +324,9 @@ class RewardModel:
             elif isinstance(images, Failure):
                 settle(key, images)
             else:
-                messages = decompose_messages(self.backend.style, tasks[place].instruction, tasks[place].requirement)
+                messages = decompose_messages(
+                    self.backend.style, tasks[place].instruction, tasks[place].requirement
+                )
                 asked.append(key)
                 questions.append(Question(messages, images, self.backend.max_tokens))
 
@@ -336,17 +376,23 @@ class RewardModel:
         await self._ask(questions, progress, answered)
         return [judged[place] for place in range(len(edits))]
 
-    def _question(self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...], s: Sampling) -> Question:
+    def _question(
+        self, edit: EditToJudge, principles: Principles, images: tuple[Image, ...], s: Sampling
+    ) -> Question:
         if s.mode == "logits":
             messages = rate_messages(edit.instruction, edit.requirement)
             return Question(messages, images, max_tokens=1, alternatives=True, watched=RATINGS)
-        messages = judge_messages(self.backend.style, edit.instruction, principles, edit.requirement)
+        messages = judge_messages(
+            self.backend.style, edit.instruction, principles, edit.requirement
+        )
         return Question(
             messages, images, self.backend.max_tokens, answers=s.k, temperature=s.temperature, seed=s.seed,
             alternatives=s.mode == "expectation",
         )  # fmt: skip
 
-    async def _ask(self, questions: Sequence[Question], progress: str | None, answered: Progress) -> None:
+    async def _ask(
+        self, questions: Sequence[Question], progress: str | None, answered: Progress
+    ) -> None:
         with tqdm(total=len(questions), desc=progress, disable=progress is None) as bar:
 
             def advance(place: int, reply: Reply) -> None:
@@ -368,7 +414,8 @@ class RewardModel:
 
 
 def torn(image: Image) -> Failure | None:
-    """Why an image, which Pillow may have opened and not read yet, cannot be read; None where it can."""
+    """Why an image, which Pillow may have opened and not read yet, cannot be read; None where it
+    can."""
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:

@@ -1,9 +1,11 @@
 """`rrm serve`: vLLM's own OpenAI server with what an RRM needs set right, one process per replica.
 
-Two images per prompt and no video, the pixel budget that the data was made with, prefix caching, room for a prompt and a whole trace, vLLM's own
-sampling defaults (not the checkpoint's). It listens on 127.0.0.1 unless told otherwise, takes its key from an environment variable and wants it for
-everything but /health, answers no page of another origin, decodes no image of more pixels than the rest of the toolkit does, and neither fetches URLs
-nor opens files that a request names. It ends with the command, also where that is killed.
+Two images per prompt and no video, the pixel budget that the data was made with, prefix caching,
+room for a prompt and a whole trace, vLLM's own sampling defaults (not the checkpoint's). It listens
+on 127.0.0.1 unless told otherwise, takes its key from an environment variable and wants it for
+everything but /health, answers no page of another origin, decodes no image of more pixels than the
+rest of the toolkit does, and neither fetches URLs nor opens files that a request names. It ends
+with the command, also where that is killed.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ from rrm.verifier.checkpoint import check_checkpoint, style_of
 log = logging.getLogger(__name__)
 
 NOWHERE = "no-domain.invalid"
-"""The only domain that images may be fetched from: a name that the internet's standards keep unused."""
+"""The only domain that images may be fetched from: a name that the internet's standards keep
+unused."""
 ROOM = 10_240
-"""Tokens of a prompt with two images of the full budget (2 × 1280), principles and rules, and a trace of 2048."""
+"""Tokens of a prompt with two images of the full budget (2 × 1280), principles and rules, and a
+trace of 2048."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLL = 0.25
 
@@ -87,7 +91,8 @@ def gpus() -> int:
 
 
 def alias(model: Path) -> str:
-    """The second name that a checkpoint is served under: how it is asked, and a hash of its files (see rrm.reward.listing)."""
+    """The second name that a checkpoint is served under: how it is asked, and a hash of its files
+    (see rrm.reward.listing)."""
     return f"edit-rrm/{style_of(model)}/{content_digest(model)[:16]}"
 
 
@@ -99,7 +104,8 @@ def length_of(serving: Serving) -> int:
 
 
 def arguments(serving: Serving, port: int, on_gpu: bool, keyed: bool = False) -> list[str]:
-    """The command line of one replica, which may want a key. The key itself is not on it: every user of the machine can read it."""
+    """The command line of one replica, which may want a key. The key itself is not on it: every
+    user of the machine can read it."""
     options: list[str] = [
         "--model", str(serving.model), "--served-model-name", serving.name, alias(serving.model),
         "--host", serving.host, "--port", str(port),
@@ -118,10 +124,17 @@ def arguments(serving: Serving, port: int, on_gpu: bool, keyed: bool = False) ->
     if on_gpu:
         return [*options, "--dtype", serving.dtype, "--tensor-parallel-size", str(serving.tensor_parallel),
                 "--gpu-memory-utilization", str(serving.gpu_memory)]  # fmt: skip
-    return [*options, "--dtype", "float32" if serving.dtype == "auto" else serving.dtype, "--enforce-eager"]
+    return [
+        *options,
+        "--dtype",
+        "float32" if serving.dtype == "auto" else serving.dtype,
+        "--enforce-eager",
+    ]
 
 
-def environment(serving: Serving, replica: int, on_gpu: bool, base: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    serving: Serving, replica: int, on_gpu: bool, base: Mapping[str, str]
+) -> dict[str, str]:
     """The environment of one replica: its GPUs, limits on images, the key."""
     found = {
         **base, "VLLM_MAX_IMAGE_PIXELS": str(MAX_DECODED_PIXELS), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
@@ -131,11 +144,19 @@ def environment(serving: Serving, replica: int, on_gpu: bool, base: Mapping[str,
     if base.get(serving.key_variable):
         found[KEY] = base[serving.key_variable]
     if on_gpu:
-        visible = base.get("CUDA_VISIBLE_DEVICES", "").split(",") if base.get("CUDA_VISIBLE_DEVICES") else None
+        visible = (
+            base.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            if base.get("CUDA_VISIBLE_DEVICES")
+            else None
+        )
         first = replica * serving.tensor_parallel
         mine = range(first, first + serving.tensor_parallel)
-        return {**found, "CUDA_VISIBLE_DEVICES": ",".join(visible[i] if visible else str(i) for i in mine)}
-    # without inductor there is nothing to compile, and dynamo alone stalls the first request for log-probabilities
+        return {
+            **found,
+            "CUDA_VISIBLE_DEVICES": ",".join(visible[i] if visible else str(i) for i in mine),
+        }
+    # without inductor there is nothing to compile, and dynamo alone stalls the first request for
+    # log-probabilities
     return {**found, "VLLM_CPU_KVCACHE_SPACE": str(serving.cache_gb), "TORCHDYNAMO_DISABLE": "1"}
 
 
@@ -143,7 +164,9 @@ def check(serving: Serving, count: int) -> None:
     """Raises InputError for what cannot be served, before minutes are spent on starting it."""
     check_checkpoint(serving.model)
     if find_spec("vllm") is None:
-        raise InputError("vLLM is not installed; `make setup` brings it for the CPU, pip install 'edit-rrm[serve]' for GPUs.")
+        raise InputError(
+            "vLLM is not installed; `make setup` brings it for the CPU, pip install 'edit-rrm[serve]' for GPUs."
+        )
     if serving.replicas < 1 or serving.tensor_parallel < 1:
         raise InputError("replicas and tensor_parallel must be at least 1.")
     if count and serving.replicas * serving.tensor_parallel > count:
@@ -156,7 +179,9 @@ def check(serving: Serving, count: int) -> None:
     text = text.get("text_config") or text
     size = text["hidden_size"] // text["num_attention_heads"]
     if not count and size < 32:
-        raise InputError(f"vLLM's attention on the CPU needs heads of 32 values or more; this model's have {size}.")
+        raise InputError(
+            f"vLLM's attention on the CPU needs heads of 32 values or more; this model's have {size}."
+        )
     for port in range(serving.port, serving.port + serving.replicas):
         with socket.socket(socket.AF_INET6 if ":" in serving.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -164,12 +189,15 @@ def check(serving: Serving, count: int) -> None:
                 probe.bind((serving.host, port))
             except (OSError, OverflowError) as error:  # taken, not ours to take, or beyond 65535
                 reason = getattr(error, "strerror", None) or error
-                raise InputError(f"Port {port} of {serving.host} cannot be had ({reason}); choose another --port.") from error
+                raise InputError(
+                    f"Port {port} of {serving.host} cannot be had ({reason}); choose another --port."
+                ) from error
 
 
 @dataclass
 class Replica:
-    """A server's process, where it listens and where it writes, and what ends it where this process is killed, if anything does."""
+    """A server's process, where it listens and where it writes, and what ends it where this process
+    is killed, if anything does."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -201,24 +229,41 @@ def start(serving: Serving, replica: int, on_gpu: bool, logs: Path) -> Replica:
     log = logs / f"vllm-{port}.log"
     # `vllm serve` looks for a package of that name, which vllm-cpu is not
     keyed = key_of(serving.key_variable) is not None
-    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(serving, port, on_gpu, keyed)]
+    line = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *arguments(serving, port, on_gpu, keyed),
+    ]
     where = environment(serving, replica, on_gpu, os.environ)
     with log.open("wb") as output:
-        process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, env=where, start_new_session=True)
+        process = subprocess.Popen(
+            line, stdout=output, stderr=subprocess.STDOUT, env=where, start_new_session=True
+        )
     host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host
-    return Replica(process, f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", log, Watcher(process.pid))
+    return Replica(
+        process,
+        f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
+        log,
+        Watcher(process.pid),
+    )
 
 
 def wait_until_healthy(replicas: Sequence[Replica], patience: float) -> None:
-    """Returns when every replica is healthy. Raises InputError where one ends or takes too long, with its last words."""
+    """Returns when every replica is healthy. Raises InputError where one ends or takes too long,
+    with its last words."""
     end = time.monotonic() + patience
     for replica in replicas:
         while not replica.healthy:
             said = last_error(replica.log)
             if replica.process.poll() is not None:
-                raise InputError(f"The server ended before it was ready ({said}); the whole of it is in {replica.log}.")
+                raise InputError(
+                    f"The server ended before it was ready ({said}); the whole of it is in {replica.log}."
+                )
             if time.monotonic() > end:
-                raise InputError(f"The server was not ready within {patience:.0f} s ({said}); see {replica.log}.")
+                raise InputError(
+                    f"The server was not ready within {patience:.0f} s ({said}); see {replica.log}."
+                )
             time.sleep(POLL)
 
 
@@ -244,19 +289,26 @@ def serving_replicas(serving: Serving, logs: Path) -> Iterator[list[Replica]]:
 
 
 def serve(serving: Serving, logs: Path) -> None:
-    """The command: serves until it is stopped, or until every replica has ended. A replica that ends is named; the others go on."""
+    """The command: serves until it is stopped, or until every replica has ended. A replica that
+    ends is named; the others go on."""
     log.info("starting %d server(s) for %s (logs in %s)", serving.replicas, serving.model, logs)
     with serving_replicas(serving, logs) as replicas:
         spec = "server:" + ",".join(replica.url for replica in replicas)
         keyed = key_of(serving.key_variable) is not None
         print(f"ready: {spec}" + (f", key in ${serving.key_variable}" if keyed else ""), flush=True)
         if not keyed and serving.host not in LOOPBACK:
-            log.warning("whoever reaches %s may use it; set $%s to a key", serving.host, serving.key_variable)
+            log.warning(
+                "whoever reaches %s may use it; set $%s to a key",
+                serving.host,
+                serving.key_variable,
+            )
         alive = list(replicas)
         while alive:
             for replica in [r for r in alive if r.process.poll() is not None]:
                 alive.remove(replica)
                 replica.stop()  # what it started may live on
-                log.warning("%s has ended (%s); %d left", replica.url, last_error(replica.log), len(alive))
+                log.warning(
+                    "%s has ended (%s); %d left", replica.url, last_error(replica.log), len(alive)
+                )
             time.sleep(1)
     raise InputError(f"Every server has ended; their last words are in {logs}.")

@@ -1,6 +1,8 @@
-"""The model on one or several OpenAI-compatible servers: the least busy one is asked, what a dead one leaves goes to the others.
+"""The model on one or several OpenAI-compatible servers: the least busy one is asked, what a dead
+one leaves goes to the others.
 
-A question ends as a reply or as a named failure before its deadline, once: an attempt that is given up is cancelled before the next begins.
+A question ends as a reply or as a named failure before its deadline, once: an attempt that is given
+up is cancelled before the next begins.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ from typing import Any
 
 from PIL.Image import Image
 
-from rrm.chat import ChatClient, ChatRequest, Completion, Dialect, Fault, StopRule, every_choice, image_part, waited
+from rrm.chat import (
+    ChatClient,
+    ChatRequest,
+    Completion,
+    Dialect,
+    Fault,
+    StopRule,
+    every_choice,
+    image_part,
+    waited,
+)
 from rrm.chat.client import Send
 from rrm.chat.faults import of_the_moment
 from rrm.chat.waits import backoff
@@ -31,7 +43,8 @@ log = logging.getLogger(__name__)
 COOLING, LONGEST_COOLING = 0.5, 30.0
 """Seconds that a server is left alone after its first fault in a row, and at most."""
 GIVEN_UP = 8
-"""Faults in a row after which a server counts as dead: where all do, a question that finds them at rest fails at once."""
+"""Faults in a row after which a server counts as dead: where all do, a question that finds them at
+rest fails at once."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,11 @@ class Server:
         self.faulted = self.rests_until = -math.inf
 
     def fault(self, sent: float, now: float, wait: float | None, refused: bool = False) -> None:
-        """Leaves the server alone: as long as it asks for, else twice as long with every fault in a row, with jitter.
+        """Leaves the server alone: as long as it asks for, else twice as long with every fault in a
+        row, with jitter.
 
-        Questions that were under way together when it failed are one fault, and a server that says when it will be back is not dead.
+        Questions that were under way together when it failed are one fault, and a server that says
+        when it will be back is not dead.
         """
         if sent > self.faulted:
             self.faulted = now
@@ -80,7 +95,8 @@ class Server:
         self.answers += 1
 
     def room(self, most: int) -> int:
-        """Questions that it may be sent now; one alone where its last answer was a fault: that finds out whether it is back."""
+        """Questions that it may be sent now; one alone where its last answer was a fault: that
+        finds out whether it is back."""
         return (most if self.faults == 0 else 1) - self.busy
 
 
@@ -98,7 +114,9 @@ class ServerBackend:
         self.servers = [Server(url, key_variable, self.patience.attempt) for url in urls]
         for server in self.servers:
             server.client.one_by_one = self.dialect.one_by_one
-        self.rule = StopRule(f"{'The server' if len(urls) == 1 else 'Every server'} at {', '.join(urls)}")
+        self.rule = StopRule(
+            f"{'The server' if len(urls) == 1 else 'Every server'} at {', '.join(urls)}"
+        )
         self.freed = asyncio.Event()
         self.token_ids: dict[str, int] = {}
         """Ids of texts that are single tokens, where the servers tell them."""
@@ -110,34 +128,53 @@ class ServerBackend:
     ) -> ServerBackend:  # fmt: skip
         """The backend for these base URLs (ending in /v1), after a look at what they list.
 
-        `rrm serve` tells style and weights itself; of any other server the model must be named. Raises InputError where none is there,
-        where they serve different weights, and where no model is named and none can be told from the lists.
+        `rrm serve` tells style and weights itself; of any other server the model must be named.
+        Raises InputError where none is there, where they serve different weights, and where no
+        model is named and none can be told from the lists.
         """
         served = listed(urls, key_variable)
         known = {
-            url: next((found for name in names if (found := ALIAS.fullmatch(name))), None) for url, names in served.items()
+            url: next((found for name in names if (found := ALIAS.fullmatch(name))), None)
+            for url, names in served.items()
         }
         digests = {found["digest"] for found in known.values() if found}
         if len(digests) > 1:
-            raise InputError(f"The servers at {', '.join(served)} serve different weights; give those of one model.")
+            raise InputError(
+                f"The servers at {', '.join(served)} serve different weights; give those of one model."
+            )
         first = next((found for found in known.values() if found), None)
         if first is not None and model is None and all(known.values()):
             model = first[0]
         if model is None:
             url, names = next(iter(served.items()))
-            has = f"has {', '.join(names)}" if names else f"lists none; it may want a key in {key_variable}"
+            has = (
+                f"has {', '.join(names)}"
+                if names
+                else f"lists none; it may want a key in {key_variable}"
+            )
             raise InputError(f"Name the model, with model=NAME: the server at {url} {has}.")
         for url, names in served.items():
             if names and model not in names:
-                log.warning("the server at %s lists no model '%s', but %s", url, model, ", ".join(names[:8]))
+                log.warning(
+                    "the server at %s lists no model '%s', but %s", url, model, ", ".join(names[:8])
+                )
         ours = first is not None and all(known.values())
         asked: Any = style or (first["style"] if first is not None and ours else "full")
         weights = f"served|{first['digest']}" if first is not None and ours else f"endpoint|{model}"
         backend = cls(
-            urls, model, asked, weights, key_variable=key_variable, patience=patience, max_tokens=max_tokens, dialect=dialect
+            urls,
+            model,
+            asked,
+            weights,
+            key_variable=key_variable,
+            patience=patience,
+            max_tokens=max_tokens,
+            dialect=dialect,
         )
         if ours:
-            backend.token_ids = waited(single_tokens(next(iter(served)), model, key_variable, RATINGS))
+            backend.token_ids = waited(
+                single_tokens(next(iter(served)), model, key_variable, RATINGS)
+            )
         return backend
 
     @property
@@ -149,16 +186,25 @@ class ServerBackend:
         """Closes every connection, and says on stderr which server was of no use while others were."""
         for server in self.servers:
             await server.client.close()
-            if server.ill is not None and not server.answers and any(other.answers for other in self.servers):
-                log.warning("one server answered nothing, and others did its work: %s", server.ill.detail)
+            if (
+                server.ill is not None
+                and not server.answers
+                and any(other.answers for other in self.servers)
+            ):
+                log.warning(
+                    "one server answered nothing, and others did its work: %s", server.ill.detail
+                )
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question, in their order, whichever server gave it.
 
-        Raises InputError where all servers refuse everything: before anything is asked, or at the end where nothing was answered.
+        Raises InputError where all servers refuse everything: before anything is asked, or at the
+        end where nothing was answered.
         """
         self.rule.check()
-        places = asyncio.Semaphore(self.patience.in_flight * len(self.servers))  # of this call, so of this event loop
+        places = asyncio.Semaphore(
+            self.patience.in_flight * len(self.servers)
+        )  # of this call, so of this event loop
 
         async def one(place: int, question: Question) -> Reply:
             async with places:
@@ -166,7 +212,9 @@ class ServerBackend:
             progress(place, reply)
             return reply
 
-        replies = await asyncio.gather(*(one(place, question) for place, question in enumerate(questions)))
+        replies = await asyncio.gather(
+            *(one(place, question) for place, question in enumerate(questions))
+        )
         if all(isinstance(reply, Failure) for reply in replies):
             self.rule.check()
         return list(replies)
@@ -174,7 +222,8 @@ class ServerBackend:
     async def reply(self, question: Question) -> Reply:
         """The first whole answer of a server within the deadline, or the failure that was met last.
 
-        A server that refuses the question is not asked it again, and the failure is `refused` only where every server refuses.
+        A server that refuses the question is not asked it again, and the failure is `refused` only
+        where every server refuses.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self.patience.deadline
@@ -187,8 +236,13 @@ class ServerBackend:
         while self.rule.reason is None and (left := end - (now := loop.time())) > 0:
             server = self.choose(now, refusing)
             if server is None:
-                if all(s in refusing or (s.faults >= GIVEN_UP and s.rests_until > now) for s in self.servers):
-                    last = last or of_the_moment("server_gone", "every server failed time after time")
+                if all(
+                    s in refusing or (s.faults >= GIVEN_UP and s.rests_until > now)
+                    for s in self.servers
+                ):
+                    last = last or of_the_moment(
+                        "server_gone", "every server failed time after time"
+                    )
                     break
                 await self.wait(left, now)
                 continue
@@ -206,24 +260,35 @@ class ServerBackend:
                 self.rule.note(got)
                 return got.failure
             late = got.failure.kind == "timed_out"
-            if last is None or not late or left >= self.patience.attempt:  # else the deadline cut it short, and it says nothing
+            if (
+                last is None or not late or left >= self.patience.attempt
+            ):  # else the deadline cut it short, and it says nothing
                 last, server.ill = got, got.failure
             if got.scope == "everything":
                 refusing.add(server)
-            if len(refusing) < len(self.servers):  # else it may be the question, which is no reason to rest
+            if len(refusing) < len(
+                self.servers
+            ):  # else it may be the question, which is no reason to rest
                 server.fault(now, loop.time(), got.wait, got.scope == "everything")
         return self.given_up(last, refusing)
 
     def given_up(self, last: Fault | None, refusing: Collection[Server]) -> Failure:
-        """The failure of a question that no server answers: `rejected` where every server refuses it."""
+        """The failure of a question that no server answers: `rejected` where every server refuses
+        it."""
         if self.rule.reason is not None and last is None:
             return Failure(kind="rejected", detail=self.rule.reason[:300])
         if last is None:
-            return Failure(kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s")
+            return Failure(
+                kind="timed_out", detail=f"no server had room within {self.patience.deadline:g} s"
+            )
         if all(s in refusing or s.refuses for s in self.servers):
             self.rule.note(last)
             return last.told.model_copy(update={"kind": "rejected"})
-        return last.told if last.scope == "moment" else last.told.model_copy(update={"kind": "server_gone"})
+        return (
+            last.told
+            if last.scope == "moment"
+            else last.told.model_copy(update={"kind": "server_gone"})
+        )
 
     def sender(self, server: Server, end: float) -> Send:
         """What makes one request to this server, whose faults name it."""
@@ -231,18 +296,30 @@ class ServerBackend:
         async def send(request: ChatRequest) -> Completion | Fault:
             left = end - asyncio.get_running_loop().time()
             got = await server.client.attempt(request, max(left, 0.0))
-            if not isinstance(got, Fault) or got.scope == "question" or server.client.where in got.failure.detail:
+            if (
+                not isinstance(got, Fault)
+                or got.scope == "question"
+                or server.client.where in got.failure.detail
+            ):
                 return got
             return replace(
-                got, failure=got.failure.model_copy(update={"detail": f"{server.client.where}: {got.failure.detail}"})
+                got,
+                failure=got.failure.model_copy(
+                    update={"detail": f"{server.client.where}: {got.failure.detail}"}
+                ),
             )
 
         return send
 
     def choose(self, now: float, refusing: Collection[Server] = ()) -> Server | None:
-        """The server that is asked next: of those with room the least busy, faultless ones first, none that has refused."""
+        """The server that is asked next: of those with room the least busy, faultless ones first,
+        none that has refused."""
         most = self.patience.in_flight
-        able = [s for s in self.servers if s not in refusing and s.rests_until <= now and s.room(most) > 0]
+        able = [
+            s
+            for s in self.servers
+            if s not in refusing and s.rests_until <= now and s.room(most) > 0
+        ]
         return min(able, key=lambda s: (s.faults > 0, s.busy), default=None)
 
     async def wait(self, left: float, now: float) -> None:
@@ -256,14 +333,20 @@ class ServerBackend:
             pass
 
     def request(self, q: Question) -> ChatRequest:
-        """The question as OpenAI's protocol has it, every setting that a server has its own mind about spelt out.
+        """The question as OpenAI's protocol has it, every setting that a server has its own mind
+        about spelt out.
 
-        No seed unless it is wanted: vLLM's engine on the CPU dies of a request with a seed that it has to set aside, and elsewhere the
-        batch decides, too.
+        No seed unless it is wanted: vLLM's engine on the CPU dies of a request with a seed that it
+        has to set aside, and elsewhere the batch decides, too.
         """
         extra, alternatives = dict(self.dialect.extra), LIKELIEST if q.alternatives else None
-        if q.watched and all(text in self.token_ids for text in q.watched):  # vLLM's own: exact, however unlikely they are
-            extra["logprob_token_ids"], alternatives = [self.token_ids[text] for text in q.watched], 0
+        if q.watched and all(
+            text in self.token_ids for text in q.watched
+        ):  # vLLM's own: exact, however unlikely they are
+            extra["logprob_token_ids"], alternatives = (
+                [self.token_ids[text] for text in q.watched],
+                0,
+            )
         return ChatRequest(
             self.model, filled(q.messages, q.images), q.max_tokens, n=q.answers, temperature=q.temperature, top_p=1.0,
             seed=q.seed if self.dialect.send_seed else None, top_logprobs=alternatives, extra=extra,
@@ -272,7 +355,8 @@ class ServerBackend:
 
 
 def filled(messages: Sequence[Message], images: Sequence[Image]) -> list[dict[str, Any]]:
-    """The messages with their image slots filled, in order; a text alone as a plain string, which every server takes."""
+    """The messages with their image slots filled, in order; a text alone as a plain string, which
+    every server takes."""
     rest = iter(images)
 
     def content(parts: Sequence[Mapping[str, Any]]) -> Any:
@@ -280,4 +364,6 @@ def filled(messages: Sequence[Message], images: Sequence[Image]) -> list[dict[st
             return parts[0]["text"]
         return [image_part(next(rest)) if part["type"] == "image" else dict(part) for part in parts]
 
-    return [{"role": message["role"], "content": content(message["content"])} for message in messages]
+    return [
+        {"role": message["role"], "content": content(message["content"])} for message in messages
+    ]

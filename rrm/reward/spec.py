@@ -47,25 +47,34 @@ class SpecOptions(Dialect):
 def open_reward(spec: str) -> RewardModel:
     """The reward model that a spec names; the caller closes it (`with open_reward(…) as model`).
 
-    A spec is a checkpoint folder, `rrm:FOLDER?mode=expectation`, `server:http://127.0.0.1:8000/v1,http://…/v1?k=4&temperature=0.7`, or
-    `serve:FOLDER`, for which a vLLM server is started and, with the model, stopped; modes are reasoning, expectation and logits. Raises
-    InputError for anything else.
+    A spec is a checkpoint folder, `rrm:FOLDER?mode=expectation`,
+    `server:http://127.0.0.1:8000/v1,http://…/v1?k=4&temperature=0.7`, or `serve:FOLDER`, for which
+    a vLLM server is started and, with the model, stopped; modes are reasoning, expectation and
+    logits. Raises InputError for anything else.
     """
     where, _, query = spec.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
     if len(dict(pairs)) < len(pairs):
         raise InputError(f"The reward '{spec}' names an option twice; leave one out.")
     options = SpecOptions.checked(dict(pairs), f"The reward '{spec}'")
-    temperature = options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
+    temperature = (
+        options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
+    )
     sampling = Sampling(options.mode, options.k, temperature, options.seed)
     if not where.startswith("serve:"):
         return RewardModel(open_backend(where, options, spec), sampling)
     from rrm.reward.serve import Serving, free_port, serving_replicas
 
     with ExitStack() as started:
-        serving = Serving(Path(where.removeprefix("serve:")), port=free_port(), in_flight=options.in_flight * options.k)
+        serving = Serving(
+            Path(where.removeprefix("serve:")),
+            port=free_port(),
+            in_flight=options.in_flight * options.k,
+        )
         replicas = started.enter_context(serving_replicas(serving, Path("runs/serve")))
-        backend = open_backend("server:" + ",".join(replica.url for replica in replicas), options, spec)
+        backend = open_backend(
+            "server:" + ",".join(replica.url for replica in replicas), options, spec
+        )
         return RewardModel(backend, sampling, started.pop_all())
 
 
@@ -74,9 +83,15 @@ def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
     if where.startswith("server:"):
         from rrm.reward.servers import Patience, ServerBackend
 
-        urls = [url.strip().rstrip("/") for url in where.removeprefix("server:").split(",") if url.strip()]
+        urls = [
+            url.strip().rstrip("/")
+            for url in where.removeprefix("server:").split(",")
+            if url.strip()
+        ]
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
-            raise InputError(f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1.")
+            raise InputError(
+                f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1."
+            )
         return ServerBackend.connect(
             urls, options.model, options.style, key_variable=options.key, max_tokens=options.max_tokens,
             patience=Patience(options.deadline, min(options.timeout, options.deadline), options.in_flight), dialect=options,

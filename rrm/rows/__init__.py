@@ -1,1 +1,2 @@
-"""The one reader of users' files: text in any encoding that is named or marked, rows of any format, what columns and labels mean."""
+"""The one reader of users' files: text in any encoding that is named or marked, rows of any format,
+what columns and labels mean."""

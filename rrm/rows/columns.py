@@ -1,8 +1,10 @@
-"""What a row means: a task or a candidate edit, whatever its data set calls the fields. Pairs: `pairs`.
+"""What a row means: a task or a candidate edit, whatever its data set calls the fields. Pairs:
+`pairs`.
 
-Every reader takes the fields of one row as they are stored and returns a plain record, or raises BadRow with the reason. Where a row
-has several fields of one meaning, the name that stands first in the table below decides: names that can only mean one thing come before
-those that other data sets use for something else (a `prompt` may be a caption, an `image` an edit).
+Every reader takes the fields of one row as they are stored and returns a plain record, or raises
+BadRow with the reason. Where a row has several fields of one meaning, the name that stands first in
+the table below decides: names that can only mean one thing come before those that other data sets
+use for something else (a `prompt` may be a caption, an `image` an edit).
 """
 
 from __future__ import annotations
@@ -15,10 +17,34 @@ from typing import Any
 
 from rrm.rows.fields import ImageRef, as_image, as_text, bad, first_of, needed, optional_text
 
-INSTRUCTION = ("edit_instruction", "edit_prompt", "instruct_prompt", "instruction", "prompt", "edit")
-SOURCE = ("source_image", "source_img", "src_img", "input_image", "original_image", "source", "image", "input_images")
+INSTRUCTION = (
+    "edit_instruction",
+    "edit_prompt",
+    "instruct_prompt",
+    "instruction",
+    "prompt",
+    "edit",
+)
+SOURCE = (
+    "source_image",
+    "source_img",
+    "src_img",
+    "input_image",
+    "original_image",
+    "source",
+    "image",
+    "input_images",
+)
 """`input_images` is a list whose first image is the one to edit."""
-EDITED = ("output_images", "edited_images", "output_image", "edited_image", "edited_img", "edited", "output")
+EDITED = (
+    "output_images",
+    "edited_images",
+    "output_image",
+    "edited_image",
+    "edited_img",
+    "edited",
+    "output",
+)
 REQUIREMENT = ("requirement",)
 EDITOR = ("editor", "model", "model_name")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -37,7 +63,8 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """An edit of a task: one of `task` (the name of the task's image in the tasks' file) and `source` says of which."""
+    """An edit of a task: one of `task` (the name of the task's image in the tasks' file) and
+    `source` says of which."""
 
     task: str | None
     source: ImageRef | None
@@ -59,23 +86,36 @@ def source_of(values: Mapping[str, Any]) -> ImageRef:
 
 
 def read_task(values: Mapping[str, Any]) -> TaskRow:
-    """The task in a row. Where no field names an image, an `id` that ends like an image file does (ImgEdit-Bench)."""
+    """The task in a row. Where no field names an image, an `id` that ends like an image file does
+    (ImgEdit-Bench)."""
     path = values.get("id")
-    if first_of(values, SOURCE) is None and isinstance(path, str) and PurePath(path).suffix.lower() in IMAGE_ENDINGS:
+    if (
+        first_of(values, SOURCE) is None
+        and isinstance(path, str)
+        and PurePath(path).suffix.lower() in IMAGE_ENDINGS
+    ):
         values = {**values, SOURCE[0]: path}
     edits: tuple[ImageRef, ...] = ()
     if found := first_of(values, EDITED):
         name, value = found
-        edits = tuple(as_image(name, one) for one in (value if isinstance(value, list) else [value]))
+        edits = tuple(
+            as_image(name, one) for one in (value if isinstance(value, list) else [value])
+        )
     return TaskRow(
-        instruction_of(values), source_of(values), optional_text(values, REQUIREMENT), edits, optional_text(values, EDITOR)
+        instruction_of(values),
+        source_of(values),
+        optional_text(values, REQUIREMENT),
+        edits,
+        optional_text(values, EDITOR),
     )
 
 
 def read_candidate(values: Mapping[str, Any]) -> CandidateRow:
-    """The candidate edit in a row: `image`, unless a field of EDITED holds it; then `image` may be the source.
+    """The candidate edit in a row: `image`, unless a field of EDITED holds it; then `image` may be
+    the source.
 
-    `task` counts only in a row without a source image: data sets also use the name for the kind of edit.
+    `task` counts only in a row without a source image: data sets also use the name for the kind of
+    edit.
     """
     edited = first_of(values, EDITED) or needed(values, "edited image", ("image",))
     source = first_of(values, [name for name in SOURCE if name != edited[0]])
@@ -99,7 +139,9 @@ def seed_of(values: Mapping[str, Any]) -> int | None:
     if found is None:
         return None
     seed = found[1]
-    if isinstance(seed, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", seed):  # a CSV holds text alone
+    if isinstance(seed, str) and re.fullmatch(
+        r"\s*-?[0-9]{1,18}\s*", seed
+    ):  # a CSV holds text alone
         return int(seed)
     if isinstance(seed, bool) or not isinstance(seed, int | float) or not float(seed).is_integer():
         raise bad(f"'seed' must be a whole number, not {seed!r}")

@@ -1,6 +1,7 @@
 """What a field of a row holds: text, an image, or nothing; whatever its format stores it as.
 
-A field that is None, NaN, blank or empty counts as missing. What cannot be used raises BadRow with the reason.
+A field that is None, NaN, blank or empty counts as missing. What cannot be used raises BadRow with
+the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ ImageRef = str | bytes
 """A path as it is written in the row, or an encoded image."""
 
 DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
-BASE64_IMAGE = re.compile(r"(iVBORw0KGgo|/9j/|UklGR|R0lGOD|SUkqA|TU0AK)[A-Za-z0-9+/\s]{200,}={0,2}\s*")
+BASE64_IMAGE = re.compile(
+    r"(iVBORw0KGgo|/9j/|UklGR|R0lGOD|SUkqA|TU0AK)[A-Za-z0-9+/\s]{200,}={0,2}\s*"
+)
 """What PNG, JPEG, WebP, GIF and TIFF look like in base64."""
 LONGEST_PATH = 4096
 
@@ -46,14 +49,21 @@ def missing(value: Any) -> bool:
 
 def first_of(values: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any] | None:
     """The first of these fields that holds something, and what."""
-    return next(((name, values[name]) for name in names if name in values and not missing(values[name])), None)
+    return next(
+        ((name, values[name]) for name in names if name in values and not missing(values[name])),
+        None,
+    )
 
 
 def needed(values: Mapping[str, Any], what: str, names: Sequence[str]) -> tuple[str, Any]:
     """The first of these fields that holds something, and what; BadRow where none does."""
     found = first_of(values, names)
     if found is None:
-        raise bad(f"'{names[0]}' is missing" if len(names) == 1 else f"no {what}: all of {', '.join(names)} are missing")
+        raise bad(
+            f"'{names[0]}' is missing"
+            if len(names) == 1
+            else f"no {what}: all of {', '.join(names)} are missing"
+        )
     return found
 
 
@@ -65,22 +75,30 @@ def encodable(name: str, text: str) -> str:
 
 
 def embedded(name: str, text: str) -> bytes | None:
-    """The image that a text holds as a data URL or in base64; None where it may be a path. BadRow for whatever is neither."""
+    """The image that a text holds as a data URL or in base64; None where it may be a path. BadRow
+    for whatever is neither."""
     found = DATA_URL.match(text)
     if found or BASE64_IMAGE.fullmatch(text):
         try:
-            return base64.b64decode("".join(text[found.end() if found else 0 :].split()), validate=True)
+            return base64.b64decode(
+                "".join(text[found.end() if found else 0 :].split()), validate=True
+            )
         except (binascii.Error, ValueError) as error:
             raise bad(f"'{name}' holds an image whose base64 is not whole ({error})") from error
     if len(text) > LONGEST_PATH:
-        raise bad(f"'{name}' holds {len(text)} characters, which are neither a path nor an image in base64")
+        raise bad(
+            f"'{name}' holds {len(text)} characters, which are neither a path nor an image in base64"
+        )
     if re.match(r"(https?|s3|gs|hf)://", text):
-        raise bad(f"'{name}' is an address ({text[:80]}): nothing is fetched; download the images and give their paths")
+        raise bad(
+            f"'{name}' is an address ({text[:80]}): nothing is fetched; download the images and give their paths"
+        )
     return None
 
 
 def as_text(name: str, value: Any) -> str:
-    """The text in a field: itself, the only one of a list or of one language, or the English one of several languages."""
+    """The text in a field: itself, the only one of a list or of one language, or the English one of
+    several languages."""
     if isinstance(value, dict):
         texts = {language: text for language, text in value.items() if not missing(text)}
         if "en" not in texts and len(texts) != 1:
@@ -93,12 +111,15 @@ def as_text(name: str, value: Any) -> str:
     if not isinstance(value, str) or missing(value):
         raise bad(f"'{name}' must be text, not {type(value).__name__}")
     if "\ufffd" in value:
-        raise bad(f"'{name}' holds U+FFFD, which stands for what was lost when the text was decoded wrongly; save it anew")
+        raise bad(
+            f"'{name}' holds U+FFFD, which stands for what was lost when the text was decoded wrongly; save it anew"
+        )
     return encodable(name, value.strip())
 
 
 def as_image(name: str, value: Any) -> ImageRef:
-    """The image in a field: a path, bytes, a data URL or base64, {"bytes", "path"}, or a list of one."""
+    """The image in a field: a path, bytes, a data URL or base64, {"bytes", "path"}, or a list of
+    one."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] or value["path"]
     if isinstance(value, list) and (len(value) == 1 or name == "input_images"):

@@ -1,4 +1,5 @@
-"""Rows of one file: JSONL, JSON, CSV, TSV or Parquet; one after the other, so that memory does not grow with the file."""
+"""Rows of one file: JSONL, JSON, CSV, TSV or Parquet; one after the other, so that memory does not
+grow with the file."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class InputRow:
-    """A row as it stands in its source: in which file, its line or row (from 1), its fields, and what image paths start from.
+    """A row as it stands in its source: in which file, its line or row (from 1), its fields, and
+    what image paths start from.
 
-    `values` is None where there is no such object or record, `fault` then says why; `folder` is None where images can only be embedded
-    (the hub).
+    `values` is None where there is no such object or record, `fault` then says why; `folder` is
+    None where images can only be embedded (the hub).
     """
 
     where: str
@@ -46,8 +48,8 @@ class InputRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a source are read: the encoding of text that is not UTF-8, and which columns are enough where a format can
-    leave the others unread."""
+    """How the files of a source are read: the encoding of text that is not UTF-8, and which columns
+    are enough where a format can leave the others unread."""
 
     encoding: str | None = None
     columns: Collection[str] | None = None
@@ -100,7 +102,8 @@ def item_at(head: re.Pattern[str], text: str, at: int) -> tuple[str | None, Any,
 
 
 def json_items(stream: TextIO) -> Iterator[tuple[str | None, Any]]:
-    """(None, item) of a JSON list, (key, value) of a JSON object, one in memory at a time; ValueError for any other text."""
+    """(None, item) of a JSON list, (key, value) of a JSON object, one in memory at a time;
+    ValueError for any other text."""
     text = stream.read(PIECE)
     opening = re.match(r"\s*([\[{])", text)
     if opening is None:
@@ -124,7 +127,8 @@ def json_items(stream: TextIO) -> Iterator[tuple[str | None, Any]]:
 
 
 def json_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
-    """Rows of a JSON file that holds a list of objects or an object of objects, whose keys are put under 'key'."""
+    """Rows of a JSON file that holds a list of objects or an object of objects, whose keys are put
+    under 'key'."""
     with open_text(path, reading.encoding) as stream:
         try:
             for number, (key, value) in enumerate(json_items(stream), 1):
@@ -136,7 +140,9 @@ def json_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
             raise
         except (ValueError, RecursionError) as error:
             told = f"{path} is no JSON list or object of objects ({error})"
-            raise InputError(f"{told}; repair it, or call it .jsonl if every line is an object.") from error
+            raise InputError(
+                f"{told}; repair it, or call it .jsonl if every line is an object."
+            ) from error
 
 
 def header_of(path: Path, cells: list[str]) -> list[str]:
@@ -149,7 +155,8 @@ def header_of(path: Path, cells: list[str]) -> list[str]:
 
 
 def table_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
-    """Rows of a CSV or TSV file whose first line names the columns; all values are text, and a CSV may use ; for , as Excel does."""
+    """Rows of a CSV or TSV file whose first line names the columns; all values are text, and a CSV
+    may use ; for , as Excel does."""
     csv.field_size_limit(LIMIT)  # images in cells are longer than what is allowed by default
     with open_text(path, reading.encoding, newline="") as stream:
         first = stream.readline(LIMIT)
@@ -165,7 +172,12 @@ def table_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
                 if not any(cells):
                     continue
                 if len(cells) == len(names):
-                    yield InputRow(path.name, number, {n: c for n, c in zip(names, cells, strict=True) if n}, path.parent)
+                    yield InputRow(
+                        path.name,
+                        number,
+                        {n: c for n, c in zip(names, cells, strict=True) if n},
+                        path.parent,
+                    )
                 else:
                     fault = f"{len(cells)} fields, where the first line names {len(names)} columns"
                     yield InputRow(path.name, number, None, path.parent, fault)
@@ -174,8 +186,11 @@ def table_rows(path: Path, reading: Reading = PLAIN) -> Iterator[InputRow]:
             raise InputError(f'{told}; a field that holds quotes is written as "…""…".') from error
 
 
-def parquet_rows(path: Path, reading: Reading = PLAIN, folder: Path | None = None) -> Iterator[InputRow]:
-    """Rows of a Parquet file, a few in memory at a time; it is named, and its images lie, relative to `folder`.
+def parquet_rows(
+    path: Path, reading: Reading = PLAIN, folder: Path | None = None
+) -> Iterator[InputRow]:
+    """Rows of a Parquet file, a few in memory at a time; it is named, and its images lie, relative
+    to `folder`.
 
     Columns that are left unread are None in every row.
     """
@@ -186,9 +201,15 @@ def parquet_rows(path: Path, reading: Reading = PLAIN, folder: Path | None = Non
         # so that it holds a few pages; by default it holds all of a row group, often of the file
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as table:
             names = table.schema_arrow.names
-            wanted = None if reading.columns is None else [name for name in names if name in reading.columns]
+            wanted = (
+                None
+                if reading.columns is None
+                else [name for name in names if name in reading.columns]
+            )
             unread = {} if wanted is None else dict.fromkeys(names)
-            for batch in table.iter_batches(batch_size=BATCH if wanted is None else 1024, columns=wanted):
+            for batch in table.iter_batches(
+                batch_size=BATCH if wanted is None else 1024, columns=wanted
+            ):
                 # without a column, a batch still has its rows
                 for values in batch.to_pylist() if batch.num_columns else [{}] * batch.num_rows:
                     number += 1
@@ -212,9 +233,11 @@ UNITS = {".json": "item", ".parquet": "row"}
 
 
 def whole_rows(path: Path, reading: Reading = PLAIN) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row of a file stands, in words, and its fields: for files whose every row is needed.
+    """Where each row of a file stands, in words, and its fields: for files whose every row is
+    needed.
 
-    Raises InputError where there is no such file, it has none of the endings in FILES, or a row is none.
+    Raises InputError where there is no such file, it has none of the endings in FILES, or a row is
+    none.
     """
     if path.suffix.lower() not in FILES:
         raise InputError(f"{path} is none of {', '.join(FILES)}; write its rows as one of these.")

@@ -1,7 +1,9 @@
-"""What the labels of a set of pairs mean: decided once per set, from all values that occur, and never guessed.
+"""What the labels of a set of pairs mean: decided once per set, from all values that occur, and
+never guessed.
 
-Words that can mean one thing only are read as they are. Numbers, booleans and words that are not known mean something else in another
-set (1 is the first edit here and the second there): they stop the run until `labels` says what they mean.
+Words that can mean one thing only are read as they are. Numbers, booleans and words that are not
+known mean something else in another set (1 is the first edit here and the second there): they stop
+the run until `labels` says what they mean.
 """
 
 from __future__ import annotations
@@ -23,15 +25,73 @@ Given = Mapping[str | int | float | bool, Label | None]
 LONGEST, MOST = 60, 1000
 """Characters of a value, and different values of a column, that labels may have."""
 LISTED = 12
-NAMES = ("", "model", "image", "edited", "edit", "output", "option", "response", "candidate", "图", "图片")
+NAMES = (
+    "",
+    "model",
+    "image",
+    "edited",
+    "edit",
+    "output",
+    "option",
+    "response",
+    "candidate",
+    "图",
+    "图片",
+)
 SIDES: dict[Label, tuple[str, ...]] = {
-    "a": (*(f"{name}a" for name in NAMES), "left", "first", "左", "左边", "左侧", "左图", "前者", "第一个", "第一张", "甲"),
-    "b": (*(f"{name}b" for name in NAMES), "right", "second", "右", "右边", "右侧", "右图", "后者", "第二个", "第二张", "乙"),
+    "a": (
+        *(f"{name}a" for name in NAMES),
+        "left",
+        "first",
+        "左",
+        "左边",
+        "左侧",
+        "左图",
+        "前者",
+        "第一个",
+        "第一张",
+        "甲",
+    ),
+    "b": (
+        *(f"{name}b" for name in NAMES),
+        "right",
+        "second",
+        "右",
+        "右边",
+        "右侧",
+        "右图",
+        "后者",
+        "第二个",
+        "第二张",
+        "乙",
+    ),
 }
 ENDINGS = ("", "vote", "better", "isbetter", "wins", "更好", "胜")
 SAME = (
-    *("same", "thesame", "samevote", "tie", "tied", "tievote", "draw", "equal", "neither", "both", "nopreference"),
-    *("bothbad", "bothbadvote", "tiebothbad", "bothgood", "bothgoodvote", "tiebothgood", "a=b", "b=a", "left=right"),
+    *(
+        "same",
+        "thesame",
+        "samevote",
+        "tie",
+        "tied",
+        "tievote",
+        "draw",
+        "equal",
+        "neither",
+        "both",
+        "nopreference",
+    ),
+    *(
+        "bothbad",
+        "bothbadvote",
+        "tiebothbad",
+        "bothgood",
+        "bothgoodvote",
+        "tiebothgood",
+        "a=b",
+        "b=a",
+        "left=right",
+    ),
     *(
         "平",
         "平局",
@@ -50,12 +110,17 @@ SAME = (
     ),
 )
 WORDS: Mapping[str, Label] = {
-    **{side + ending: label for label, sides in SIDES.items() for side, ending in product(sides, ENDINGS)},
+    **{
+        side + ending: label
+        for label, sides in SIDES.items()
+        for side, ending in product(sides, ENDINGS)
+    },
     **dict.fromkeys(("a>b", "b<a", "left>right", "right<left"), "a"),
     **dict.fromkeys(("a<b", "b>a", "left<right", "right>left"), "b"),
     **dict.fromkeys(SAME, "same"),
 }
-"""Words that mean one thing only, as `word_of` writes them; two edits that are both bad are the same."""
+"""Words that mean one thing only, as `word_of` writes them; two edits that are both bad are the
+same."""
 GSB: Mapping[str, Label] = {
     **dict.fromkeys(("g", "good", "好"), "a"),
     **dict.fromkeys(("s", "same", "相同", "一样", "持平", "平"), "same"),
@@ -73,14 +138,17 @@ def label_option(text: str) -> dict[str, Label | None]:
     for part in text.split(","):
         value, equals, label = part.rpartition("=")
         if not equals or label.strip() not in ("a", "b", "same", ""):
-            raise InputError(f"--labels: '{part}' is not value=a, value=b, value=same, or value= to leave its rows out.")
+            raise InputError(
+                f"--labels: '{part}' is not value=a, value=b, value=same, or value= to leave its rows out."
+            )
         told[value.strip()] = label.strip() or None  # type: ignore[assignment]
     return told
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a row says of its two edits: in which column, with which value, and what that means where its schema fixes it."""
+    """What a row says of its two edits: in which column, with which value, and what that means
+    where its schema fixes it."""
 
     column: str
     value: str
@@ -100,7 +168,8 @@ def said(column: str, value: Any) -> Said:
 
 
 def word_of(value: str | int | float | bool) -> str:
-    """A value without what does not tell it from others: case, spaces, underscores, brackets, full width, the .0 of a whole number."""
+    """A value without what does not tell it from others: case, spaces, underscores, brackets, full
+    width, the .0 of a whole number."""
     text = unicodedata.normalize("NFKC", str(value)).replace("\u2212", "-").casefold().strip()
     if re.fullmatch(r"[+-]?\d+(\.\d*)?", text):
         return f"{float(text):g}"
@@ -109,7 +178,8 @@ def word_of(value: str | int | float | bool) -> str:
 
 @dataclass(frozen=True)
 class Labels:
-    """What every value means, by column and word; None: its rows are left out. Other values are read by WORDS alone."""
+    """What every value means, by column and word; None: its rows are left out. Other values are
+    read by WORDS alone."""
 
     meanings: Mapping[tuple[str, str], Label | None] = field(default_factory=dict)
     found: Mapping[Said, int] = field(default_factory=dict)
@@ -126,13 +196,20 @@ class Labels:
         key = (said.column, said.word)
         label = self.meanings[key] if key in self.meanings else WORDS.get(said.word)
         if label is None:
-            why = "'labels' leaves out" if key in self.meanings else "is not known for certain to mean a, b or same"
+            why = (
+                "'labels' leaves out"
+                if key in self.meanings
+                else "is not known for certain to mean a, b or same"
+            )
             raise bad(f"'{said.column}' is '{said.value}', which {why}")
         return label
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every value that occurs: its column, in how many rows, and as what it is read; the most frequent first."""
-        ordered = sorted(self.found.items(), key=lambda item: (item[0].column, -item[1], item[0].value))
+        """Every value that occurs: its column, in how many rows, and as what it is read; the most
+        frequent first."""
+        ordered = sorted(
+            self.found.items(), key=lambda item: (item[0].column, -item[1], item[0].value)
+        )
         return [
             {
                 "column": said.column,
@@ -150,19 +227,33 @@ BY_WORDS = Labels()
 def vocabulary(column: str, words: set[str]) -> Mapping[str, Label]:
     """What the words of a column mean for certain, all of them looked at together."""
     letters = words <= {"g", "s", "b"} and "g" in words and len(words) > 1
-    if letters or words == {"good", "same", "bad"}:  # fewer of these may say something else: that a row is good
+    if letters or words == {
+        "good",
+        "same",
+        "bad",
+    }:  # fewer of these may say something else: that a row is good
         return GSB
     if column == INDEX_COLUMN and {"1", "2"} <= words <= INDEX.keys():
         return INDEX
     return WORDS
 
 
-def decided(where: str, counts: Mapping[Said, int], given: Given | None, votes: Mapping[str, Label] | None = None) -> Labels:
-    """What all values of a set mean; `given` goes before what is known, and `votes` is the vocabulary of a set that has but one.
+def decided(
+    where: str,
+    counts: Mapping[Said, int],
+    given: Given | None,
+    votes: Mapping[str, Label] | None = None,
+) -> Labels:
+    """What all values of a set mean; `given` goes before what is known, and `votes` is the
+    vocabulary of a set that has but one.
 
-    Raises InputError that lists the values of a column and how often each occurs where the meaning of one is not certain.
+    Raises InputError that lists the values of a column and how often each occurs where the meaning
+    of one is not certain.
     """
-    told = {word_of(str(value).lower() if isinstance(value, bool) else value): label for value, label in (given or {}).items()}
+    told = {
+        word_of(str(value).lower() if isinstance(value, bool) else value): label
+        for value, label in (given or {}).items()
+    }
     columns: defaultdict[str, dict[Said, int]] = defaultdict(dict)
     for one, count in counts.items():
         if one.meaning is None:
@@ -180,11 +271,16 @@ def decided(where: str, counts: Mapping[Said, int], given: Given | None, votes: 
 def uncertain(where: str, column: str, values: Mapping[Said, int]) -> InputError:
     """The error that asks what the values of this column mean."""
     listed = sorted(values.items(), key=lambda item: (-item[1], item[0].value))
-    shown = ", ".join(f"{one.value!r} in {count} row{'s' * (count != 1)}" for one, count in listed[:LISTED])
+    shown = ", ".join(
+        f"{one.value!r} in {count} row{'s' * (count != 1)}" for one, count in listed[:LISTED]
+    )
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     # no meanings are filled in: whoever copies them would have chosen none
     values_alone = sorted(one.value for one, _ in listed[:LISTED])
-    key, option = ", ".join(f"{value!r}: …" for value in values_alone), ",".join(f"{value}=…" for value in values_alone)
+    key, option = (
+        ", ".join(f"{value!r}: …" for value in values_alone),
+        ",".join(f"{value}=…" for value in values_alone),
+    )
     return InputError(
         f"{where}: it is not certain which edit the labels in '{column}' prefer: {shown}{more}; fill in labels: {{{key}}} in the "
         f"config, or --labels '{option}' of a command (a: the first edit is better, b: the second, same: neither; null, or nothing "

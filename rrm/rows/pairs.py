@@ -1,4 +1,5 @@
-"""What a row of human pairs means: two edits of one image, and which of them people prefer, whatever its data set calls the fields."""
+"""What a row of human pairs means: two edits of one image, and which of them people prefer,
+whatever its data set calls the fields."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ from typing import Any
 
 from rrm.records import Label
 from rrm.rows.columns import REQUIREMENT, instruction_of, source_of
-from rrm.rows.fields import BadRow, ImageRef, as_image, as_text, bad, first_of, missing, needed, optional_text
+from rrm.rows.fields import (
+    BadRow,
+    ImageRef,
+    as_image,
+    as_text,
+    bad,
+    first_of,
+    missing,
+    needed,
+    optional_text,
+)
 from rrm.rows.formats import Reading
 from rrm.rows.labels import BY_WORDS, Given, Labels, Said, counted, decided, said
 from rrm.rows.sources import rows_of
@@ -35,7 +46,8 @@ FIRST = Said("output_images", "the first of two", "a")
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two edits and which of them people prefer; `convention` names the data set whose way of saying so this is, `rater` who says so."""
+    """Two edits and which of them people prefer; `convention` names the data set whose way of
+    saying so this is, `rater` who says so."""
 
     source: ImageRef
     instruction: str
@@ -48,18 +60,29 @@ class PairRow:
 
 
 def read_pair(values: Mapping[str, Any], labels: Labels = BY_WORDS) -> PairRow:
-    """The human pair in a row, its label read by what `labels` says of the set: TIGER-Lab's EditReward-Bench, EditReward-Compass and
-    EditScore's EditReward-Bench by their own fields; everything else by TWO_EDITS and LABEL (EditReward-Data, GenAI-Bench,
+    """The human pair in a row, its label read by what `labels` says of the set: TIGER-Lab's
+    EditReward-Bench, EditReward-Compass and EditScore's EditReward-Bench by their own fields;
+    everything else by TWO_EDITS and LABEL (EditReward-Data, GenAI-Bench,
     `source`/`edited_a`/`edited_b`/`label`).
 
-    Two edits in a list count as a pair only with a label, or in EditScore's fields, where the first is the preferred one.
+    Two edits in a list count as a pair only with a label, or in EditScore's fields, where the first
+    is the preferred one.
     """
     convention, a, b = edits_of(values)
     found = said_of(values)
     if found == FIRST and convention != EDITSCORE:
         raise no_label()
     requirement = optional_text(values, REQUIREMENT)
-    return PairRow(source_of(values), instruction_of(values), requirement, a, b, labels.of(found), convention, rater_of(values))
+    return PairRow(
+        source_of(values),
+        instruction_of(values),
+        requirement,
+        a,
+        b,
+        labels.of(found),
+        convention,
+        rater_of(values),
+    )
 
 
 def edits_of(values: Mapping[str, Any]) -> tuple[str, ImageRef, ImageRef]:
@@ -73,10 +96,14 @@ def edits_of(values: Mapping[str, Any]) -> tuple[str, ImageRef, ImageRef]:
         if len(listed) != 2:
             raise bad(f"'output_images' holds {len(listed)} images, not two")
         places = ("output_images[0]", "output_images[1]")
-        return EDITSCORE if is_ordered(values) else "generic", *two(dict(zip(places, listed, strict=True)), *places)
+        return EDITSCORE if is_ordered(values) else "generic", *two(
+            dict(zip(places, listed, strict=True)), *places
+        )
     edits = next((edits for edits in TWO_EDITS if first_of(values, edits)), None)
     if edits is None:
-        raise bad(f"no two edits: all of {', '.join('/'.join(edits) for edits in TWO_EDITS)} are missing")
+        raise bad(
+            f"no two edits: all of {', '.join('/'.join(edits) for edits in TWO_EDITS)} are missing"
+        )
     return convention_of(values, edits), *two(values, *edits)
 
 
@@ -87,7 +114,9 @@ def two(values: Mapping[str, Any], first: str, second: str) -> tuple[ImageRef, I
 
 def is_ordered(values: Mapping[str, Any]) -> bool:
     """Whether a row is in EditScore's fields, which have no label."""
-    return {"key", "input_image", "output_images"} <= values.keys() and first_of(values, LABEL) is None
+    return {"key", "input_image", "output_images"} <= values.keys() and first_of(
+        values, LABEL
+    ) is None
 
 
 def convention_of(values: Mapping[str, Any], edits: tuple[str, str]) -> str:
@@ -110,11 +139,14 @@ def rater_of(values: Mapping[str, Any]) -> str | None:
 
 def no_label() -> BadRow:
     """The exception for a row that does not say which edit is better."""
-    return bad(f"no label: all of {', '.join(LABEL)} are missing, and so is one of {' and '.join(SCORES)}")
+    return bad(
+        f"no label: all of {', '.join(LABEL)} are missing, and so is one of {' and '.join(SCORES)}"
+    )
 
 
 def said_of(values: Mapping[str, Any]) -> Said:
-    """What a row says of its two edits; without a label, the side with the higher overall score is the better one."""
+    """What a row says of its two edits; without a label, the side with the higher overall score is
+    the better one."""
     if {"candidate_1", "candidate_2"} <= values.keys():
         label = ranked(values)
         return Said("ranking", {"a": "the first", "b": "the second", "same": "A=B"}[label], label)
@@ -143,9 +175,11 @@ def scored(left: Any, right: Any) -> Said:
 
 
 def ranked(values: Mapping[str, Any]) -> Label:
-    """The label that `ranking` ('A>B', 'A=B') gives the letters of `comparison_type` ('BvsC'; AvsB where it is missing)."""
+    """The label that `ranking` ('A>B', 'A=B') gives the letters of `comparison_type` ('BvsC'; AvsB
+    where it is missing)."""
     letters = re.fullmatch(
-        r"([A-D])vs([A-D])", as_text(*(first_of(values, ("comparison_type",)) or ("comparison_type", "AvsB")))
+        r"([A-D])vs([A-D])",
+        as_text(*(first_of(values, ("comparison_type",)) or ("comparison_type", "AvsB"))),
     )
     ranking = as_text(*needed(values, "ranking", ("ranking",)))
     found = re.fullmatch(r"([A-D])\s*([>=])\s*([A-D])", ranking)
@@ -159,7 +193,8 @@ def ranked(values: Mapping[str, Any]) -> Label:
 
 
 def labels_of(where: str, reading: Reading, given: Given | None) -> Labels:
-    """What the labels of the pairs at `where` mean, from all of its rows; images are left unread where the format can.
+    """What the labels of the pairs at `where` mean, from all of its rows; images are left unread
+    where the format can.
 
     Raises InputError where that is not certain and `given` does not say it.
     """

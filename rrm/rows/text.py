@@ -1,6 +1,8 @@
-"""Text files as they are saved: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with one, or an encoding that is named.
+"""Text files as they are saved: UTF-8 with or without a byte-order mark, UTF-16 and UTF-32 with
+one, or an encoding that is named.
 
-Nothing is ever replaced: a file that is not in its encoding is refused, with the line and the encoding that it is probably in.
+Nothing is ever replaced: a file that is not in its encoding is refused, with the line and the
+encoding that it is probably in.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 USUAL = ("gb18030", "big5", "cp932", "cp949", "cp1252", "cp1251")
-"""What text that is not Unicode is saved in; of those that fit equally well, the first is named first."""
+"""What text that is not Unicode is saved in; of those that fit equally well, the first is named
+first."""
 ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 """Codecs of names and of source code, not of files."""
 PIECE = 1 << 20
@@ -41,7 +44,9 @@ def known_encoding(name: str) -> str:
         if codecs.lookup(name).name in ESCAPES:
             raise LookupError
     except LookupError as error:
-        raise ValueError(f"'{name}' is no encoding of text; name one such as utf-8, gb18030, big5 or cp1252") from error
+        raise ValueError(
+            f"'{name}' is no encoding of text; name one such as utf-8, gb18030, big5 or cp1252"
+        ) from error
     return name
 
 
@@ -50,11 +55,14 @@ Encoding = Annotated[str, AfterValidator(known_encoding)]
 
 
 @contextmanager
-def open_text(path: str | Path, encoding: str | None = None, newline: str | None = None) -> Iterator[TextIO]:
+def open_text(
+    path: str | Path, encoding: str | None = None, newline: str | None = None
+) -> Iterator[TextIO]:
     """The file's text as a stream without its byte-order mark; `newline` as for `open`.
 
-    A mark decides, then UTF-8 where the file is UTF-8, then `encoding`. Raises InputError where there is no such file, it cannot be
-    opened, or, while it is read, where it is not in that encoding.
+    A mark decides, then UTF-8 where the file is UTF-8, then `encoding`. Raises InputError where
+    there is no such file, it cannot be opened, or, while it is read, where it is not in that
+    encoding.
     """
     path = Path(path)
     found = encoding_of(path, encoding)
@@ -66,13 +74,15 @@ def open_text(path: str | Path, encoding: str | None = None, newline: str | None
 
 
 def read_text(path: str | Path, encoding: str | None = None) -> str:
-    """All of the file's text, its lines ending in a line feed. Raises InputError as `open_text` does."""
+    """All of the file's text, its lines ending in a line feed. Raises InputError as `open_text`
+    does."""
     with open_text(path, encoding) as stream:
         return stream.read()
 
 
 def encoding_of(path: Path, given: str | None) -> str:
-    """What the file is decoded with. Raises InputError where it cannot be opened, or is UTF-16 without a mark."""
+    """What the file is decoded with. Raises InputError where it cannot be opened, or is UTF-16
+    without a mark."""
     try:
         if not path.is_file():
             raise InputError(f"There is no file at {path}; correct the path.")
@@ -87,18 +97,25 @@ def encoding_of(path: Path, given: str | None) -> str:
             known_encoding(given)
         except ValueError as error:
             raise InputError(f"{error}.") from error
-        odd = b"\0" in head or b"\x1b" in head  # UTF-16 and ISO 2022 are valid UTF-8, and yet something else
+        odd = (
+            b"\0" in head or b"\x1b" in head
+        )  # UTF-16 and ISO 2022 are valid UTF-8, and yet something else
         if not odd and first_fault(path, "utf-8") is None:
             return "utf-8"
         plain = codecs.lookup(given).name
-        return f"{plain}-le" if plain in ("utf-16", "utf-32") else given  # without a mark, as Windows writes it
+        return (
+            f"{plain}-le" if plain in ("utf-16", "utf-32") else given
+        )  # without a mark, as Windows writes it
     if b"\0" in head:
-        raise InputError(f"{path} is no UTF-8 text but probably UTF-16 without a byte-order mark; {ADVICE}.")
+        raise InputError(
+            f"{path} is no UTF-8 text but probably UTF-16 without a byte-order mark; {ADVICE}."
+        )
     return "utf-8"
 
 
 def first_fault(path: Path, encoding: str) -> tuple[int, bytes] | None:
-    """The line (from 1) of the first byte that this encoding does not know, and the bytes from there on; None without one."""
+    """The line (from 1) of the first byte that this encoding does not know, and the bytes from
+    there on; None without one."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
     with path.open("rb") as stream:
@@ -122,13 +139,19 @@ def undecodable(path: Path, encoding: str) -> InputError:
     line, rest = fault
     likely = likely_encodings(rest[:SAMPLE]) if encoding.startswith("utf-8") else []
     guess = f", but probably {' or '.join(likely)}" if likely else ""
-    return InputError(f"{path}, line {line} is not {encoding.removesuffix('-sig')}{guess}; {ADVICE}.")
+    return InputError(
+        f"{path}, line {line} is not {encoding.removesuffix('-sig')}{guess}; {ADVICE}."
+    )
 
 
 def likely_encodings(sample: bytes) -> list[str]:
     """Those of USUAL that the bytes fit best; at most three."""
-    words = b" ".join(re.findall(rb"[\x80-\xff][\x40-\xff]*", sample))  # between much ASCII, any encoding seems to fit
-    found = list(from_bytes(words, cp_isolation=list(USUAL))) or list(from_bytes(sample, cp_isolation=list(USUAL)))
+    words = b" ".join(
+        re.findall(rb"[\x80-\xff][\x40-\xff]*", sample)
+    )  # between much ASCII, any encoding seems to fit
+    found = list(from_bytes(words, cp_isolation=list(USUAL))) or list(
+        from_bytes(sample, cp_isolation=list(USUAL))
+    )
     best = min(((match.chaos, -match.coherence) for match in found), default=None)
     fitting = [match.encoding for match in found if (match.chaos, -match.coherence) == best]
     return sorted(fitting, key=USUAL.index)[:3]

@@ -28,9 +28,11 @@ class Vote:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the votes on a pair come to: the label (None: no vote is left) and the share of the counted votes that say so.
+    """What the votes on a pair come to: the label (None: no vote is left) and the share of the
+    counted votes that say so.
 
-    `named` counts the named raters' labels; `apart` are the votes that are left out, each with the reason.
+    `named` counts the named raters' labels; `apart` are the votes that are left out, each with the
+    reason.
     """
 
     label: Label | None
@@ -45,16 +47,22 @@ class Verdict:
 
 
 def settled(votes: Sequence[Vote]) -> Verdict:
-    """One verdict: what most votes say, "same" where two labels have the most; a vote for the other side is left out.
+    """One verdict: what most votes say, "same" where two labels have the most; a vote for the other
+    side is left out.
 
-    A named rater has one vote, however often it stands there, and none where it says different things of one pair.
+    A named rater has one vote, however often it stands there, and none where it says different
+    things of one pair.
     """
     own: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         if vote.rater is not None:
             own[vote.rater].append(vote)
     torn = {rater for rater, given in own.items() if len({vote.label for vote in given}) > 1}
-    apart = [(vote, f"rater '{vote.rater}' says different things of this pair") for vote in votes if vote.rater in torn]
+    apart = [
+        (vote, f"rater '{vote.rater}' says different things of this pair")
+        for vote in votes
+        if vote.rater in torn
+    ]
     named = Counter(given[0].label for rater, given in own.items() if rater not in torn)
     counts = named + Counter(vote.label for vote in votes if vote.rater is None)
     if not counts:
@@ -65,7 +73,11 @@ def settled(votes: Sequence[Vote]) -> Verdict:
     if counts["a"] and counts["b"]:
         told = ", ".join(f"{counts[name]} {name}" for name in LABELS if counts[name])
         reason = f"other votes on this pair say the opposite ({told}): it counts as {label}"
-        apart += [(vote, reason) for vote in votes if vote.rater not in torn and vote.label not in (label, "same")]
+        apart += [
+            (vote, reason)
+            for vote in votes
+            if vote.rater not in torn and vote.label not in (label, "same")
+        ]
     return Verdict(label, counts[label] / counts.total(), named, tuple(apart))
 
 
@@ -95,8 +107,9 @@ class Ballot:
         return verdict
 
     def rows(self) -> dict[str, Any]:
-        """What is told of them: votes and pairs by label, how many pairs were voted on several times (by the share of votes that say what
-        counts) or contradicted, and how far named raters agree (Krippendorff's alpha over `pairs_compared`)."""
+        """What is told of them: votes and pairs by label, how many pairs were voted on several
+        times (by the share of votes that say what counts) or contradicted, and how far named raters
+        agree (Krippendorff's alpha over `pairs_compared`)."""
         return {
             "votes": {label: self.votes[label] for label in LABELS},
             "pairs": {label: self.pairs[label] for label in LABELS},
@@ -111,9 +124,12 @@ class Ballot:
 
 
 def agreement(counts: Sequence[Mapping[Label, int]]) -> float | None:
-    """Krippendorff's alpha (nominal) of the raters' labels, from how often each label was given to each pair: 1 for perfect agreement, 0
-    for what chance gives. None where no pair has two raters, or all say the same of everything."""
-    table = np.array([[found.get(label, 0) for label in LABELS] for found in counts if sum(found.values()) > 1])
+    """Krippendorff's alpha (nominal) of the raters' labels, from how often each label was given to
+    each pair: 1 for perfect agreement, 0 for what chance gives. None where no pair has two raters,
+    or all say the same of everything."""
+    table = np.array(
+        [[found.get(label, 0) for label in LABELS] for found in counts if sum(found.values()) > 1]
+    )
     if not len(table) or np.count_nonzero(table.sum(axis=0)) < 2:
         return None
     alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))

@@ -1,6 +1,8 @@
-"""Checkpoints of a training that can be trusted: each says what it holds, and the newest whole one is carried on from.
+"""Checkpoints of a training that can be trusted: each says what it holds, and the newest whole one
+is carried on from.
 
-A folder of checkpoints holds `checkpoint-<step>` folders. The last file that is written into one is its manifest.
+A folder of checkpoints holds `checkpoint-<step>` folders. The last file that is written into one is
+its manifest.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ BLOCK, BLOCKS = 1 << 20, 256
 
 
 def sampled_hash(file: Path) -> str:
-    """The SHA-256 of a file of up to 256 MiB; of a larger one that of 256 evenly spaced MiB, its first and last among them.
+    """The SHA-256 of a file of up to 256 MiB; of a larger one that of 256 evenly spaced MiB, its
+    first and last among them.
 
-    So it takes about a second whatever the size. It finds a file that was cut off, or whose pages were never written from
-    some point on; a few changed bytes between the sampled blocks of a large file it does not.
+    So it takes about a second whatever the size. It finds a file that was cut off, or whose pages
+    were never written from some point on; a few changed bytes between the sampled blocks of a large
+    file it does not.
     """
     size, digest = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as content:
@@ -37,10 +41,17 @@ def sampled_hash(file: Path) -> str:
 
 
 def seal(checkpoint: Path) -> None:
-    """Writes the manifest of what the folder holds. One process does, after all have written their files."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Writes the manifest of what the folder holds. One process does, after all have written their
+    files."""
+    files = sorted(
+        path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
     listed = {
-        path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "hash": sampled_hash(path)} for path in files
+        path.relative_to(checkpoint).as_posix(): {
+            "bytes": path.stat().st_size,
+            "hash": sampled_hash(path),
+        }
+        for path in files
     }
     write_json(checkpoint / MANIFEST, {"files": listed})
 
@@ -75,17 +86,24 @@ def check_whole(checkpoint: Path) -> None:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The `checkpoint-<step>` folders, whole or not, the newest step first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-")[1].isdecimal()]
+    found = [
+        path
+        for path in folder.glob("checkpoint-*")
+        if path.is_dir() and path.name.split("-")[1].isdecimal()
+    ]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest whole checkpoint of the folder, if there is one. Those before it are renamed `damaged-…`, which is said."""
+    """The newest whole checkpoint of the folder, if there is one. Those before it are renamed
+    `damaged-…`, which is said."""
     damaged = 0
     for checkpoint in checkpoints_in(folder):
         if (damage := damage_of(checkpoint)) is None:
             if damaged:
-                log.info("the newest whole checkpoint is %s: training carries on from there", checkpoint)
+                log.info(
+                    "the newest whole checkpoint is %s: training carries on from there", checkpoint
+                )
             return checkpoint
         damaged += 1
         aside = checkpoint.with_name("damaged-" + checkpoint.name)
@@ -93,7 +111,10 @@ def newest_whole(folder: Path) -> Path | None:
         checkpoint.rename(aside)
         log.warning("%s is not whole (%s); it is now %s", checkpoint, damage, aside.name)
     if damaged:
-        log.warning("no whole checkpoint is left in %s: training starts anew, and nothing there is deleted", folder)
+        log.warning(
+            "no whole checkpoint is left in %s: training starts anew, and nothing there is deleted",
+            folder,
+        )
     return None
 
 

@@ -1,4 +1,5 @@
-"""Running a typer application: one sentence for a wrong command line, and the exit codes of `rrm.runtime.stage.command`."""
+"""Running a typer application: one sentence for a wrong command line, and the exit codes of
+`rrm.runtime.stage.command`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from rrm.runtime.stage import command
 
 
 def invoke(app: typer.Typer, name: str, arguments: Sequence[object]) -> None:
-    """Runs the application called `name`. A wrong command line is one sentence and SystemExit(2); an InputError is the caller's."""
+    """Runs the application called `name`. A wrong command line is one sentence and SystemExit(2);
+    an InputError is the caller's."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     given = [str(argument) for argument in arguments]
@@ -32,6 +34,7 @@ def invoke(app: typer.Typer, name: str, arguments: Sequence[object]) -> None:
 
 
 def run_process(app: typer.Typer, name: str, arguments: Sequence[object] | None = None) -> None:
-    """The process's command: these arguments, or sys.argv's, ended with one of the exit codes of `command`."""
+    """The process's command: these arguments, or sys.argv's, ended with one of the exit codes of
+    `command`."""
     given = sys.argv[1:] if arguments is None else arguments
     command(lambda: invoke(app, name, given))

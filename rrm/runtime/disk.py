@@ -55,9 +55,13 @@ def errors_in(error: BaseException) -> Iterator[BaseException]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """The errno of the trouble with a disk that an exception stands for; None where it stands for something else."""
+    """The errno of the trouble with a disk that an exception stands for; None where it stands for
+    something else."""
     if isinstance(error, OSError):
-        named = error.filename is not None or error.errno not in (errno.EACCES, errno.EPERM)  # else a socket's
+        named = error.filename is not None or error.errno not in (
+            errno.EACCES,
+            errno.EPERM,
+        )  # else a socket's
         return error.errno if named else None
     if isinstance(error, sqlite3.OperationalError):
         return OF_SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
@@ -67,7 +71,8 @@ def number_of(error: BaseException) -> int | None:
 
 
 def disk_trouble(error: BaseException, where: Path | str | None = None) -> str | None:
-    """One sentence that names the path and what to do, if the exception is a disk's doing; None otherwise.
+    """One sentence that names the path and what to do, if the exception is a disk's doing; None
+    otherwise.
 
     `where` is named where the exception has no path of its own.
     """
@@ -94,7 +99,8 @@ def disk_troubles_named(where: Path | str | None = None) -> Iterator[None]:
 
 @contextmanager
 def written_at_once(path: Path) -> Iterator[Path]:
-    """A path to write to: it takes the place of `path` when the block ends well, and is gone otherwise."""
+    """A path to write to: it takes the place of `path` when the block ends well, and is gone
+    otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
@@ -108,7 +114,8 @@ def written_at_once(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_at_once(path: Path) -> Iterator[Path]:
-    """An empty folder to fill: it takes the place of `path` and all in it when the block ends well, and is gone otherwise."""
+    """An empty folder to fill: it takes the place of `path` and all in it when the block ends well,
+    and is gone otherwise."""
     partial = path.with_name(path.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)  # a kill left it
     partial.mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""One run at a time on an output folder: a lock of the operating system, which ends with the process that holds it."""
+"""One run at a time on an output folder: a lock of the operating system, which ends with the
+process that holds it."""
 
 from __future__ import annotations
 
@@ -21,14 +22,16 @@ from rrm.runtime.secrets import mask
 log = logging.getLogger(__name__)
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What a file system without locks answers, or a parent folder in which the lock file cannot be made."""
+"""What a file system without locks answers, or a parent folder in which the lock file cannot be
+made."""
 
 held: set[int] = set()
 """Descriptors of the locks of this process."""
 
 
 def forget_after_fork() -> None:
-    """A child closes its copies: while it had one open, a lock would outlive the process that holds it."""
+    """A child closes its copies: while it had one open, a lock would outlive the process that holds
+    it."""
     for descriptor in held:
         os.close(descriptor)
     held.clear()
@@ -44,7 +47,8 @@ def lock_path(out: str | Path) -> Path:
 
 
 def take(path: Path) -> int | None:
-    """The descriptor of the locked file; None where another run holds it. Raises OSError where there are no locks."""
+    """The descriptor of the locked file; None where another run holds it. Raises OSError where
+    there are no locks."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -66,7 +70,9 @@ def own_description() -> bytes:
     """Who holds a lock, for those whom it keeps out."""
     command = mask(shlex.join(sys.orig_argv))[:300]
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}).encode()
+    return json.dumps(
+        {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": since}
+    ).encode()
 
 
 def holder(path: Path) -> str:
@@ -80,10 +86,12 @@ def holder(path: Path) -> str:
 
 @contextmanager
 def locked(out: str | Path) -> Iterator[None]:
-    """While the block lasts, no other process that asks for it gets this output folder; of a distributed job, rank 0 asks.
+    """While the block lasts, no other process that asks for it gets this output folder; of a
+    distributed job, rank 0 asks.
 
-    Raises InputError, which says who holds the folder, before anything in it was touched. Where the file system has no
-    locks, that is said on stderr and the block runs. The lock file is `<out>.lock`; `kill -9` of its holder frees it.
+    Raises InputError, which says who holds the folder, before anything in it was touched. Where the
+    file system has no locks, that is said on stderr and the block runs. The lock file is
+    `<out>.lock`; `kill -9` of its holder frees it.
     """
     if int(os.environ.get("RANK", "0")) > 0:
         yield

@@ -1,6 +1,8 @@
-"""Progress and notices as log records: with time and level on a terminal, as plain lines elsewhere, always on stderr.
+"""Progress and notices as log records: with time and level on a terminal, as plain lines elsewhere,
+always on stderr.
 
-Results that a user asked for are printed on stdout. A library user who sets up logging differently gets the same records.
+Results that a user asked for are printed on stdout. A library user who sets up logging differently
+gets the same records.
 """
 
 from __future__ import annotations
@@ -37,18 +39,26 @@ class OnTerminal(RichHandler):
 
 
 def masked(record: logging.LogRecord) -> bool:
-    """Masks keys and writes control characters out, since a terminal handler bypasses the guarded streams. Keeps every record."""
+    """Masks keys and writes control characters out, since a terminal handler bypasses the guarded
+    streams. Keeps every record."""
     record.msg, record.args = shown(record.getMessage()), ()
     return True
 
 
 def set_up() -> None:
-    """Shows records from INFO on; a second call changes nothing. Call it before the streams are guarded."""
-    if any(isinstance(handler, Plain | OnTerminal) for handler in logging.getLogger(ROOTS[0]).handlers):
+    """Shows records from INFO on; a second call changes nothing. Call it before the streams are
+    guarded."""
+    if any(
+        isinstance(handler, Plain | OnTerminal) for handler in logging.getLogger(ROOTS[0]).handlers
+    ):
         return
     if sys.stderr.isatty():
         handler: logging.Handler = OnTerminal(
-            console=Console(file=sys.stderr), show_path=False, markup=False, highlighter=None, log_time_format="[%H:%M:%S]"
+            console=Console(file=sys.stderr),
+            show_path=False,
+            markup=False,
+            highlighter=None,
+            log_time_format="[%H:%M:%S]",
         )
     else:
         handler = Plain()

@@ -21,24 +21,29 @@ _ON_SCREEN = re.compile(f"({_OF_A_BAR})|[{_CONTROL}]")
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written out (an escape is `\\u001b`); line breaks and tabs stay."""
+    """The text with its control characters written out (an escape is `\\u001b`); line breaks and
+    tabs stay."""
     return _UNPRINTABLE.sub(lambda found: _written_out(found[0]), text.replace("\r\n", "\n"))
 
 
 def shown(text: str) -> str:
-    """A foreign text for a message, a log or the terminal: masked, its control characters written out."""
+    """A foreign text for a message, a log or the terminal: masked, its control characters written
+    out."""
     return printable(mask(text))
 
 
 class Screen:
-    """A terminal's stream to which no key and no control sequence is written; progress bars are drawn as ever."""
+    """A terminal's stream to which no key and no control sequence is written; progress bars are
+    drawn as ever."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Writes the text, masked; returns the length of what was given."""
-        self._stream.write(_ON_SCREEN.sub(lambda found: found[1] or _written_out(found[0]), mask(text)))
+        self._stream.write(
+            _ON_SCREEN.sub(lambda found: found[1] or _written_out(found[0]), mask(text))
+        )
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +52,8 @@ class Screen:
 
 @contextmanager
 def guarded_screen() -> Iterator[None]:
-    """While the block lasts, whatever is printed goes through a `Screen`, and so does an uncaught exception."""
+    """While the block lasts, whatever is printed goes through a `Screen`, and so does an uncaught
+    exception."""
     before = sys.stdout, sys.stderr
     sys.excepthook = print_traceback
     sys.stdout, sys.stderr = Screen(before[0]), Screen(before[1])  # type: ignore[assignment]
@@ -57,7 +63,9 @@ def guarded_screen() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """What the interpreter prints of an exception that nothing catches, masked."""
     traceback.print_exception(kind, error, trace, file=Screen(sys.stderr))
 

@@ -1,8 +1,9 @@
 """Keys and passwords, masked wherever text leaves the process: files, pages, messages, the screen.
 
-What is masked: the value of every key that a client has read (`key_of`), of `extra` fields and URLs that carry one
-(`know_fields`, `know_url`), of environment variables named …KEY, …TOKEN, …SECRET or …PASSWORD; and whatever looks like a
-credential in a URL or an Authorization header, whoever wrote it.
+What is masked: the value of every key that a client has read (`key_of`), of `extra` fields and URLs
+that carry one (`know_fields`, `know_url`), of environment variables named …KEY, …TOKEN, …SECRET or
+…PASSWORD; and whatever looks like a credential in a URL or an Authorization header, whoever wrote
+it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ from urllib.parse import quote, unquote, urlsplit
 
 MASK = "***"
 SHORTEST = 8
-"""Characters of the shortest key that is masked: a shorter one is no secret, and stands in ordinary text."""
+"""Characters of the shortest key that is masked: a shorter one is no secret, and stands in ordinary
+text."""
 PART = 12
 """Characters of the shortest part of a key that is masked, where a message was cut inside of it."""
 PLAUSIBLE = 16
-"""Characters from which the value of an environment variable with a telling name counts as a key."""
+"""Characters from which the value of an environment variable with a telling name counts as a key.
+"""
 
-_NAMES_A_KEY = re.compile(r"(?:^|[_-])(?:api)?(?:key|token|secret|password|passwd|credential|authorization)s?$", re.I)
+_NAMES_A_KEY = re.compile(
+    r"(?:^|[_-])(?:api)?(?:key|token|secret|password|passwd|credential|authorization)s?$", re.I
+)
 _PLAUSIBLE = r"(?=[\w.~+/=-]*\d)(?=[\w.~+/=-]*[a-z])[\w.~+/=-]{8,}"
-"""What a header may carry: of letters and digits. The words of a sentence, and JSON's numbers and null, are none."""
+"""What a header may carry: of letters and digits. The words of a sentence, and JSON's numbers and
+null, are none."""
 _CREDENTIALS = {
     # user:password@ of a URL
     "://": (re.compile(r"(?<=://)[^/\s?#\"'<>\\\u0080-\U0010ffff]+@"), MASK + "@"),
@@ -47,19 +53,24 @@ _CREDENTIALS = {
         r"\1\2\3" + MASK,
     ),
     "api-key": (
-        re.compile(rf"(api-key=|api-key\\*[\"']?\s*[:=]\s*\\*[\"']?(?={_PLAUSIBLE}))[^\s\"'<>\\,]+", re.I | re.A),
+        re.compile(
+            rf"(api-key=|api-key\\*[\"']?\s*[:=]\s*\\*[\"']?(?={_PLAUSIBLE}))[^\s\"'<>\\,]+",
+            re.I | re.A,
+        ),
         r"\1" + MASK,
     ),
     # Bearer … alone; a sentence about a flag bearer has no such word with a digit in it
     "bearer": (re.compile(r"(bearer\s+)(?=[^\s\"'<>\\]*\d)[\w.~+/=-]{16,}", re.I), r"\1" + MASK),
 }
-"""What a text must hold in small letters to be looked through → what is looked for, and what takes its place."""
+"""What a text must hold in small letters to be looked through → what is looked for, and what takes
+its place."""
 _known: list[str] = []
 """The longest first: the form that JSON gives a key before the key itself."""
 
 
 def mask(text: str) -> str:
-    """The text with every known key and every credential replaced by ***; JSON and HTML stay well-formed."""
+    """The text with every known key and every credential replaced by ***; JSON and HTML stay
+    well-formed."""
     if len(text) < SHORTEST:
         return text
     for key in _known:
@@ -84,7 +95,8 @@ def masked(value: Any) -> Any:
 
 
 def know(secret: str) -> None:
-    """From now on `mask` masks this text, and parts of it. One that is short or a plain number is left alone."""
+    """From now on `mask` masks this text, and parts of it. One that is short or a plain number is
+    left alone."""
     if len(secret) < SHORTEST or secret.isdecimal():
         return
     forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}
@@ -92,7 +104,8 @@ def know(secret: str) -> None:
 
 
 def key_of(variable: str) -> str | None:
-    """The key in this environment variable, which is known from now on; None where it is not set or empty."""
+    """The key in this environment variable, which is known from now on; None where it is not set or
+    empty."""
     key = os.environ.get(variable) or None
     if key is not None:
         know(key.strip())
@@ -136,7 +149,11 @@ def _without_beginning(text: str, key: str) -> str:
 
 def _of_environment(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
-        if _NAMES_A_KEY.search(name) and len(value) >= PLAUSIBLE and not re.search(r"\s|^[~/.]", value):
+        if (
+            _NAMES_A_KEY.search(name)
+            and len(value) >= PLAUSIBLE
+            and not re.search(r"\s|^[~/.]", value)
+        ):
             know(value)
 
 

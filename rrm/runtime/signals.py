@@ -17,10 +17,13 @@ POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def handled(which: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def handled(
+    which: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
     """While the block lasts these signals call the handler.
 
-    A signal that is ignored (nohup) stays ignored. Outside the main thread, which alone is told of signals, it does nothing.
+    A signal that is ignored (nohup) stays ignored. Outside the main thread, which alone is told of
+    signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -43,17 +46,19 @@ def raise_interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def closed_when_killed() -> Iterator[None]:
-    """While the block lasts a polite kill, or a terminal that closes, ends it like Ctrl-C: what it has started is ended with it."""
+    """While the block lasts a polite kill, or a terminal that closes, ends it like Ctrl-C: what it
+    has started is ended with it."""
     with handled((signal.SIGTERM, signal.SIGHUP), raise_interrupt):
         yield
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether the work in the block was asked to stop; it then ends at its next safe point.
+    """Gives a function that says whether the work in the block was asked to stop; it then ends at
+    its next safe point.
 
-    The same signal a second time raises KeyboardInterrupt. (Two different ones are one wish: a terminal's Ctrl-C reaches a
-    process and its parent, which may pass it on as SIGTERM.)
+    The same signal a second time raises KeyboardInterrupt. (Two different ones are one wish: a
+    terminal's Ctrl-C reaches a process and its parent, which may pass it on as SIGTERM.)
     """
     came: set[int] = set()
 

@@ -1,4 +1,5 @@
-"""A stage of the job: skipped when it is done, resumed when it was interrupted, started afresh when what it depends on changed."""
+"""A stage of the job: skipped when it is done, resumed when it was interrupted, started afresh when
+what it depends on changed."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Digested(Protocol):
 
 
 def ends_of(file: Path, size: int = 1 << 20) -> bytes:
-    """A hash of the file's first and last megabyte: enough to tell checkpoints apart without reading all of a large one."""
+    """A hash of the file's first and last megabyte: enough to tell checkpoints apart without
+    reading all of a large one."""
     with file.open("rb") as stream:
         first = stream.read(size)
         stream.seek(max(size, file.stat().st_size - size))
@@ -45,7 +47,8 @@ def ends_of(file: Path, size: int = 1 << 20) -> bytes:
 
 
 def fingerprint_of(path: Path) -> str:
-    """A hash that changes when the stage folder, plain folder or file at `path` holds something else.
+    """A hash that changes when the stage folder, plain folder or file at `path` holds something
+    else.
 
     Raises InputError where nothing is there.
     """
@@ -56,17 +59,23 @@ def fingerprint_of(path: Path) -> str:
             raise InputError(f"{error}; run the stage that makes {path} again.") from None
     for folder in (path, path.parent):  # a stage's folder, or a file or folder of its
         if (folder / STARTED).is_file():
-            raise InputError(f"{folder} is unfinished; run the stage that makes it to its end first.")
+            raise InputError(
+                f"{folder} is unfinished; run the stage that makes it to its end first."
+            )
     if path.exists():
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         whole = hashlib.sha256()
         for file in files:
             stat = file.stat()
             # a folder of images can be too large to be read for this
-            content = str(stat.st_mtime_ns).encode() if file.suffix.lower() in IMAGES else ends_of(file)
+            content = (
+                str(stat.st_mtime_ns).encode() if file.suffix.lower() in IMAGES else ends_of(file)
+            )
             whole.update(f"{file.relative_to(path)}|{stat.st_size}|".encode() + content)
         return whole.hexdigest()[:16]
-    raise InputError(f"{path} does not exist; run the stage that makes it first, or correct the path in the config.")
+    raise InputError(
+        f"{path} does not exist; run the stage that makes it first, or correct the path in the config."
+    )
 
 
 def content_digest(path: Path) -> str:
@@ -81,7 +90,10 @@ def content_digest(path: Path) -> str:
 
 def peak_rss_mb() -> float:
     """The largest resident set that this process or one of its ended children had, in MB."""
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    kilobytes = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return round(kilobytes / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
@@ -92,7 +104,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_note(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object at `path`. Raises ValueError, in words, where it is damaged: no JSON, no object, or without these keys."""
+    """The JSON object at `path`. Raises ValueError, in words, where it is damaged: no JSON, no
+    object, or without these keys."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -109,7 +122,8 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def clock(started: Path, fingerprint: str, before: float) -> Iterator[Callable[[], float]]:
-    """Seconds spent so far, interrupted attempts included; noted in `started` when the block is left by an exception."""
+    """Seconds spent so far, interrupted attempts included; noted in `started` when the block is
+    left by an exception."""
     begin = time.monotonic()
 
     def spent() -> float:
@@ -125,12 +139,14 @@ def clock(started: Path, fingerprint: str, before: float) -> Iterator[Callable[[
 
 
 def previous(out: Path) -> Path:
-    """Where the folder's content goes when a stage is run again with another config or other inputs."""
+    """Where the folder's content goes when a stage is run again with another config or other
+    inputs."""
     return out.with_name(out.name + ".previous")
 
 
 def set_aside(out: Path, why: str = "config or inputs changed") -> None:
-    """Moves the folder to `previous(out)`, in place of what lay there, and says why. The caller holds the folder's lock."""
+    """Moves the folder to `previous(out)`, in place of what lay there, and says why. The caller
+    holds the folder's lock."""
     target = previous(out)
     older = target.with_name(target.name + ".old")
     if target.exists():  # deleted last: a kill in between leaves both
@@ -148,8 +164,13 @@ def remove_if_nothing_was_made(out: Path) -> None:
 
 
 def account(taken: int, made: int, failed: Mapping[str, int]) -> dict[str, Any]:
-    """What became of a stage's rows, for the key "account" of its result: rows in, rows out, and how many failed by kind."""
-    return {"in": taken, "out": made, "failed": {kind: count for kind, count in sorted(failed.items()) if count}}
+    """What became of a stage's rows, for the key "account" of its result: rows in, rows out, and
+    how many failed by kind."""
+    return {
+        "in": taken,
+        "out": made,
+        "failed": {kind: count for kind, count in sorted(failed.items()) if count},
+    }
 
 
 def account_line(rows: Mapping[str, Any]) -> str:
@@ -160,32 +181,48 @@ def account_line(rows: Mapping[str, Any]) -> str:
 
 
 Work = Callable[[Path], dict[str, Any]]
-"""Makes a stage's files in the folder, carrying on from what it finds there, and returns the stage's result."""
+"""Makes a stage's files in the folder, carrying on from what it finds there, and returns the
+stage's result."""
 
 
 def run_stage(
-    name: str, out: str | Path, config: Digested, inputs: Sequence[str | Path], work: Work, afresh: str | None = None
+    name: str,
+    out: str | Path,
+    config: Digested,
+    inputs: Sequence[str | Path],
+    work: Work,
+    afresh: str | None = None,
 ) -> dict[str, Any]:
-    """Runs `work(out)` unless `out` already holds the result for this config and these inputs; returns its result.
+    """Runs `work(out)` unless `out` already holds the result for this config and these inputs;
+    returns its result.
 
-    `out/stage.json` is written last: {name, fingerprint, seconds, peak_rss_mb, result}. Work that was interrupted finds
-    its own files in `out` and carries on from them; files made from another config or other inputs are set aside first,
-    and so are all where `afresh` says why. The folder is locked from before anything is looked at until the end.
+    `out/stage.json` is written last: {name, fingerprint, seconds, peak_rss_mb, result}. Work that
+    was interrupted finds its own files in `out` and carries on from them; files made from another
+    config or other inputs are set aside first, and so are all where `afresh` says why. The folder
+    is locked from before anything is looked at until the end.
 
-    A result with an "account" is printed as the last line. Raises NothingMade where no row came out (the files stay, the
-    stage does not count as done), and InputError where the folder is another run's, state is damaged, an input changed
-    while the stage ran, or a disk failed: what was finished is kept, and the same command carries on.
+    A result with an "account" is printed as the last line. Raises NothingMade where no row came out
+    (the files stay, the stage does not count as done), and InputError where the folder is another
+    run's, state is damaged, an input changed while the stage ran, or a disk failed: what was
+    finished is kept, and the same command carries on.
     """
     with disk_troubles_named(out), locked(out), closed_when_killed():
         return run_locked(name, Path(out), config, inputs, work, afresh)
 
 
 def run_locked(
-    name: str, out: Path, config: Digested, inputs: Sequence[str | Path], work: Work, afresh: str | None
+    name: str,
+    out: Path,
+    config: Digested,
+    inputs: Sequence[str | Path],
+    work: Work,
+    afresh: str | None,
 ) -> dict[str, Any]:
     """`run_stage` in a folder that no other run can get at."""
     prints = [fingerprint_of(Path(path)) for path in inputs]
-    fingerprint = hashlib.sha256("|".join([name, config.digest(), *prints]).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256("|".join([name, config.digest(), *prints]).encode()).hexdigest()[
+        :16
+    ]
     if afresh is not None and out.exists():
         set_aside(out, afresh)
     done, started = (read_own(out / note, fingerprint) for note in (DONE, STARTED))
@@ -193,11 +230,19 @@ def run_locked(
         log.info("[%s] done already: %s", name, out)
         say_account(name, done["result"])
         return dict(done["result"])
-    if int(os.environ.get("RANK", "0")) > 0:  # the first process of a distributed job keeps the books
+    if (
+        int(os.environ.get("RANK", "0")) > 0
+    ):  # the first process of a distributed job keeps the books
         return work(out)
-    if out.exists() and any(out.iterdir()) and (started is None or started["fingerprint"] != fingerprint):
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and (started is None or started["fingerprint"] != fingerprint)
+    ):
         if done is None and started is None:
-            raise InputError(f"{out} holds files of something else; name an empty folder in the config's 'out'.")
+            raise InputError(
+                f"{out} holds files of something else; name an empty folder in the config's 'out'."
+            )
         set_aside(out)
         started = None
     before = float(started["seconds"]) if started else 0.0
@@ -213,8 +258,15 @@ def run_locked(
             raise
         check_unchanged(inputs, prints, out)
         if result.get("account", {}).get("out") == 0:
-            raise NothingMade(f"[{name}] {account_line(result['account'])}; {out} holds what can be said of them")
-        report = {"name": name, "fingerprint": fingerprint, "seconds": spent(), "peak_rss_mb": peak_rss_mb()}
+            raise NothingMade(
+                f"[{name}] {account_line(result['account'])}; {out} holds what can be said of them"
+            )
+        report = {
+            "name": name,
+            "fingerprint": fingerprint,
+            "seconds": spent(),
+            "peak_rss_mb": peak_rss_mb(),
+        }
     write_json(out / DONE, {**report, "result": result})
     (out / STARTED).unlink()
     log.info("[%s] %.0f s, peak %.0f MB → %s", name, report["seconds"], report["peak_rss_mb"], out)
@@ -223,7 +275,8 @@ def run_locked(
 
 
 def read_own(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The note of an earlier run in a stage's folder, None where there is none. Raises InputError where it is damaged."""
+    """The note of an earlier run in a stage's folder, None where there is none. Raises InputError
+    where it is damaged."""
     if not path.is_file():
         return None
     keys = ("fingerprint", "result") if path.name == DONE else ("fingerprint", "seconds")
@@ -238,8 +291,11 @@ def read_own(path: Path, fingerprint: str) -> dict[str, Any] | None:
         ) from None
 
 
-def check_unchanged(inputs: Sequence[str | Path], prints: Sequence[str], out: Path, error: Exception | None = None) -> None:
-    """Raises InputError where an input is no longer what it was when the stage started; `error` is what came of that."""
+def check_unchanged(
+    inputs: Sequence[str | Path], prints: Sequence[str], out: Path, error: Exception | None = None
+) -> None:
+    """Raises InputError where an input is no longer what it was when the stage started; `error` is
+    what came of that."""
     for path, before in zip(inputs, prints, strict=True):
         try:
             same = fingerprint_of(Path(path)) == before
@@ -261,10 +317,11 @@ def say_account(name: str, result: Mapping[str, Any]) -> None:
 def command(run: Callable[[], None]) -> None:
     """Runs a command's main function and ends the process with one of the exit codes.
 
-    0: done. 1: nothing came out (NothingMade). 2: bad input, or refused: an InputError, or a disk that does not take what is
-    written, as one sentence on stderr. 130: stopped by Ctrl-C, SIGTERM or a terminal that closed; the same command carries
-    on. Anything else is a fault of this software, and leaves its traceback (1). Nothing that is printed shows a key or
-    steers the terminal.
+    0: done. 1: nothing came out (NothingMade). 2: bad input, or refused: an InputError, or a disk
+    that does not take what is written, as one sentence on stderr. 130: stopped by Ctrl-C, SIGTERM
+    or a terminal that closed; the same command carries on. Anything else is a fault of this
+    software, and leaves its traceback (1). Nothing that is printed shows a key or steers the
+    terminal.
     """
     set_up()
     with guarded_screen():

@@ -17,7 +17,8 @@ Report = Callable[[Mapping[str, Any], int], None]
 
 @contextmanager
 def opened_tracker(report_to: ReportTo, name: str, folder: Path) -> Iterator[Report]:
-    """Reports to the tracker (tensorboard: files in `folder`) until the block ends; with "none", nothing.
+    """Reports to the tracker (tensorboard: files in `folder`) until the block ends; with "none",
+    nothing.
 
     Raises InputError where the tracker's package is not installed.
     """
@@ -25,7 +26,9 @@ def opened_tracker(report_to: ReportTo, name: str, folder: Path) -> Iterator[Rep
         yield lambda metrics, step: None
         return
     if find_spec(report_to) is None:
-        raise InputError(f"'report_to: {report_to}' needs a package; pip install {report_to}, or set none.")
+        raise InputError(
+            f"'report_to: {report_to}' needs a package; pip install {report_to}, or set none."
+        )
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -36,7 +39,8 @@ def opened_tracker(report_to: ReportTo, name: str, folder: Path) -> Iterator[Rep
         tracker.start()
     try:
         yield lambda metrics, step: tracker.log(
-            {key: value for key, value in metrics.items() if isinstance(value, int | float)}, step=step
+            {key: value for key, value in metrics.items() if isinstance(value, int | float)},
+            step=step,
         )
     finally:
         tracker.finish()

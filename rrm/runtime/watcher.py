@@ -1,4 +1,5 @@
-"""A group of processes that ends with this process, however this process ends: a kill that cannot be caught included."""
+"""A group of processes that ends with this process, however this process ends: a kill that cannot
+be caught included."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 class Watcher:
-    """A process of its own that kills the group when this process is gone, unless it was released before."""
+    """A process of its own that kills the group when this process is gone, unless it was released
+    before."""
 
     def __init__(self, group: int):
         listens, self.pipe = os.pipe()

@@ -51,11 +51,18 @@ def dimension_rows(
     least: float,
     count: int,
 ) -> list[dict[str, Any]]:
-    """`count` pairs (as far as there are) whose values differ by `least` or more, spread over the sources, the better edit first."""
-    ranked: list[tuple[int, int, int, int]] = []  # how many pairs of this source came before, source, better, worse
+    """`count` pairs (as far as there are) whose values differ by `least` or more, spread over the
+    sources, the better edit first."""
+    ranked: list[
+        tuple[int, int, int, int]
+    ] = []  # how many pairs of this source came before, source, better, worse
     for number, (case, several) in enumerate(zip(cases, edits, strict=True)):
         values = [value(case, edit) for edit in several]
-        combinations = [p for p in itertools.combinations(range(len(several)), 2) if abs(values[p[0]] - values[p[1]]) >= least]
+        combinations = [
+            p
+            for p in itertools.combinations(range(len(several)), 2)
+            if abs(values[p[0]] - values[p[1]]) >= least
+        ]
         for turn, pick in enumerate(rng.permutation(len(combinations))):
             better, worse = sorted(combinations[pick], key=lambda k: -values[k])
             ranked.append((turn, number, better, worse))
@@ -102,7 +109,8 @@ def stored(image: Image.Image) -> dict[str, Any]:
 
 
 def write_benchmark(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes the rows as Parquet, which `datasets.load_dataset(folder, split="train")` reads with decoded images."""
+    """Writes the rows as Parquet, which `datasets.load_dataset(folder, split="train")` reads with
+    decoded images."""
     import datasets  # slow to import, and nothing else here wants it
 
     features = datasets.Features(
@@ -116,9 +124,15 @@ def write_benchmark(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         }
     )
     cells = [
-        {**row, "input_image": stored(row["input_image"]), "output_images": [stored(image) for image in row["output_images"]]}
+        {
+            **row,
+            "input_image": stored(row["input_image"]),
+            "output_images": [stored(image) for image in row["output_images"]],
+        }
         for row in rows
     ]
     columns = {name: [row[name] for row in cells] for name in features}
     (out / "data").mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(out / "data" / "train-00000-of-00001.parquet")
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(
+        out / "data" / "train-00000-of-00001.parquet"
+    )

@@ -1,4 +1,5 @@
-"""Builds a sandbox world: tasks, candidates, human preferences, a held-out benchmark, and the truth about them.
+"""Builds a sandbox world: tasks, candidates, human preferences, a held-out benchmark, and the truth
+about them.
 
 `python -m rrm.sandbox.build --config configs/sandbox/world.yaml` writes
     tasks/            a dataset in the Edit-R1 format: images/, train_metadata.jsonl, test_metadata.jsonl (held-out scenes)
@@ -49,26 +50,36 @@ class WorldConfig(Config):
     benchmark_sources: int = Field(320, ge=1)
     benchmark_pairs: int = Field(640, ge=1)
     benchmark_others: float = Field(0.75, ge=0)
-    """Rows of each of the two other dimensions per row of "overall"; the public set has about three quarters."""
+    """Rows of each of the two other dimensions per row of "overall"; the public set has about three
+    quarters."""
     editor_base: str | None = None
     editor_samples: int = Field(2, ge=0)
     editor_share: float = Field(0.4, ge=0, le=1)
 
 
-def base_images(config: WorldConfig, rng: np.random.Generator, cases: Sequence[Case]) -> list[list[Image.Image]]:
-    """The base editor's samples of each case: `editor_samples` for a share of the cases, none for the others."""
+def base_images(
+    config: WorldConfig, rng: np.random.Generator, cases: Sequence[Case]
+) -> list[list[Image.Image]]:
+    """The base editor's samples of each case: `editor_samples` for a share of the cases, none for
+    the others."""
     samples: list[list[Image.Image]] = [[] for _ in cases]
     if config.editor_base is None or config.editor_samples == 0:
         return samples
-    from rrm.sandbox.models.editor import TinyKontext  # torch, which a world of scripted edits does without
+    from rrm.sandbox.models.editor import (
+        TinyKontext,
+    )  # torch, which a world of scripted edits does without
 
     editor = TinyKontext.load(config.editor_base)
     chosen = np.flatnonzero(rng.random(len(cases)) < config.editor_share)
     for _ in range(config.editor_samples):
-        for part in tqdm(np.array_split(chosen, max(1, len(chosen) // 64)), desc="base editor", leave=False):
+        for part in tqdm(
+            np.array_split(chosen, max(1, len(chosen) // 64)), desc="base editor", leave=False
+        ):
             asked = [cases[i] for i in part]
             seed = int(rng.integers(2**31))
-            images = editor.edit([c.source for c in asked], [c.instruction for c in asked], seed=seed, steps=6)
+            images = editor.edit(
+                [c.source for c in asked], [c.instruction for c in asked], seed=seed, steps=6
+            )
             for i, image in zip(part, images, strict=True):
                 samples[i].append(image)
     return samples
@@ -80,7 +91,10 @@ def edits_of(config: WorldConfig, part: int, cases: Sequence[Case], name: str) -
     sampled = base_images(config, rng, cases)
     edits = []
     for case, images in zip(tqdm(cases, desc=name), sampled, strict=True):
-        found = {image.tobytes(): (editor, image) for editor, image in scripted_images(rng, case, config.candidates_per_task)}
+        found = {
+            image.tobytes(): (editor, image)
+            for editor, image in scripted_images(rng, case, config.candidates_per_task)
+        }
         for image in images:
             found.setdefault(image.tobytes(), ("base", image))
         edits.append([true_edit(case, editor, image) for editor, image in found.values()])
@@ -136,7 +150,14 @@ def write_candidates(out: Path, cases: Sequence[Case], edits: Sequence[Sequence[
             name = f"candidates/{number:05d}_{k}_{edit.editor}.png"
             save(out / name, edit.image)
             task = f"images/train_{number:05d}.png"
-            rows.append({"task": task, "instruction": case.instruction, "image": name, "editor": edit.editor})
+            rows.append(
+                {
+                    "task": task,
+                    "instruction": case.instruction,
+                    "image": name,
+                    "editor": edit.editor,
+                }
+            )
     write_lines(out / "candidates.jsonl", rows)
     return len(rows)
 
@@ -148,7 +169,9 @@ def human_label(utility_a: float, utility_b: float) -> str:
     return "a" if utility_a > utility_b else "b"
 
 
-def write_pairs(out: Path, config: WorldConfig, cases: Sequence[Case], edits: Sequence[Sequence[Edit]]) -> dict[str, int]:
+def write_pairs(
+    out: Path, config: WorldConfig, cases: Sequence[Case], edits: Sequence[Sequence[Edit]]
+) -> dict[str, int]:
     """The human pairs; returns how many have each label."""
     rng = np.random.default_rng([config.seed, 40])
     per_task = -(-config.pair_count // len(cases))
@@ -193,12 +216,23 @@ def build(config: WorldConfig, out: Path) -> dict[str, Any]:
     )
     write_benchmark(out / "benchmark", rows)
     everything = [
-        (name, c, e) for name, cases, _ in groups for c, several in zip(cases, edits[name], strict=True) for e in several
+        (name, c, e)
+        for name, cases, _ in groups
+        for c, several in zip(cases, edits[name], strict=True)
+        for e in several
     ]
     write_lines(out / "truth.jsonl", (truth_row(name, c, e) for name, c, e in everything))
-    shares = {d: sum(row["dimension"] == d for row in rows) for d in ("overall", "prompt_following", "consistency")}
+    shares = {
+        d: sum(row["dimension"] == d for row in rows)
+        for d in ("overall", "prompt_following", "consistency")
+    }
     sampled = sum(edit.editor == "base" for _, _, edit in everything)
-    sizes = {"train_tasks": len(train), "test_tasks": len(test), "candidates": count, "base_editor_samples": sampled}
+    sizes = {
+        "train_tasks": len(train),
+        "test_tasks": len(test),
+        "candidates": count,
+        "base_editor_samples": sampled,
+    }
     return {**sizes, "pairs": labels, "benchmark": shares}
 
 

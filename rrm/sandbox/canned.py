@@ -1,4 +1,5 @@
-"""Answers of the right form from a teacher that looks at nothing, and the HTTP they go out by: `canned_app` is an ASGI app."""
+"""Answers of the right form from a teacher that looks at nothing, and the HTTP they go out by:
+`canned_app` is an ASGI app."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def error(status: int, message: str, kind: str, code: str | None, *headers: tuple[bytes, bytes]) -> Reply:
+def error(
+    status: int, message: str, kind: str, code: str | None, *headers: tuple[bytes, bytes]
+) -> Reply:
     """An error in OpenAI's form."""
     value = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return Reply(status, json.dumps(value).encode(), headers)
@@ -72,7 +75,9 @@ async def send_reply(send: Send, reply: Reply, sent: int | None = None) -> None:
     if all(name != b"content-type" for name, _ in reply.headers):
         headers.append((b"content-type", b"application/json"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body[:sent], "more_body": sent is not None})
+    await send(
+        {"type": "http.response.body", "body": reply.body[:sent], "more_body": sent is not None}
+    )
 
 
 def canned_text(role: teacher.Role, count: int, draw: bytes) -> str:
@@ -83,10 +88,17 @@ def canned_text(role: teacher.Role, count: int, draw: bytes) -> str:
         return CANNED_CRITERIA
     verdicts = [int(draw[k % len(draw)] < CANNED_SHARE * 256) for k in range(count)]
     if role in ("verify", "gold"):
-        return json.dumps([{"question": k, "gold": v, "reason": "as can be seen"} for k, v in enumerate(verdicts, 1)])
+        return json.dumps(
+            [
+                {"question": k, "gold": v, "reason": "as can be seen"}
+                for k, v in enumerate(verdicts, 1)
+            ]
+        )
     if role == "holistic":
         return f"Natural.\n<score>{draw[0] * 20 // 255 / 2}</score>"
-    return "Compared point by point.\n" + write_answer(verdicts, round(20 * sum(verdicts) / count) / 2)
+    return "Compared point by point.\n" + write_answer(
+        verdicts, round(20 * sum(verdicts) / count) / 2
+    )
 
 
 def canned(body: bytes) -> dict[str, Any]:
@@ -97,7 +109,9 @@ def canned(body: bytes) -> dict[str, Any]:
     role = next((name for name, prompt in teacher.ROLES.items() if system.startswith(prompt)), None)
     count = len(teacher.QUESTION.findall(text.partition("\nReference judgements:\n")[0]))
     if role is None or (not count and role in ("judge", "score_only", "verify", "gold")):
-        raise teacher.Refused("A canned teacher knows only the prompts of rrm.prompts.", param="messages")
+        raise teacher.Refused(
+            "A canned teacher knows only the prompts of rrm.prompts.", param="messages"
+        )
     seen = hashlib.sha256(body)
     choices, written = [], 0
     for index in range(value.get("n") or 1):
@@ -105,16 +119,23 @@ def canned(body: bytes) -> dict[str, Any]:
         draw.update(bytes([index % 256]))
         answer = canned_text(role, count, draw.digest())
         message = {"role": "assistant", "content": answer, "refusal": None}
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": "stop"})
+        choices.append(
+            {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
+        )
         written += len(answer) // teacher.CHARACTERS_PER_TOKEN
     shown = (len(system) + len(text)) // teacher.CHARACTERS_PER_TOKEN
     usage = {"prompt_tokens": shown, "completion_tokens": written, "total_tokens": shown + written}
-    head = {"id": f"chatcmpl-{seen.hexdigest()[:24]}", "object": "chat.completion", "created": int(time.time())}
+    head = {
+        "id": f"chatcmpl-{seen.hexdigest()[:24]}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+    }
     return {**head, "model": value.get("model"), "choices": choices, "usage": usage}
 
 
 async def canned_app(scope: Message, receive: Receive, send: Send) -> None:
-    """An ASGI app that answers any model's chat completion at once, in the right form and without looking."""
+    """An ASGI app that answers any model's chat completion at once, in the right form and without
+    looking."""
     if scope["method"] == "GET" and scope["path"] == "/v1/models":
         models = [{"id": "canned", "object": "model", "created": 0, "owned_by": "sandbox"}]
         await send_reply(send, Reply(200, json.dumps({"object": "list", "data": models}).encode()))
@@ -125,4 +146,6 @@ async def canned_app(scope: Message, receive: Receive, send: Send) -> None:
             reply = Reply(refused.status, json.dumps(refused.body).encode())
         await send_reply(send, reply)
     else:
-        await send_reply(send, error(404, f"There is no {scope['path']} here.", "invalid_request_error", None))
+        await send_reply(
+            send, error(404, f"There is no {scope['path']} here.", "invalid_request_error", None)
+        )

@@ -53,7 +53,9 @@ def true_edit(case: Case, editor: str, image: Image.Image) -> Edit:
     return Edit(editor, image, verdicts, human_utility(verdicts, case.steps))
 
 
-def sample_cases(rng: np.random.Generator, count: int, held_out: bool, taken: set[str]) -> list[Case]:
+def sample_cases(
+    rng: np.random.Generator, count: int, held_out: bool, taken: set[str]
+) -> list[Case]:
     """New cases; `taken` holds those that exist, and is added to."""
     cases: list[Case] = []
     while len(cases) < count:
@@ -65,7 +67,9 @@ def sample_cases(rng: np.random.Generator, count: int, held_out: bool, taken: se
     return cases
 
 
-def scripted_images(rng: np.random.Generator, case: Case, count: int) -> list[tuple[str, Image.Image]]:
+def scripted_images(
+    rng: np.random.Generator, case: Case, count: int
+) -> list[tuple[str, Image.Image]]:
     """The right edit and `count − 1` flawed ones of different editors, no two alike."""
     found: dict[bytes, tuple[str, Image.Image]] = {}
     for editor in ("right", *rng.permutation([e for e in EDITORS if e != "right"])):

@@ -53,7 +53,8 @@ class Step:
         return Principle(question=question, category="follow")
 
     def cell(self, before: Scene | Reading) -> int | None:
-        """The cell it is about in the source, None for the background or where no such object is seen."""
+        """The cell it is about in the source, None for the background or where no such object is
+        seen."""
         if self.kind == "background":
             return None
         if self.kind == "add":
@@ -105,7 +106,9 @@ def write_instruction(steps: list[Step]) -> str:
 
 def decompose(steps: list[Step]) -> tuple[Principle, ...]:
     """The principles of an instruction: one to follow per step, what to keep, and quality."""
-    keep = [OTHERS] if any(step.kind == "background" for step in steps) else [OTHERS, SAME_BACKGROUND]
+    keep = (
+        [OTHERS] if any(step.kind == "background" for step in steps) else [OTHERS, SAME_BACKGROUND]
+    )
     return (*(step.principle() for step in steps), *keep, CLEAN)
 
 
@@ -123,8 +126,11 @@ def apply_step(scene: Scene, step: Step) -> Scene:
     return scene.put(cell, Thing(colour, shape, before.size if before else 7))
 
 
-def sample_step(rng: np.random.Generator, scene: Scene, taken: set[int], background_free: bool) -> Step | None:
-    """A step that makes sense in the scene and touches no cell already taken; None where the draw found none."""
+def sample_step(
+    rng: np.random.Generator, scene: Scene, taken: set[int], background_free: bool
+) -> Step | None:
+    """A step that makes sense in the scene and touches no cell already taken; None where the draw
+    found none."""
     kind = str(rng.choice(KINDS, p=(0.26, 0.22, 0.18, 0.18, 0.16)))
     names = {thing.name for thing in scene.cells if thing is not None}
     free = [i for i in range(4) if i not in taken]
@@ -144,7 +150,11 @@ def sample_step(rng: np.random.Generator, scene: Scene, taken: set[int], backgro
     assert thing is not None
     if kind == "remove":
         return Step(kind, thing.colour, thing.shape)
-    options = [c for c in COLOURS if c != thing.colour] if kind == "recolour" else [s for s in SHAPES if s != thing.shape]
+    options = (
+        [c for c in COLOURS if c != thing.colour]
+        if kind == "recolour"
+        else [s for s in SHAPES if s != thing.shape]
+    )
     step = Step(kind, thing.colour, thing.shape, str(rng.choice(options)))
     return None if step.wanted() in names else step
 
@@ -167,7 +177,8 @@ def sample_steps(rng: np.random.Generator, scene: Scene, multi_share: float = 0.
 
 
 def true_verdicts(before: Reading, after: Reading, steps: list[Step]) -> tuple[int, ...]:
-    """The right answer to every principle of `decompose(steps)`, in its order, for an edit as it is seen."""
+    """The right answer to every principle of `decompose(steps)`, in its order, for an edit as it is
+    seen."""
     follow = [int(followed(before, after, step)) for step in steps]
     touched = {step.cell(before) for step in steps}
     others = all(before.name(i) == after.name(i) for i in range(4) if i not in touched)
@@ -186,7 +197,8 @@ def followed(before: Reading, after: Reading, step: Step) -> bool:
 
 
 def human_utility(verdicts: tuple[int, ...], steps: list[Step]) -> float:
-    """What people make of an edit, 0–10: 10(.6 follow + .25 keep + .15 quality), halved where nothing was followed."""
+    """What people make of an edit, 0–10: 10(.6 follow + .25 keep + .15 quality), halved where
+    nothing was followed."""
     count = len(steps)
     follow, keep, quality = np.mean(verdicts[:count]), np.mean(verdicts[count:-1]), verdicts[-1]
     utility = 10 * (0.6 * follow + 0.25 * keep + 0.15 * quality)

@@ -1,4 +1,5 @@
-"""What may go wrong between a client and a provider: a limit reached, an error, an answer that is spoilt, a connection that breaks."""
+"""What may go wrong between a client and a provider: a limit reached, an error, an answer that is
+spoilt, a connection that breaks."""
 
 from __future__ import annotations
 
@@ -14,7 +15,17 @@ from typing import Literal, get_args
 from rrm.sandbox.canned import Receive, Reply, Send, error
 
 Fault = Literal[
-    "error_500", "error_503", "reset", "half_body", "hang", "no_choices", "null", "refusal", "prose", "cut_off", "one_too_few"
+    "error_500",
+    "error_503",
+    "reset",
+    "half_body",
+    "hang",
+    "no_choices",
+    "null",
+    "refusal",
+    "prose",
+    "cut_off",
+    "one_too_few",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 LAST_ROW = re.compile(r",?\s*\{[^{}]*\}(?=\s*\][^\]]*\Z)")
@@ -31,7 +42,8 @@ class Window:
         self.used = 0.0
 
     def wait(self, now: float, amount: float) -> float:
-        """Seconds until this amount would be allowed: 0 if it is now, the whole stretch if it never is."""
+        """Seconds until this amount would be allowed: 0 if it is now, the whole stretch if it never
+        is."""
         while self.taken and self.taken[0][0] <= now - self.seconds:
             self.used -= self.taken.popleft()[1]
         excess = self.used + amount - self.allowed
@@ -59,15 +71,25 @@ def too_many(model: str, what: str, wait: float) -> Reply:
     """The answer to a request over a limit."""
     milliseconds = math.ceil(wait * 1000)
     message = f"Rate limit reached for {model} on {what}. Please try again in {milliseconds}ms."
-    headers = ((b"retry-after", f"{milliseconds / 1000:.3f}".encode()), (b"retry-after-ms", str(milliseconds).encode()))
+    headers = (
+        (b"retry-after", f"{milliseconds / 1000:.3f}".encode()),
+        (b"retry-after-ms", str(milliseconds).encode()),
+    )
     return error(429, message, what.split()[0], "rate_limit_exceeded", *headers)
 
 
 def broken(status: int) -> Reply:
     """A server's own mistake."""
     if status == 503:
-        return error(503, "The engine is currently overloaded, please try again later.", "server_error", None)
-    return error(500, "The server had an error while processing your request. Sorry about that!", "server_error", None)
+        return error(
+            503, "The engine is currently overloaded, please try again later.", "server_error", None
+        )
+    return error(
+        500,
+        "The server had an error while processing your request. Sorry about that!",
+        "server_error",
+        None,
+    )
 
 
 def spoil(body: bytes, fault: Fault) -> bytes:
@@ -95,13 +117,16 @@ async def closed(receive: Receive) -> None:
 async def drop(receive: Receive, send: Send, reset: bool) -> None:
     """Ends the connection under the client: by a TCP reset, or after what was sent.
 
-    ASGI has no word for it (a server answers 500 for an app that sends nothing), hence uvicorn's own transport.
+    ASGI has no word for it (a server answers 500 for an app that sends nothing), hence uvicorn's
+    own transport.
     """
     transport = send.__self__.transport  # type: ignore[attr-defined]
     if transport.is_closing():  # the client left first
         return
     if reset:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
         transport.abort()
     else:
         transport.close()

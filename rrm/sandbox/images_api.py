@@ -1,7 +1,8 @@
 """OpenAI's images API, whose one model is the sandbox's scripted editors.
 
-Like the sandbox's teachers it knows nothing but the request: it reads the scene from the image's pixels and the steps from the
-prompt, and does them well or badly. The same request with the same seed gets the same edit.
+Like the sandbox's teachers it knows nothing but the request: it reads the scene from the image's
+pixels and the steps from the prompt, and does them well or badly. The same request with the same
+seed gets the same edit.
 """
 
 from __future__ import annotations
@@ -39,10 +40,19 @@ router = APIRouter()
 class Refusal(Exception):
     """A request that is answered with an error in OpenAI's form."""
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400):
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None, status: int = 400
+    ):
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+        self.body = {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": param,
+                "code": code,
+            }
+        }
 
 
 @router.post("/v1/images/edits")
@@ -59,15 +69,20 @@ async def images_edits(request: Request) -> Response:
 
 def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
     """The fields of a multipart form, by name, as they were sent."""
-    # the standard library's parser keeps bytes as they are, and FastAPI's own forms need one more dependency
-    form = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    # the standard library's parser keeps bytes as they are, and FastAPI's own forms need one more
+    # dependency
+    form = BytesParser(policy=HTTP).parsebytes(
+        f"Content-Type: {content_type}\r\n\r\n".encode() + body
+    )
     if form.get_content_type() != "multipart/form-data" or not form.is_multipart():
         raise Refusal("The body must be a multipart form.")
     fields: dict[str, bytes] = {}
     for part in form.iter_parts():
         name = str(part.get_param("name", "", "content-disposition")).removesuffix("[]")
         if name in fields:
-            raise Refusal(f"'{name}' is given more than once; the sandbox's editor takes one.", name)
+            raise Refusal(
+                f"'{name}' is given more than once; the sandbox's editor takes one.", name
+            )
         payload = part.get_payload(decode=True)
         fields[name] = payload if isinstance(payload, bytes) else b""
     return fields
@@ -75,20 +90,28 @@ def form_fields(content_type: str, body: bytes) -> dict[str, bytes]:
 
 def edits(fields: dict[str, bytes]) -> list[dict[str, str]]:
     """The images of the answer, as OpenAI writes them."""
-    texts = {name: value.decode(errors="replace") for name, value in fields.items() if name != "image"}
+    texts = {
+        name: value.decode(errors="replace") for name, value in fields.items() if name != "image"
+    }
     if (model := texts.get("model", MODEL)) != MODEL:
         raise Refusal(f"The model '{model}' does not exist.", "model", "model_not_found", 404)
     if texts.get("response_format", "b64_json") != "b64_json":
         raise Refusal("The sandbox's editor sends images as 'b64_json' alone.", "response_format")
     count = whole_number(texts.get("n", "1"), "n", 1, MOST_IMAGES)
-    seed = whole_number(texts["seed"], "seed", 0, 2**63 - 1) if "seed" in texts else secrets.randbits(63)
+    seed = (
+        whole_number(texts["seed"], "seed", 0, 2**63 - 1)
+        if "seed" in texts
+        else secrets.randbits(63)
+    )
     image = decoded(fields.get("image", b""))
     size = wanted_size(texts.get("size", "auto"), image.size)
     scene, steps = understood(read_scene(image), texts.get("prompt", ""))
     asked = f"{image.size}|{texts['prompt']}|{seed}|".encode() + image.tobytes()
     data = []
     for index in range(count):
-        rng = np.random.default_rng(int.from_bytes(hashlib.sha256(asked + bytes([index])).digest()[:16], "big"))
+        rng = np.random.default_rng(
+            int.from_bytes(hashlib.sha256(asked + bytes([index])).digest()[:16], "big")
+        )
         edited = script_edit(rng, scene, steps, pick_editor(rng))
         if edited.size != size:
             edited = edited.resize(size, Image.Resampling.NEAREST)
@@ -108,7 +131,11 @@ def decoded(payload: bytes) -> Image.Image:
     try:
         return read_image(payload)
     except InputError as error:
-        raise Refusal("The image data you provided does not represent a valid image.", "image", "invalid_image_file") from error
+        raise Refusal(
+            "The image data you provided does not represent a valid image.",
+            "image",
+            "invalid_image_file",
+        ) from error
 
 
 def wanted_size(text: str, own: tuple[int, int]) -> tuple[int, int]:
@@ -142,4 +169,8 @@ def understood(seen: Reading, prompt: str) -> tuple[Scene, list[Step]]:
 
 def pick_editor(rng: np.random.Generator) -> str:
     """The right editor in RIGHT_SHARE of the draws, else one of the flawed."""
-    return "right" if rng.random() < RIGHT_SHARE else str(rng.choice([name for name in EDITORS if name != "right"]))
+    return (
+        "right"
+        if rng.random() < RIGHT_SHARE
+        else str(rng.choice([name for name in EDITORS if name != "right"]))
+    )

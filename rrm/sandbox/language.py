@@ -1,4 +1,5 @@
-"""What the sandbox's judges write before their verdicts: the cells before and after, then a line per principle."""
+"""What the sandbox's judges write before their verdicts: the cells before and after, then a line
+per principle."""
 
 from __future__ import annotations
 
@@ -20,7 +21,14 @@ def look(reading: Reading) -> str:
     return reading.artefact or ("blob" if BLOB in reading.cells else "clean")
 
 
-def principle_line(number: int, principle: Principle, before: Reading, after: Reading, steps: Sequence[Step], ok: int) -> str:
+def principle_line(
+    number: int,
+    principle: Principle,
+    before: Reading,
+    after: Reading,
+    steps: Sequence[Step],
+    ok: int,
+) -> str:
     """What was there, what was wanted and what is there now, and whether that is good."""
     word = "ok" if ok else "bad"
     if principle.category == "follow":
@@ -40,7 +48,11 @@ def principle_line(number: int, principle: Principle, before: Reading, after: Re
 
 
 def think(
-    before: Reading, after: Reading, steps: Sequence[Step], principles: Sequence[Principle], verdicts: Sequence[int]
+    before: Reading,
+    after: Reading,
+    steps: Sequence[Step],
+    principles: Sequence[Principle],
+    verdicts: Sequence[int],
 ) -> str:
     """The whole thought."""
     lines = [cell_line(before, after)]
@@ -50,7 +62,8 @@ def think(
 
 
 def agrees(thought: str, verdicts: Sequence[int]) -> bool | None:
-    """Whether the thought says ok of exactly what the verdicts say 1 of; None where it says nothing of some principle."""
+    """Whether the thought says ok of exactly what the verdicts say 1 of; None where it says nothing
+    of some principle."""
     said: dict[int, int] = {}
     for line in thought.splitlines():
         number, colon, rest = line.partition(":")

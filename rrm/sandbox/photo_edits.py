@@ -1,4 +1,5 @@
-"""Scripted editors of photographs: each knows one way to be right or wrong, and the truth about what it makes is known."""
+"""Scripted editors of photographs: each knows one way to be right or wrong, and the truth about
+what it makes is known."""
 
 from __future__ import annotations
 
@@ -12,11 +13,21 @@ from PIL import Image, ImageEnhance, ImageFilter
 from rrm.sandbox.photos import QUARTERS, SLOTS, VALUES, PhotoEdit, apply, framed
 
 FLAWS = ("stretch", "noise", "blur", "blocks", "border")
-EDITORS = ("right", "not_done", "half_done", "wrong_value", "disobeyed", "oversaturated", "crop", *FLAWS)
+EDITORS = (
+    "right",
+    "not_done",
+    "half_done",
+    "wrong_value",
+    "disobeyed",
+    "oversaturated",
+    "crop",
+    *FLAWS,
+)
 
 
 def photo_editors(steps: Sequence[PhotoEdit]) -> tuple[str, ...]:
-    """The scripted editors whose way of working makes a difference for these steps, on a photo with colours and details."""
+    """The scripted editors whose way of working makes a difference for these steps, on a photo with
+    colours and details."""
     asked = [step for step in steps if not step.negated]
     useless = {
         "half_done": len(asked) < 2,
@@ -44,8 +55,11 @@ def spoiled_step(steps: Sequence[PhotoEdit]) -> PhotoEdit:
     return next(step for step in steps if not step.negated and step.kind not in ("grey", "frame"))
 
 
-def script_photo(image: Image.Image, steps: Sequence[PhotoEdit], editor: str, rng: np.random.Generator) -> Image.Image:
-    """The edited photo that a scripted editor makes. Flaws grow with the photo, so that they survive its being scaled down."""
+def script_photo(
+    image: Image.Image, steps: Sequence[PhotoEdit], editor: str, rng: np.random.Generator
+) -> Image.Image:
+    """The edited photo that a scripted editor makes. Flaws grow with the photo, so that they
+    survive its being scaled down."""
     done = list(steps)
     if editor == "not_done":
         done = []
@@ -59,7 +73,9 @@ def script_photo(image: Image.Image, steps: Sequence[PhotoEdit], editor: str, rn
     if editor == "crop":
         kept = rng.uniform(0.7, 0.82)
         left, top = (round(rng.uniform(0, 1 - kept) * side) for side in image.size)
-        image = image.crop((left, top, left + round(kept * width), top + round(kept * height))).resize((width, height))
+        image = image.crop(
+            (left, top, left + round(kept * width), top + round(kept * height))
+        ).resize((width, height))
     if editor == "oversaturated":
         image = ImageEnhance.Color(image).enhance(2.2)
     return spoil(apply(image, done), editor, rng)
@@ -85,13 +101,16 @@ def spoil(image: Image.Image, flaw: str, rng: np.random.Generator) -> Image.Imag
         return Image.open(buffer).convert("RGB").resize(image.size)
     if flaw == "border":
         margin = np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float32)
-        rim = np.concatenate([margin[[0, -1]].reshape(-1, 3), margin[:, [0, -1]].reshape(-1, 3)]).mean()
+        rim = np.concatenate(
+            [margin[[0, -1]].reshape(-1, 3), margin[:, [0, -1]].reshape(-1, 3)]
+        ).mean()
         return framed(image, (0, 0, 0) if rim > 127 else (255, 255, 255), 0.05)
     return image
 
 
 def truth(steps: Sequence[PhotoEdit], editor: str) -> tuple[int, ...]:
-    """The right answer to every principle of `principles_of(steps)`, in its order, for what a scripted editor made."""
+    """The right answer to every principle of `principles_of(steps)`, in its order, for what a
+    scripted editor made."""
     asked = [step for step in steps if not step.negated]
     met = dict.fromkeys(steps, 1)
     place = colours = shape = clean = 1
@@ -100,7 +119,11 @@ def truth(steps: Sequence[PhotoEdit], editor: str) -> tuple[int, ...]:
     elif editor == "half_done":
         met |= dict.fromkeys(asked[1:], 0)
     elif editor in ("disobeyed", "wrong_value"):
-        bad = spoiled_step(steps) if editor == "wrong_value" else next(step for step in steps if step.negated)
+        bad = (
+            spoiled_step(steps)
+            if editor == "wrong_value"
+            else next(step for step in steps if step.negated)
+        )
         met[bad] = 0
         moved = SLOTS[bad.kind] == "orientation"
         place, shape = int(not moved and bad.kind != "paint"), int(not moved)

@@ -1,4 +1,5 @@
-"""How an edited photograph lies on its source: transposed, cropped, or as it was, whatever became of its colours."""
+"""How an edited photograph lies on its source: transposed, cropped, or as it was, whatever became
+of its colours."""
 
 from __future__ import annotations
 
@@ -11,12 +12,22 @@ from scipy.ndimage import uniform_filter
 Turn = Image.Transpose | None
 Window = tuple[float, float, float]
 THUMB = 64
-SIDEWAYS = (*(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270), *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE))
-WINDOWS = tuple((s, x * (1 - s) / 3, y * (1 - s) / 3) for s in (0.92, 0.84, 0.76, 0.68) for x in range(4) for y in range(4))
-"""Parts of the source (size, left, top, as shares) that a photo whose details are nowhere in place may have been cropped to."""
+SIDEWAYS = (
+    *(Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+)
+WINDOWS = tuple(
+    (s, x * (1 - s) / 3, y * (1 - s) / 3)
+    for s in (0.92, 0.84, 0.76, 0.68)
+    for x in range(4)
+    for y in range(4)
+)
+"""Parts of the source (size, left, top, as shares) that a photo whose details are nowhere in place
+may have been cropped to."""
 RECOGNISED, SURE = 0.35, 0.02
 EDGE = 0.13
-"""Share of the shorter side that is left out on each side of what is compared: wider than any frame or border, even a stretched one."""
+"""Share of the shorter side that is left out on each side of what is compared: wider than any frame
+or border, even a stretched one."""
 
 
 def local(values: np.ndarray, size: int) -> np.ndarray:
@@ -34,13 +45,22 @@ def at_size(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), np.float32)
 
 
-def lay(source: Image.Image, size: tuple[int, int], turn: Turn, window: Window | None = None) -> np.ndarray:
+def lay(
+    source: Image.Image, size: tuple[int, int], turn: Turn, window: Window | None = None
+) -> np.ndarray:
     """The source's pixels, cropped to the window and transposed, at this size."""
     if window is not None:
         part, left, top = window
-        edges = (left * source.width, top * source.height, (left + part) * source.width, (top + part) * source.height)
+        edges = (
+            left * source.width,
+            top * source.height,
+            (left + part) * source.width,
+            (top + part) * source.height,
+        )
         source = source.crop((round(edges[0]), round(edges[1]), round(edges[2]), round(edges[3])))
-    sized = source.resize(size[::-1] if turn in SIDEWAYS else size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    sized = source.resize(
+        size[::-1] if turn in SIDEWAYS else size, Image.Resampling.BICUBIC, reducing_gap=3.0
+    )
     return np.asarray(sized if turn is None else sized.transpose(turn), np.float32)
 
 
@@ -79,15 +99,24 @@ def nearby(window: Window) -> list[Window]:
     return [(s, min(max(x, 0.0), 1 - s), min(max(y, 0.0), 1 - s)) for s, x, y in places]
 
 
-def find_pose(source: Image.Image, after: np.ndarray, wanted: Turn) -> tuple[Turn, Window | None, float]:
-    """How the edited photo lies on the source: its transposition, the part that it shows (None: all), and how well that fits.
+def find_pose(
+    source: Image.Image, after: np.ndarray, wanted: Turn
+) -> tuple[Turn, Window | None, float]:
+    """How the edited photo lies on the source: its transposition, the part that it shows (None:
+    all), and how well that fits.
 
-    What was asked for is tried first, then nothing: a symmetric photo is given the benefit of the doubt.
+    What was asked for is tried first, then nothing: a symmetric photo is given the benefit of the
+    doubt.
     """
     turns = sorted((None, *Image.Transpose), key=lambda turn: (turn != wanted, turn is not None))
     size = (after.shape[1], after.shape[0])
-    upright, sideways = (source.resize(s, Image.Resampling.BICUBIC, reducing_gap=3.0) for s in (size, size[::-1]))
-    scores = {turn: agreement(lay(sideways if turn in SIDEWAYS else upright, size, turn), after) for turn in turns}
+    upright, sideways = (
+        source.resize(s, Image.Resampling.BICUBIC, reducing_gap=3.0) for s in (size, size[::-1])
+    )
+    scores = {
+        turn: agreement(lay(sideways if turn in SIDEWAYS else upright, size, turn), after)
+        for turn in turns
+    }
     best = next(turn for turn in turns if scores[turn] >= max(scores.values()) - SURE)
     if scores[best] >= RECOGNISED:
         return best, None, scores[best]
@@ -100,7 +129,11 @@ def find_pose(source: Image.Image, after: np.ndarray, wanted: Turn) -> tuple[Tur
 
     def best_of(turn: Turn, windows: Sequence[Window]) -> tuple[float, Window]:
         looks = [local(lay(small, (THUMB, THUMB), turn, window), 5)[mask] for window in windows]
-        fits = np.nan_to_num(np.corrcoef([shown[mask], *looks])[0, 1:]) if mask.sum() > 1 else np.zeros(len(windows))
+        fits = (
+            np.nan_to_num(np.corrcoef([shown[mask], *looks])[0, 1:])
+            if mask.sum() > 1
+            else np.zeros(len(windows))
+        )
         return float(max(0.0, fits.max())), windows[int(fits.argmax())]
 
     found = {turn: best_of(turn, nearby(best_of(turn, WINDOWS)[1])) for turn in turns}

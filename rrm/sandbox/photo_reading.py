@@ -1,7 +1,9 @@
-"""Judging an edited photograph from pixels alone: what was done to it is found by trying everything that could have been.
+"""Judging an edited photograph from pixels alone: what was done to it is found by trying everything
+that could have been.
 
-Both photos are compared at a common reduced size, so that a lossy file or a pixel budget on the way does not matter. EXIF tags are not
-looked at: a source whose rotation was lost on the way shows as a change of orientation, which it is.
+Both photos are compared at a common reduced size, so that a lossy file or a pixel budget on the way
+does not matter. EXIF tags are not looked at: a source whose rotation was lost on the way shows as a
+change of orientation, which it is.
 """
 
 from __future__ import annotations
@@ -13,7 +15,19 @@ import numpy as np
 from PIL import Image
 
 from rrm.records import Principle
-from rrm.sandbox.photo_pose import RECOGNISED, SIDEWAYS, Turn, Window, at_size, find_pose, grey, inside, lay, local, moments
+from rrm.sandbox.photo_pose import (
+    RECOGNISED,
+    SIDEWAYS,
+    Turn,
+    Window,
+    at_size,
+    find_pose,
+    grey,
+    inside,
+    lay,
+    local,
+    moments,
+)
 from rrm.sandbox.photos import (
     CLEAN,
     CLEAN_FRAMED,
@@ -38,7 +52,8 @@ SIDE = 256
 SAME_ASPECT = 0.06
 """Change of the ratio of sides that the rounding of a pixel budget may make."""
 TEXTURE, ALIGNED, ALIGNED_SHARE = 50.0, 0.5, 0.8
-"""Variance of a detail, correlation of one that is in its place, and share of them that is enough. Levels run from 0 to 255 here and below."""
+"""Variance of a detail, correlation of one that is in its place, and share of them that is enough.
+Levels run from 0 to 255 here and below."""
 OFF_COLOUR, OFF_SHARE = 24.0, 0.1
 PALE, SATURATED = 0.4, 1.35
 ROUGH, SOFT, LOUD = 3.3, 0.63, 15.0
@@ -49,11 +64,13 @@ FILLED, FILLED_SHARE = 40.0, 0.9
 class Findings:
     """What was measured of an edited photo beside its source, for one instruction's steps.
 
-    Levels run from 0 to 255. `turn` and `window` (size, left, top, as shares of the source; None: all of it) say how it lies on the
-    source and `agreement` how surely, `stretch` how many times too wide it is; `colour` and `light` are the changes that explain
-    it best; `chroma` and `brightness` are means before and after; `filled` and `framed` are the shares of the quarter and the margin
-    in the colour asked for. The others are of all the rest: details in place, pixels off in colour, strength of the colours and
-    sharpness beside what they should be, texture that should not be there, and an unasked border.
+    Levels run from 0 to 255. `turn` and `window` (size, left, top, as shares of the source; None:
+    all of it) say how it lies on the source and `agreement` how surely, `stretch` how many times
+    too wide it is; `colour` and `light` are the changes that explain it best; `chroma` and
+    `brightness` are means before and after; `filled` and `framed` are the shares of the quarter and
+    the margin in the colour asked for. The others are of all the rest: details in place, pixels off
+    in colour, strength of the colours and sharpness beside what they should be, texture that should
+    not be there, and an unasked border.
     """
 
     turn: Turn
@@ -84,11 +101,18 @@ def toned(pixels: np.ndarray, steps: Sequence[PhotoEdit | None]) -> np.ndarray:
 def find_tones(
     base: np.ndarray, after: np.ndarray, asked: tuple[PhotoEdit | None, PhotoEdit | None]
 ) -> tuple[PhotoEdit | None, PhotoEdit | None]:
-    """The change of colour and the change of light that explain (N, 3) pixels best; what was asked for first, then less first."""
+    """The change of colour and the change of light that explain (N, 3) pixels best; what was asked
+    for first, then less first."""
     colours = [None, PhotoEdit("grey"), *(PhotoEdit("tint", value) for value in VALUES["tint"])]
     lights = [None, *(PhotoEdit("light", value) for value in VALUES["light"])]
-    costs = {(c, li): float(np.abs(toned(base, (c, li)) - after).mean()) for c in colours for li in lights}
-    ordered = sorted(costs, key=lambda pair: (pair != asked, sum(step is not None for step in pair)))
+    costs = {
+        (c, li): float(np.abs(toned(base, (c, li)) - after).mean())
+        for c in colours
+        for li in lights
+    }
+    ordered = sorted(
+        costs, key=lambda pair: (pair != asked, sum(step is not None for step in pair))
+    )
     return next(pair for pair in ordered if costs[pair] <= 1.05 * min(costs.values()) + 0.5)
 
 
@@ -98,7 +122,8 @@ def chroma_of(pixels: np.ndarray) -> float:
 
 
 def saturation(base: np.ndarray, after: np.ndarray) -> float:
-    """How many times as strong as they should be the colours of (N, 3) pixels are; 1 where there are none to speak of."""
+    """How many times as strong as they should be the colours of (N, 3) pixels are; 1 where there
+    are none to speak of."""
     a, b = (pixels - grey(pixels)[..., None] for pixels in (base, after))
     a, b = a - a.mean(0), b - b.mean(0)  # a tint adds the same colour everywhere
     strength = float((a * a).mean())
@@ -125,15 +150,19 @@ def has_border(base: np.ndarray, after: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where to look, in pixels of the reduced photo: the quarter and the frame that were asked for, and all the rest."""
+    """Where to look, in pixels of the reduced photo: the quarter and the frame that were asked for,
+    and all the rest."""
 
     quarter: np.ndarray
     frame: np.ndarray
     rest: np.ndarray
 
 
-def parts_of(asked: dict[str, PhotoEdit], size: tuple[int, int], frame: tuple[float, float]) -> Parts:
-    """The masks (H, W) for these steps; `frame` is the width of a frame at the sides and above, as shares of the photo."""
+def parts_of(
+    asked: dict[str, PhotoEdit], size: tuple[int, int], frame: tuple[float, float]
+) -> Parts:
+    """The masks (H, W) for these steps; `frame` is the width of a frame at the sides and above, as
+    shares of the photo."""
     rest = np.zeros(size[::-1], bool)
     rest[inside(size)] = True
     part, ring = np.zeros_like(rest), np.ones_like(rest)
@@ -142,7 +171,9 @@ def parts_of(asked: dict[str, PhotoEdit], size: tuple[int, int], frame: tuple[fl
         part[top + 4 : bottom - 4, left + 4 : right - 4] = True
         part &= rest
         rest[max(0, top - 6) : bottom + 6, max(0, left - 6) : right + 6] = False
-    across, down = (max(1, round(0.75 * share * side)) for share, side in zip(frame, size, strict=True))
+    across, down = (
+        max(1, round(0.75 * share * side)) for share, side in zip(frame, size, strict=True)
+    )
     ring[down:-down, across:-across] = False
     return Parts(part, ring, rest)
 
@@ -156,11 +187,16 @@ def in_place(expected: np.ndarray, after: np.ndarray, rest: np.ndarray) -> float
 
 
 def texture(expected: np.ndarray, after: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
-    """What is in the edited photo and not in what it should be (root mean square of 0…255), and how sharp it is beside that."""
+    """What is in the edited photo and not in what it should be (root mean square of 0…255), and how
+    sharp it is beside that."""
     var_a, var_b, covariance = moments(grey(expected), grey(after), 5)
     foreign = np.maximum(var_b - covariance**2 / (var_a + 1), 0)
-    foreign = np.minimum(foreign, LOUD**2)[rest].mean()  # the edge of something painted over is no noise
-    return float(np.sqrt(foreign)), float((np.sqrt(var_b)[rest].mean() + 0.5) / (np.sqrt(var_a)[rest].mean() + 0.5))
+    foreign = np.minimum(foreign, LOUD**2)[
+        rest
+    ].mean()  # the edge of something painted over is no noise
+    return float(np.sqrt(foreign)), float(
+        (np.sqrt(var_b)[rest].mean() + 0.5) / (np.sqrt(var_a)[rest].mean() + 0.5)
+    )
 
 
 def measure(before: Image.Image, after: Image.Image, steps: Sequence[PhotoEdit]) -> Findings:
@@ -170,7 +206,9 @@ def measure(before: Image.Image, after: Image.Image, steps: Sequence[PhotoEdit])
     scale = min(SIDE, max(before.size), max(after.size)) / max(after.size)
     size = (max(24, round(after.width * scale)), max(24, round(after.height * scale)))
     pixels = at_size(after, size)
-    turn, window, fit = find_pose(before, pixels, orientation_of(asked["orientation"]) if "orientation" in asked else None)
+    turn, window, fit = find_pose(
+        before, pixels, orientation_of(asked["orientation"]) if "orientation" in asked else None
+    )
     base = lay(before, size, turn, window)
     width, height = before.size[:: -1 if turn in SIDEWAYS else 1]
     thick = FRAME_SHARE * min(width, height)
@@ -185,7 +223,11 @@ def measure(before: Image.Image, after: Image.Image, steps: Sequence[PhotoEdit])
     off_colour = float((np.abs(smooth - seen).max(-1) > OFF_COLOUR).mean())
     strength = saturation(smooth, seen)
     if window is not None:  # nothing lies where it can be compared pixel by pixel
-        off_colour, strength, foreign = float(np.abs(smooth.mean(0) - seen.mean(0)).max() > OFF_COLOUR), 1.0, 0.0
+        off_colour, strength, foreign = (
+            float(np.abs(smooth.mean(0) - seen.mean(0)).max() > OFF_COLOUR),
+            1.0,
+            0.0,
+        )
     return Findings(
         turn=turn,
         window=window,
@@ -195,8 +237,12 @@ def measure(before: Image.Image, after: Image.Image, steps: Sequence[PhotoEdit])
         light=light,
         chroma=(chroma_of(base), chroma_of(pixels)),
         brightness=(float(grey(base).mean()), float(grey(pixels).mean())),
-        filled=share_of_colour(pixels, parts.quarter, asked["paint"].value) if "paint" in asked else 0.0,
-        framed=share_of_colour(pixels, parts.frame, asked["frame"].value) if "frame" in asked else 0.0,
+        filled=share_of_colour(pixels, parts.quarter, asked["paint"].value)
+        if "paint" in asked
+        else 0.0,
+        framed=share_of_colour(pixels, parts.frame, asked["frame"].value)
+        if "frame" in asked
+        else 0.0,
         aligned=aligned,
         off_colour=off_colour,
         saturation=strength,
@@ -213,10 +259,19 @@ def verdict(principle: Principle, steps: Sequence[PhotoEdit], found: Findings) -
     if principle == PLACE:
         return int(found.aligned >= ALIGNED_SHARE and found.turn in (None, wanted))
     if principle in (SHAPE, SHAPE_ELSE):
-        return int(abs(found.stretch - 1) <= SAME_ASPECT and found.turn in (None, wanted) and found.agreement >= RECOGNISED)
+        return int(
+            abs(found.stretch - 1) <= SAME_ASPECT
+            and found.turn in (None, wanted)
+            and found.agreement >= RECOGNISED
+        )
     if asks_about_colours(principle):
-        as_asked = found.colour in (None, asked.get("colour")) and found.light in (None, asked.get("light"))
-        return int(as_asked and found.off_colour <= OFF_SHARE and PALE <= found.saturation <= SATURATED)
+        as_asked = found.colour in (None, asked.get("colour")) and found.light in (
+            None,
+            asked.get("light"),
+        )
+        return int(
+            as_asked and found.off_colour <= OFF_SHARE and PALE <= found.saturation <= SATURATED
+        )
     if principle in (CLEAN, CLEAN_FRAMED):
         return int(found.roughness <= ROUGH and found.sharpness >= SOFT and not found.bordered)
     step = steps_by_question().get(principle.question)
@@ -233,8 +288,14 @@ def done(step: PhotoEdit, found: Findings) -> bool:
 
 
 def read_verdicts(
-    before: Image.Image, after: Image.Image, steps: Sequence[PhotoEdit], principles: Sequence[Principle] | None = None
+    before: Image.Image,
+    after: Image.Image,
+    steps: Sequence[PhotoEdit],
+    principles: Sequence[Principle] | None = None,
 ) -> tuple[int, ...]:
-    """The answer to every principle, those of the steps unless others are given, as the two photos' pixels show it."""
+    """The answer to every principle, those of the steps unless others are given, as the two photos'
+    pixels show it."""
     found = measure(before, after, steps)
-    return tuple(verdict(principle, steps, found) for principle in principles or principles_of(steps))
+    return tuple(
+        verdict(principle, steps, found) for principle in principles or principles_of(steps)
+    )

@@ -1,8 +1,10 @@
-"""Edits of real photographs whose right result is known pixel by pixel: their language, their principles, and how they are done.
+"""Edits of real photographs whose right result is known pixel by pixel: their language, their
+principles, and how they are done.
 
-An instruction names at most one change of each slot (orientation, colour, light, a painted quarter, a frame), and may end in something
-that is not to be done. "And" names no order: the slots are always worked through in the order of SLOTS, so that everything asked for is
-true of the result ("paint the top left quarter blue" means top left in the finished photo).
+An instruction names at most one change of each slot (orientation, colour, light, a painted quarter,
+a frame), and may end in something that is not to be done. "And" names no order: the slots are
+always worked through in the order of SLOTS, so that everything asked for is true of the result
+("paint the top left quarter blue" means top left in the finished photo).
 """
 
 from __future__ import annotations
@@ -56,11 +58,20 @@ WORDS = {
     "frame": "add a thick {value} frame",
 }
 QUESTIONS = {
-    "mirror": ("Is the photo mirrored left to right?", "Is the photo, as asked, not mirrored left to right?"),
+    "mirror": (
+        "Is the photo mirrored left to right?",
+        "Is the photo, as asked, not mirrored left to right?",
+    ),
     "flip": ("Is the photo upside down?", "Is the photo, as asked, not turned upside down?"),
-    "turn": ("Is the photo rotated a quarter turn {value}?", "Is the photo, as asked, not rotated a quarter turn {value}?"),
+    "turn": (
+        "Is the photo rotated a quarter turn {value}?",
+        "Is the photo, as asked, not rotated a quarter turn {value}?",
+    ),
     "grey": ("Is the photo black and white?", "Is the photo, as asked, not made black and white?"),
-    "tint": ("Does the photo have a {value} tint?", "Is the photo, as asked, not given a {value} tint?"),
+    "tint": (
+        "Does the photo have a {value} tint?",
+        "Is the photo, as asked, not given a {value} tint?",
+    ),
     "light": ("Is the photo much {value}?", "Is the photo, as asked, not made much {value}?"),
     "paint": ("Is the {place} quarter {value}?", ""),
     "frame": ("Does the photo have a thick {value} frame?", ""),
@@ -71,7 +82,8 @@ IT = "(?:it|the (?:photo|picture|image))"
 
 @dataclass(frozen=True)
 class PhotoEdit:
-    """One thing that an instruction asks for, or forbids where `negated`; fields that its kind has no use for are None."""
+    """One thing that an instruction asks for, or forbids where `negated`; fields that its kind has
+    no use for are None."""
 
     kind: str
     value: str | None = None
@@ -87,10 +99,13 @@ class PhotoEdit:
 PLACE = Principle(question="Is everything else in the photo still where it was?", category="keep")
 SHAPE = Principle(question="Has the photo kept its proportions and orientation?", category="keep")
 SHAPE_ELSE = Principle(
-    question="Apart from what was asked, has the photo kept its proportions and orientation?", category="keep"
+    question="Apart from what was asked, has the photo kept its proportions and orientation?",
+    category="keep",
 )
 COLOURS = Principle(question="Are the photo's colours unchanged?", category="keep")
-COLOURS_ELSE = Principle(question="Apart from what was asked, are the photo's colours unchanged?", category="keep")
+COLOURS_ELSE = Principle(
+    question="Apart from what was asked, are the photo's colours unchanged?", category="keep"
+)
 CLEAN = Principle(question="Is the photo free of noise, blur and borders?", category="quality")
 CLEAN_FRAMED = Principle(question="Is the photo free of noise and blur?", category="quality")
 
@@ -121,8 +136,12 @@ def write(steps: Sequence[PhotoEdit]) -> str:
     """The steps in words."""
     clauses = []
     for number, step in enumerate(sorted(steps, key=lambda step: step.negated)):
-        words = WORDS[step.kind].format(it="it" if number else "the photo", value=step.value, place=step.place)
-        clauses.append(f" but do not {words}" if step.negated else f" and {words}" if number else words)
+        words = WORDS[step.kind].format(
+            it="it" if number else "the photo", value=step.value, place=step.place
+        )
+        clauses.append(
+            f" but do not {words}" if step.negated else f" and {words}" if number else words
+        )
     return "".join(clauses)
 
 
@@ -130,16 +149,21 @@ def read_clause(clause: str) -> PhotoEdit | None:
     """What one clause asks for."""
     for kind, words in WORDS.items():
         pattern = words.format(
-            it=IT, value=f"(?P<value>{'|'.join(VALUES.get(kind, ()))})", place=f"(?P<place>{'|'.join(QUARTERS)})"
+            it=IT,
+            value=f"(?P<value>{'|'.join(VALUES.get(kind, ()))})",
+            place=f"(?P<place>{'|'.join(QUARTERS)})",
         )
-        if match := re.fullmatch(pattern.replace(" left to right", "(?: left to right)?"), clause.strip()):
+        if match := re.fullmatch(
+            pattern.replace(" left to right", "(?: left to right)?"), clause.strip()
+        ):
             found = match.groupdict()
             return PhotoEdit(kind, found.get("value"), found.get("place"))
     return None
 
 
 def parse(instruction: str) -> list[PhotoEdit] | None:
-    """The steps of an instruction; None where it is not in the language, or two of its steps are about the same slot."""
+    """The steps of an instruction; None where it is not in the language, or two of its steps are
+    about the same slot."""
     text = " ".join(instruction.lower().rstrip(" .!").split())
     asked, _, forbidden = re.sub(r",? but (don't|do not) ", "|", text, count=1).partition("|")
     steps: list[PhotoEdit] = []
@@ -157,14 +181,20 @@ def parse(instruction: str) -> list[PhotoEdit] | None:
 
 
 def principles_of(steps: Sequence[PhotoEdit]) -> tuple[Principle, ...]:
-    """The principles of an instruction: one to follow per step, then place, colours, proportions and quality."""
+    """The principles of an instruction: one to follow per step, then place, colours, proportions
+    and quality."""
     asked = {SLOTS[step.kind]: step for step in steps if not step.negated}
-    names = {slot: f"the {step.place} quarter" if slot == "paint" else "the frame" for slot, step in asked.items()}
+    names = {
+        slot: f"the {step.place} quarter" if slot == "paint" else "the frame"
+        for slot, step in asked.items()
+    }
     spared = [names[slot] for slot in ("paint", "frame") if slot in asked]
     if asked.keys() & {"colour", "light"}:
         colours = COLOURS_ELSE
     elif spared:
-        colours = Principle(question=f"Are the colours outside {' and '.join(spared)} unchanged?", category="keep")
+        colours = Principle(
+            question=f"Are the colours outside {' and '.join(spared)} unchanged?", category="keep"
+        )
     else:
         colours = COLOURS
     shape = SHAPE_ELSE if "orientation" in asked else SHAPE
@@ -186,7 +216,9 @@ def tone(pixels: np.ndarray, step: PhotoEdit) -> np.ndarray:
     if step.kind == "grey":
         return np.repeat(pixels @ np.array([[0.299], [0.587], [0.114]], pixels.dtype), 3, axis=-1)
     if step.kind == "tint":
-        return (1 - TINT_SHARE) * pixels + TINT_SHARE * np.array(TINTS[str(step.value)], pixels.dtype)
+        return (1 - TINT_SHARE) * pixels + TINT_SHARE * np.array(
+            TINTS[str(step.value)], pixels.dtype
+        )
     return 255 * (pixels / 255) ** BRIGHT_POWER if step.value == "brighter" else DARK_GAIN * pixels
 
 
@@ -222,5 +254,7 @@ def framed(image: Image.Image, colour: tuple[int, int, int], share: float) -> Im
     """The image with its margin, as wide as this share of its shorter side, painted over."""
     margin = max(1, round(share * min(image.size)))
     canvas = Image.new("RGB", image.size, colour)
-    canvas.paste(image.crop((margin, margin, image.width - margin, image.height - margin)), (margin, margin))
+    canvas.paste(
+        image.crop((margin, margin, image.width - margin, image.height - margin)), (margin, margin)
+    )
     return canvas

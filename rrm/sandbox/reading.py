@@ -1,7 +1,7 @@
 """Reading a scene back from pixels, by analysis through synthesis.
 
-Everything that plays an eye in the sandbox (the teachers, the truth about an editor's samples) goes through `read_scenes`, which
-knows nothing but the image.
+Everything that plays an eye in the sandbox (the teachers, the truth about an editor's samples) goes
+through `read_scenes`, which knows nothing but the image.
 """
 
 from __future__ import annotations
@@ -12,12 +12,23 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from rrm.sandbox.world import BACKGROUNDS, CELL, COLOURS, SHAPES, SIDE, SIZES, Thing, draw_cell, spoil
+from rrm.sandbox.world import (
+    BACKGROUNDS,
+    CELL,
+    COLOURS,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Thing,
+    draw_cell,
+    spoil,
+)
 
 BLOB = Thing("blob", "blob")
 LOOKS = ("clean", "blur", "saturated", "border")
 BLOB_LIMIT = 24.0
-"""Root mean square distance (0…255) from the best template above which a cell shows nothing nameable."""
+"""Root mean square distance (0…255) from the best template above which a cell shows nothing
+nameable."""
 ROUGH_LIMIT = 13.0
 """Root mean square distance of the whole image above which it counts as noisy."""
 OUTLIER, OUTLIER_SHARE = 70.0, 0.04
@@ -25,7 +36,8 @@ OUTLIER, OUTLIER_SHARE = 70.0, 0.04
 
 @dataclass(frozen=True)
 class Reading:
-    """What is seen in an image: contents of the cells (None = empty, BLOB = not nameable), background, artefact."""
+    """What is seen in an image: contents of the cells (None = empty, BLOB = not nameable),
+    background, artefact."""
 
     background: str
     cells: tuple[Thing | None, ...]
@@ -68,7 +80,10 @@ def cut_cells(pixels: np.ndarray) -> np.ndarray:
 
 def read_scenes(images: list[Image.Image]) -> list[Reading]:
     """What each image shows. Images of another size are first scaled to SIDE×SIDE."""
-    sized = [i if i.size == (SIDE, SIDE) else i.resize((SIDE, SIDE), Image.Resampling.BOX) for i in images]
+    sized = [
+        i if i.size == (SIDE, SIDE) else i.resize((SIDE, SIDE), Image.Resampling.BOX)
+        for i in images
+    ]
     return [read_one(np.asarray(image.convert("RGB"), np.float32)) for image in sized]
 
 
@@ -78,7 +93,8 @@ def read_scene(image: Image.Image) -> Reading:
 
 
 def read_one(pixels: np.ndarray) -> Reading:
-    """What the (SIDE, SIDE, 3) pixels show: the look, background and contents nearest in trimmed distance."""
+    """What the (SIDE, SIDE, 3) pixels show: the look, background and contents nearest in trimmed
+    distance."""
     cells = cut_cells(pixels[None])[0]
     table = templates()
     distance = np.sqrt(((table - cells) ** 2).mean(-1))  # look, background, content, place, pixel
@@ -90,11 +106,17 @@ def read_one(pixels: np.ndarray) -> Reading:
     total[1:] += 25.0  # a special look must explain clearly more than the plain one
     frame = np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[1:-1, [0, -1]].reshape(-1, 3)])
     framed = float((frame.min(-1) > 238).mean()) > 0.9
-    total[[LOOKS.index(look) != LOOKS.index("border") for look in LOOKS] if framed else LOOKS.index("border")] = np.inf
+    total[
+        [LOOKS.index(look) != LOOKS.index("border") for look in LOOKS]
+        if framed
+        else LOOKS.index("border")
+    ] = np.inf
     look, background = divmod(int(total.argmin()), len(BACKGROUNDS))
     chosen = best[look, background]
     residual = np.stack([distance[look, background, chosen[p], p] for p in range(4)])
-    things = tuple(BLOB if cost[look, background, p] > BLOB_LIMIT else contents()[chosen[p]] for p in range(4))
+    things = tuple(
+        BLOB if cost[look, background, p] > BLOB_LIMIT else contents()[chosen[p]] for p in range(4)
+    )
     outliers = float((residual > OUTLIER).mean())
     rough = float(np.sqrt((np.minimum(residual, 120.0) ** 2).mean()))
     artefact = None if LOOKS[look] == "clean" else LOOKS[look]

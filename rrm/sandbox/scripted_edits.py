@@ -8,10 +8,22 @@ from PIL import Image
 from rrm.sandbox.edits import Step, apply_step
 from rrm.sandbox.world import ARTEFACTS, BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, draw, spoil
 
-EDITORS = ("right", "wrong_value", "not_done", "leak", "lost", "partial", "ground", *ARTEFACTS, "wrong_and_spoiled")
+EDITORS = (
+    "right",
+    "wrong_value",
+    "not_done",
+    "leak",
+    "lost",
+    "partial",
+    "ground",
+    *ARTEFACTS,
+    "wrong_and_spoiled",
+)
 
 
-def script_edit(rng: np.random.Generator, scene: Scene, steps: list[Step], editor: str) -> Image.Image:
+def script_edit(
+    rng: np.random.Generator, scene: Scene, steps: list[Step], editor: str
+) -> Image.Image:
     """The edited image that the scripted editor makes of the scene."""
     if editor == "not_done":
         return draw(scene)
@@ -74,7 +86,11 @@ def leak(rng: np.random.Generator, before: Scene, done: Scene, steps: list[Step]
     """Another object takes on a new attribute; an empty cell fills where there is no other object."""
     cells = untouched(before, steps)
     if not cells:
-        free = [i for i, thing in enumerate(done.cells) if thing is None and i not in {s.cell(before) for s in steps}]
+        free = [
+            i
+            for i, thing in enumerate(done.cells)
+            if thing is None and i not in {s.cell(before) for s in steps}
+        ]
         cell = int(rng.choice(free)) if free else 0
         return done.put(cell, Thing(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))))
     cell = int(rng.choice(cells))
@@ -83,7 +99,10 @@ def leak(rng: np.random.Generator, before: Scene, done: Scene, steps: list[Step]
     if rng.random() < 0.6:
         colour = str(rng.choice([c for c in COLOURS if c != thing.colour]))
         return done.put(cell, Thing(colour, thing.shape, thing.size))
-    return done.put(cell, Thing(thing.colour, str(rng.choice([s for s in SHAPES if s != thing.shape])), thing.size))
+    return done.put(
+        cell,
+        Thing(thing.colour, str(rng.choice([s for s in SHAPES if s != thing.shape])), thing.size),
+    )
 
 
 def lose(rng: np.random.Generator, before: Scene, done: Scene, steps: list[Step]) -> Scene:

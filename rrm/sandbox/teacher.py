@@ -1,8 +1,8 @@
 """An OpenAI-compatible server whose models are the sandbox's teachers.
 
-`python -m rrm.sandbox.teacher --port 8100`, then any OpenAI client at http://127.0.0.1:8100/v1. The server knows nothing but the
-request: it reads the scenes from the images' pixels, and its task from the system prompt (one of `rrm.prompts`). The same request
-with the same seed gets the same answer.
+`python -m rrm.sandbox.teacher --port 8100`, then any OpenAI client at http://127.0.0.1:8100/v1. The
+server knows nothing but the request: it reads the scenes from the images' pixels, and its task from
+the system prompt (one of `rrm.prompts`). The same request with the same seed gets the same answer.
 """
 
 from __future__ import annotations
@@ -58,10 +58,19 @@ START_SECONDS = 60.0
 class Refused(Exception):
     """A request that is answered with an error in OpenAI's form."""
 
-    def __init__(self, message: str, status: int = 400, param: str | None = None, code: str | None = None):
+    def __init__(
+        self, message: str, status: int = 400, param: str | None = None, code: str | None = None
+    ):
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+        self.body = {
+            "error": {
+                "message": message,
+                "type": "invalid_request_error",
+                "param": param,
+                "code": code,
+            }
+        }
 
 
 @lru_cache(maxsize=65536)
@@ -71,12 +80,15 @@ def read_bytes(digest: bytes, payload: bytes) -> Reading:
 
 
 def open_bytes(digest: bytes, payload: bytes) -> Image.Image:
-    """The image in the file, its pixels as they lie: a teacher of photos is not shown what an EXIF tag says."""
+    """The image in the file, its pixels as they lie: a teacher of photos is not shown what an EXIF
+    tag says."""
     try:
         with Image.open(io.BytesIO(payload)) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise Refused("The image data you provided does not represent a valid image.", param="messages") from error
+        raise Refused(
+            "The image data you provided does not represent a valid image.", param="messages"
+        ) from error
 
 
 def decode_url(url: str, read: Callable[[bytes, bytes], Seen]) -> tuple[bytes, Seen]:
@@ -84,12 +96,16 @@ def decode_url(url: str, read: Callable[[bytes, bytes], Seen]) -> tuple[bytes, S
     head, comma, body = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise Refused(
-            "Images must be given as data URLs (data:image/png;base64,…).", param="messages", code="invalid_image_url"
+            "Images must be given as data URLs (data:image/png;base64,…).",
+            param="messages",
+            code="invalid_image_url",
         )
     try:
         payload = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Refused("The image is not valid base64.", param="messages", code="invalid_base64_image") from error
+        raise Refused(
+            "The image is not valid base64.", param="messages", code="invalid_base64_image"
+        ) from error
     digest = hashlib.sha256(payload).digest()
     return digest, read(digest, payload)
 
@@ -103,41 +119,59 @@ def parts_of(message: dict[str, Any]) -> tuple[str, list[str]]:
         texts = [part["text"] for part in content if part["type"] == "text"]
         urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
     except (KeyError, TypeError) as error:
-        raise Refused("A content part has no 'type', 'text' or 'image_url'.", param="messages") from error
+        raise Refused(
+            "A content part has no 'type', 'text' or 'image_url'.", param="messages"
+        ) from error
     return "\n".join(texts), urls
 
 
 def bare(text: str) -> str:
-    """What a text says, without its delimiters: what a teacher draws depends on what it is asked, and not on how that is set apart."""
+    """What a text says, without its delimiters: what a teacher draws depends on what it is asked,
+    and not on how that is set apart."""
     said = re.sub(rf"{re.escape(prompts.DATA)}\s", "", text)
     said = QUOTED.sub(lambda found: found[1] + json.loads(found[2]), said)
     return TAGS.sub("", said)
 
 
-def look(messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]) -> tuple[Sight[Seen], bytes]:
-    """What the system prompt and the last user message show, and a hash of it. Raises Refused for a request of another kind."""
+def look(
+    messages: list[dict[str, Any]], read: Callable[[bytes, bytes], Seen]
+) -> tuple[Sight[Seen], bytes]:
+    """What the system prompt and the last user message show, and a hash of it. Raises Refused for a
+    request of another kind."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Refused("'messages' must be a list of messages.", param="messages")
     system = "\n".join(parts_of(m)[0] for m in messages if m.get("role") == "system")
     role = next((name for name, prompt in ROLES.items() if system.startswith(prompt)), None)
     user = [m for m in messages if m.get("role") == "user"]
     if role is None or not user:
-        raise Refused("A sandbox teacher knows only the system prompts of rrm.prompts, with a user message.", param="messages")
+        raise Refused(
+            "A sandbox teacher knows only the system prompts of rrm.prompts, with a user message.",
+            param="messages",
+        )
     text, urls = parts_of(user[-1])
     seen = [decode_url(url, read) for url in urls]
     wanted = 1 if role in ("decompose", "filter") else 2
     if len(seen) != wanted:
-        raise Refused(f"This prompt goes with {wanted} image(s), not {len(seen)}.", param="messages")
+        raise Refused(
+            f"This prompt goes with {wanted} image(s), not {len(seen)}.", param="messages"
+        )
     asked, _, rest = text.partition(prompts.ANSWERED_BEFORE)[0].partition("\nQuestions:\n")
     try:
-        instruction = str(json.JSONDecoder().raw_decode(asked.partition("Instruction: ")[2])[0]).strip()
+        instruction = str(
+            json.JSONDecoder().raw_decode(asked.partition("Instruction: ")[2])[0]
+        ).strip()
     except ValueError as error:
         raise Refused("There is no instruction, as a JSON string.", param="messages") from error
     questions = QUESTION.findall(rest.partition("\nReference judgements:\n")[0])
     if not questions and role not in ("filter", "decompose", "holistic"):
         raise Refused("There are no numbered questions to judge.", param="messages")
-    principles = tuple(Principle(question=question, category=cast(Category, category)) for category, question in questions)
-    key = hashlib.sha256("\0".join(map(bare, [system, text])).encode() + b"".join(digest for digest, _ in seen)).digest()
+    principles = tuple(
+        Principle(question=question, category=cast(Category, category))
+        for category, question in questions
+    )
+    key = hashlib.sha256(
+        "\0".join(map(bare, [system, text])).encode() + b"".join(digest for digest, _ in seen)
+    ).digest()
     return Sight(role, instruction, principles, tuple(reading for _, reading in seen)), key
 
 
@@ -170,7 +204,9 @@ def complete(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("stream"):
         raise Refused("A sandbox teacher does not stream.", param="stream")
     sight: Sight[Any]
-    sight, key = look(body.get("messages") or [], open_bytes if model in PHOTO_PERSONAS else read_bytes)
+    sight, key = look(
+        body.get("messages") or [], open_bytes if model in PHOTO_PERSONAS else read_bytes
+    )
     count = int(number(body, "n", 1, 1, 128))
     temperature = number(body, "temperature", 1.0, 0, 2)
     limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
@@ -188,11 +224,19 @@ def complete(body: dict[str, Any]) -> dict[str, Any]:
         text = write(rng, 0.5 + 0.5 * temperature)
         reason = "stop" if len(text) <= cut else "length"
         message = {"role": "assistant", "content": text[:cut], "refusal": None}
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
+        choices.append(
+            {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+        )
         written += len(text[:cut]) // CHARACTERS_PER_TOKEN
-    shown = sum(len(parts_of(m)[0]) for m in body["messages"]) // CHARACTERS_PER_TOKEN + 4 * len(sight.readings)
+    shown = sum(len(parts_of(m)[0]) for m in body["messages"]) // CHARACTERS_PER_TOKEN + 4 * len(
+        sight.readings
+    )
     usage = {"prompt_tokens": shown, "completion_tokens": written, "total_tokens": shown + written}
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": "chat.completion", "created": int(time.time())}
+    head = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+    }
     return {**head, "model": model, "choices": choices, "usage": usage}
 
 
@@ -241,11 +285,23 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def running_server(name: str, *flags: str) -> Iterator[str]:
-    """Base URL of `rrm name` with these flags, in a process of its own, which ends with the block (or with this process)."""
+    """Base URL of `rrm name` with these flags, in a process of its own, which ends with the block
+    (or with this process)."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    command = [sys.executable, "-m", "rrm", name, "--port", str(port), "--until-stdin-closes", *flags]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "rrm",
+        name,
+        "--port",
+        str(port),
+        "--until-stdin-closes",
+        *flags,
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(url):
@@ -265,7 +321,8 @@ def running_server(name: str, *flags: str) -> Iterator[str]:
 
 
 def running_teacher() -> AbstractContextManager[str]:
-    """Base URL of a teacher server in a process of its own, which ends with the block (or with this process)."""
+    """Base URL of a teacher server in a process of its own, which ends with the block (or with this
+    process)."""
     return running_server("teacher")
 
 
@@ -276,7 +333,8 @@ def exit_when_stdin_closes() -> None:
 
 
 def serve(host: str, port: int, until_stdin_closes: bool = False) -> None:
-    """Serves the teachers until the process is stopped, or with `until_stdin_closes` until its parent is gone."""
+    """Serves the teachers until the process is stopped, or with `until_stdin_closes` until its
+    parent is gone."""
     if until_stdin_closes:
         threading.Thread(target=exit_when_stdin_closes, daemon=True).start()
     uvicorn.run(app, host=host, port=port, log_level="error", access_log=False, lifespan="off")

@@ -19,9 +19,12 @@ class PixelTruth:
         return () if steps is None else decompose(steps)
 
     def truth(self, source: Image.Image, edited: Image.Image, instruction: str) -> Truth | Failure:
-        """True verdicts, and human utility / 10 as reward; a failure outside the sandbox's language."""
+        """True verdicts, and human utility / 10 as reward; a failure outside the sandbox's
+        language."""
         steps = parse_instruction(instruction)
         if steps is None:
-            return Failure(kind="bad_row", detail=f"not in the sandbox's language: {instruction[:120]}")
+            return Failure(
+                kind="bad_row", detail=f"not in the sandbox's language: {instruction[:120]}"
+            )
         verdicts = true_verdicts(read_scene(source), read_scene(edited), steps)
         return Truth(decompose(steps), verdicts, human_utility(verdicts, steps) / 10)

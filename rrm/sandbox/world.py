@@ -1,7 +1,7 @@
 """The sandbox's scenes: a 2×2 grid of coloured shapes on a background, drawn at 16×16 pixels.
 
-Qwen2.5-VL's own image processor enlarges such a file to 56×56 (one merged vision token per cell), so that the tiny verifier
-and the tiny editor work on the very same files.
+Qwen2.5-VL's own image processor enlarges such a file to 56×56 (one merged vision token per cell),
+so that the tiny verifier and the tiny editor work on the very same files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-COLOURS = {"red": (200, 70, 60), "green": (70, 160, 80), "blue": (70, 100, 205), "yellow": (215, 190, 70)}
+COLOURS = {
+    "red": (200, 70, 60),
+    "green": (70, 160, 80),
+    "blue": (70, 100, 205),
+    "yellow": (215, 190, 70),
+}
 SHAPES = ("circle", "square", "triangle")
 BACKGROUNDS = {"gray": (128, 128, 132), "black": (32, 32, 38), "tan": (222, 205, 178)}
 PLACES = ("top left", "top right", "bottom left", "bottom right")
@@ -63,7 +68,9 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """Whether the scene belongs to the held-out eighth: no training of any kind starts from it."""
-        key = "|".join([self.background, *(thing.name if thing else "empty" for thing in self.cells)])
+        key = "|".join(
+            [self.background, *(thing.name if thing else "empty" for thing in self.cells)]
+        )
         return zlib.crc32(key.encode()) % HELD_OUT_SHARE == 0
 
 
@@ -71,10 +78,15 @@ def draw_thing_names(rng: np.random.Generator, count: int) -> list[Thing]:
     """`count` objects with different names."""
     order = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
     colours = list(COLOURS)
-    return [Thing(colours[int(i) // len(SHAPES)], SHAPES[int(i) % len(SHAPES)], int(rng.choice(SIZES))) for i in order]
+    return [
+        Thing(colours[int(i) // len(SHAPES)], SHAPES[int(i) % len(SHAPES)], int(rng.choice(SIZES)))
+        for i in order
+    ]
 
 
-def sample_scene(rng: np.random.Generator, held_out: bool = False, counts: tuple[int, ...] = (2, 3)) -> Scene:
+def sample_scene(
+    rng: np.random.Generator, held_out: bool = False, counts: tuple[int, ...] = (2, 3)
+) -> Scene:
     """A random scene, from the held-out part of the world or from the rest."""
     while True:
         cells: list[Thing | None] = [None] * 4
@@ -117,7 +129,9 @@ def draw(scene: Scene) -> Image.Image:
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     for index, thing in enumerate(scene.cells):
         row, column = divmod(index, 2)
-        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = draw_cell(thing, scene.background)
+        canvas[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = draw_cell(
+            thing, scene.background
+        )
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 

@@ -1,5 +1,5 @@
-"""Loading and saving verifier checkpoints: plain transformers folders with a `rrm.json` and a model card that say how they are asked and
-what made them."""
+"""Loading and saving verifier checkpoints: plain transformers folders with a `rrm.json` and a model
+card that say how they are asked and what made them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def style_of(path: str | Path) -> Style:
 def load_processor(source: str) -> Qwen2_5_VLProcessor:
     """The processor of a checkpoint folder or hub id, as training and judging use it."""
     processor = AutoProcessor.from_pretrained(source)
-    processor.tokenizer.padding_side = "left"  # trl takes a right-padded prompt for a left-padded one without a word
+    processor.tokenizer.padding_side = (
+        "left"  # trl takes a right-padded prompt for a left-padded one without a word
+    )
     size = processor.image_processor.size
     size.longest_edge = min(size.longest_edge, MAX_PIXELS)  # the data was made with this budget
     return processor
@@ -66,8 +68,9 @@ def load_processor(source: str) -> Qwen2_5_VLProcessor:
 def load(
     path: str | Path, dtype: str = "auto", fast: bool = False
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """Model and processor of a local checkpoint folder or, where no such folder exists and it looks like one, of a hub id; `fast` replaces the
-    vision tower's attention by one batched call (rrm.verifier.fast.vision).
+    """Model and processor of a local checkpoint folder or, where no such folder exists and it looks
+    like one, of a hub id; `fast` replaces the vision tower's attention by one batched call
+    (rrm.verifier.fast.vision).
 
     Raises InputError where the folder is no Qwen2.5-VL checkpoint or its files are damaged.
     """
@@ -76,30 +79,52 @@ def load(
         source = str(check_checkpoint(path))
     torch_dtype = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=torch_dtype, output_loading_info=True)
+        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source, dtype=torch_dtype, output_loading_info=True
+        )
         processor = load_processor(source)
-    except Exception as error:  # transformers raises many kinds for a damaged or unreachable checkpoint
+    except (
+        Exception
+    ) as error:  # transformers raises many kinds for a damaged or unreachable checkpoint
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} could not be loaded as a Qwen2.5-VL checkpoint: {reason}") from error
+        raise InputError(
+            f"{path} could not be loaded as a Qwen2.5-VL checkpoint: {reason}"
+        ) from error
     model, info = loaded
-    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers, and only warns
-        raise InputError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; take a whole copy of it.")
+    if missing := sorted(
+        info["missing_keys"]
+    ):  # transformers fills them with random numbers, and only warns
+        raise InputError(
+            f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; take a whole copy of it."
+        )
     if fast:
         batch_vision_attention(model)
     return model, processor
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a training gives; those that are not installed are left out."""
+    """Versions of Python and of the packages that decide what a training gives; those that are not
+    installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("edit-rrm", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "deepspeed", "datasets"):
+    for name in (
+        "edit-rrm",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "trl",
+        "accelerate",
+        "peft",
+        "deepspeed",
+        "datasets",
+    ):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
 
 
 def root_of(base: str) -> str:
-    """The first base of a line of checkpoints: GCPO's base is the SFT checkpoint, whose base is, say, a hub id."""
+    """The first base of a line of checkpoints: GCPO's base is the SFT checkpoint, whose base is,
+    say, a hub id."""
     card = Path(base) / CARD
     before = json.loads(card.read_text()).get("made_by", {}).get("base") if card.is_file() else None
     return root_of(before) if before else base
@@ -113,11 +138,15 @@ def save(
     made_by: Origin,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Writes the checkpoint: weights (the model's own, or `weights`), processor, rrm.json and the model card README.md."""
+    """Writes the checkpoint: weights (the model's own, or `weights`), processor, rrm.json and the
+    model card README.md."""
     model.config.use_cache = True  # transformers' trainer switches it off
     model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     processor.save_pretrained(folder)
     versions = packages()
-    write_json(folder / CARD, {"style": style, "made_by": made_by.model_dump(mode="json"), "versions": versions})
+    write_json(
+        folder / CARD,
+        {"style": style, "made_by": made_by.model_dump(mode="json"), "versions": versions},
+    )
     root = root_of(made_by.base) if made_by.base else None
     write_text(folder / "README.md", model_card(style, made_by, root, versions))

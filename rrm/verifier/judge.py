@@ -36,20 +36,32 @@ class Judge:
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
-        """The judge in this checkpoint, on the GPU if there is one. Raises InputError where it is none."""
+        """The judge in this checkpoint, on the GPU if there is one. Raises InputError where it is
+        none."""
         model, processor = load(path, dtype, fast=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), processor, style_of(path), batch)  # type: ignore[arg-type]
 
-    def inputs(self, asked: Sequence[tuple[Sequence[Message], Sequence[Image.Image]]]) -> BatchFeature:
+    def inputs(
+        self, asked: Sequence[tuple[Sequence[Message], Sequence[Image.Image]]]
+    ) -> BatchFeature:
         """The left-padded batch of prompts that the model reads."""
-        prompts = [self.processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m, _ in asked]
+        prompts = [
+            self.processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False)
+            for m, _ in asked
+        ]
         return self.processor(
-            text=prompts, images=[list(images) for _, images in asked], return_tensors="pt", padding=True, padding_side="left"
+            text=prompts,
+            images=[list(images) for _, images in asked],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
         ).to(self.model.device)
 
     @torch.inference_mode()
-    def generate(self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0) -> list[Choice]:
+    def generate(
+        self, asked: Sequence[tuple[list[Message], list[Image.Image]]], temperature: float = 0.0
+    ) -> list[Choice]:
         """The answer to every (messages, images), greedy at temperature 0."""
         batch = self.inputs(asked)
         sampling = (
@@ -57,7 +69,9 @@ class Judge:
             if temperature > 0
             else {"do_sample": False}
         )
-        config = GenerationConfig(**sampling, max_new_tokens=self.max_new_tokens, suppress_tokens=self.suppressed)
+        config = GenerationConfig(
+            **sampling, max_new_tokens=self.max_new_tokens, suppress_tokens=self.suppressed
+        )
         return self.choices(complete(self.model, batch, config))
 
     def choices(self, ids: Sequence[Sequence[int]]) -> list[Choice]:
@@ -66,12 +80,15 @@ class Judge:
         ends = set(last) if isinstance(last, list) else {last}
         texts = self.processor.batch_decode(ids, skip_special_tokens=True)
         reasons = ["stop" if row[-1] in ends else "length" for row in ids]
-        return [Choice(text, finish_reason=reason) for text, reason in zip(texts, reasons, strict=True)]
+        return [
+            Choice(text, finish_reason=reason) for text, reason in zip(texts, reasons, strict=True)
+        ]
 
     def judge_many(
         self, edits: Sequence[EditToJudge], temperature: float = 0.0, progress: str | None = None
     ) -> list[Judgement]:
-        """A judgement, or a named failure, for every edit, in order. An edit without principles is a failure, unless they are not used."""
+        """A judgement, or a named failure, for every edit, in order. An edit without principles is
+        a failure, unless they are not used."""
         judgements: list[Judgement] = []
         starts = range(0, len(edits), self.batch)
         for start in tqdm(starts, desc=progress, disable=progress is None):
@@ -79,12 +96,18 @@ class Judge:
             principles = [() if is_holistic(self.style) else e.principles for e in part]
             askable = [e for e in part if e.principles or is_holistic(self.style)]
             asked = [
-                (judge_messages(self.style, e.instruction, e.principles, e.requirement), [e.source, e.edited]) for e in askable
+                (
+                    judge_messages(self.style, e.instruction, e.principles, e.requirement),
+                    [e.source, e.edited],
+                )
+                for e in askable
             ]
             answers = iter(self.generate(asked, temperature) if asked else [])
             nothing = Judgement(failure=Failure(kind="bad_row", detail="no principles to judge by"))
             judgements += [
-                judgement_of(next(answers), used) if e.principles or is_holistic(self.style) else nothing
+                judgement_of(next(answers), used)
+                if e.principles or is_holistic(self.style)
+                else nothing
                 for e, used in zip(part, principles, strict=True)
             ]
         return judgements
@@ -97,16 +120,21 @@ class Judge:
         principles: Sequence[Principle] = (),
         requirement: str | None = None,
     ) -> Judgement:
-        """The judgement on one edit; without principles the model decomposes the instruction itself first."""
+        """The judgement on one edit; without principles the model decomposes the instruction itself
+        first."""
         if not principles and not is_holistic(self.style):
             found = self.decompose(source, instruction, requirement)
             if isinstance(found, Failure):
                 return Judgement(failure=found)
             principles = found
-        return self.judge_many([EditToJudge(source, edited, instruction, tuple(principles), requirement)])[0]
+        return self.judge_many(
+            [EditToJudge(source, edited, instruction, tuple(principles), requirement)]
+        )[0]
 
     def decompose(
         self, source: Image.Image, instruction: str, requirement: str | None = None
     ) -> tuple[Principle, ...] | Failure:
         """The principles that the model makes of a task, or a named failure."""
-        return read_principles(self.generate([(decompose_messages(self.style, instruction, requirement), [source])])[0])
+        return read_principles(
+            self.generate([(decompose_messages(self.style, instruction, requirement), [source])])[0]
+        )

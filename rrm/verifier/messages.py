@@ -1,11 +1,20 @@
-"""How an RRM is asked, as chat messages with image slots; the same for training, evaluation and reward."""
+"""How an RRM is asked, as chat messages with image slots; the same for training, evaluation and
+reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from rrm.prompts import Style, decompose_system, decompose_text, judge_system, judge_text, plain, rate_text
+from rrm.prompts import (
+    Style,
+    decompose_system,
+    decompose_text,
+    judge_system,
+    judge_text,
+    plain,
+    rate_text,
+)
 from rrm.records import Principle
 
 Message = dict[str, Any]
@@ -14,7 +23,11 @@ Message = dict[str, Any]
 def ask(images: int, system: str | None, text: str) -> list[Message]:
     """A user's message of `images` image slots and a text, after the system prompt if there is one."""
     content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
-    opening: list[Message] = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    opening: list[Message] = (
+        []
+        if system is None
+        else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    )
     return [*opening, {"role": "user", "content": content}]
 
 
@@ -30,7 +43,9 @@ def rate_messages(instruction: str, requirement: str | None = None) -> list[Mess
     return ask(2, None, rate_text(instruction, requirement))
 
 
-def decompose_messages(style: Style, instruction: str, requirement: str | None = None) -> list[Message]:
+def decompose_messages(
+    style: Style, instruction: str, requirement: str | None = None
+) -> list[Message]:
     """The question for the principles of a task; image slot: source."""
     return ask(1, decompose_system(style), decompose_text(style, instruction, requirement))
 

@@ -125,7 +125,9 @@ def model_card(style: Style, origin: Origin, root: str | None, versions: dict[st
         library_name="transformers", pipeline_tag="image-text-to-text", base_model=root,
         tags=["reward-model", "image-editing", "edit-rrm", origin.stage, "arxiv:2604.27505"],
     )  # fmt: skip
-    base = f"`{origin.base}`" + (f" (fingerprint {origin.base_fingerprint})" if origin.base_fingerprint else "")
+    base = f"`{origin.base}`" + (
+        f" (fingerprint {origin.base_fingerprint})" if origin.base_fingerprint else ""
+    )
     rows = ", ".join(f"{count} {kind}" for kind, count in sorted(origin.rows.items()))
     card = ModelCard.from_template(
         data, template_str=TEMPLATE, style=style, origin=origin, made=STAGES.get(origin.stage, origin.stage), base=base,

@@ -3,7 +3,8 @@
     python -m rrm.verifier.sft --config configs/sandbox/sft.yaml
     deepspeed --module rrm.verifier.sft --config configs/qwen2_5_vl_7b/sft.yaml       (see launch/)
 
-Input: both images, instruction, principles. Target: the selected trace; loss on the target only (method: arXiv 2604.27505, §SFT).
+Input: both images, instruction, principles. Target: the selected trace; loss on the target only
+(method: arXiv 2604.27505, §SFT).
 """
 
 from __future__ import annotations
@@ -27,7 +28,16 @@ from rrm.records import SFTRow
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table
-from rrm.verifier.training import MetricsFile, TrainingStage, Watched, check_processes, finish, lora, run_training, start
+from rrm.verifier.training import (
+    MetricsFile,
+    TrainingStage,
+    Watched,
+    check_processes,
+    finish,
+    lora,
+    run_training,
+    start,
+)
 
 
 class SFTStage(TrainingStage):
@@ -50,7 +60,11 @@ def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]
             raise InputError(f"SFT row {row.row_id} has no edited image; make the data again.")
         prompt = judge_messages(style, row.instruction, row.principles, row.requirement)
         digests = [row.source, row.edited]
-    return {"prompt": prompt, "completion": answered(row.target), "images": [str(store.path(d)) for d in digests]}
+    return {
+        "prompt": prompt,
+        "completion": answered(row.target),
+        "images": [str(store.path(d)) for d in digests],
+    }
 
 
 def read_rows(data: Path) -> list[SFTRow]:
@@ -58,7 +72,9 @@ def read_rows(data: Path) -> list[SFTRow]:
     path = data / "sft.parquet"
     rows = read_table(path, SFTRow)
     if not rows:
-        raise InputError(f"{path} is empty; nothing can be trained on it. Its folder's card.json says what was dropped.")
+        raise InputError(
+            f"{path} is empty; nothing can be trained on it. Its folder's card.json says what was dropped."
+        )
     return rows
 
 
@@ -69,7 +85,8 @@ def build_dataset(rows: list[SFTRow], style: Style, store: ImageStore) -> datase
 
 
 class UpdateSampler(Sampler[int]):
-    """Row indices of a whole run: one permutation after another, without a gap, `per_update` of them for each of the `updates`.
+    """Row indices of a whole run: one permutation after another, without a gap, `per_update` of
+    them for each of the `updates`.
 
     So an update holds the same rows whether they are accumulated or spread over processes.
     """
@@ -95,13 +112,20 @@ class WatchedSFT(Watched, SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows = len(self.train_dataset if train_dataset is None else train_dataset)
-        per_update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        per_update = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+        )
         return UpdateSampler(rows, per_update, self.args.max_steps, self.args.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`epoch` is passes over the rows."""
         rows = (
-            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size * self.state.global_step
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+            * self.state.global_step
         )
         self.state.epoch = rows / len(self.train_dataset)
         super().log(logs, start_time)
@@ -121,7 +145,8 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
         logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=config.deepspeed, weight_decay=0.01, adam_beta2=0.99,
         disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
-        average_tokens_across_devices=True,  # every token of an update weighs the same, however it is spread
+        # every token of an update weighs the same, however it is spread
+        average_tokens_across_devices=True,
     )  # fmt: skip
     model, processor = load(config.base, config.dtype, config.fast)
     trainer = WatchedSFT(
@@ -131,7 +156,10 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
     check_processes(trainer)
     trainer.carry_on(out / "checkpoints", config.resume_from)
     kinds: Counter[str] = Counter(row.kind for row in rows)
-    return {"rows": len(rows), **finish("sft", trainer, processor, config, config.style, out, kinds)}
+    return {
+        "rows": len(rows),
+        **finish("sft", trainer, processor, config, config.style, out, kinds),
+    }
 
 
 def run(config: SFTStage) -> None:

@@ -1,4 +1,5 @@
-"""What the data stage left, as training reads it: its rows, and images that are what they were when they were stored."""
+"""What the data stage left, as training reads it: its rows, and images that are what they were when
+they were stored."""
 
 from __future__ import annotations
 
@@ -17,26 +18,36 @@ from rrm.records import Record
 
 Row = TypeVar("Row", bound=Record)
 
-AGAIN = "make the data again with --retry, which asks for no answer twice that was paid for and read"
+AGAIN = (
+    "make the data again with --retry, which asks for no answer twice that was paid for and read"
+)
 
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a Parquet file. Raises InputError where it is missing, damaged, or of another version of this software."""
+    """The rows of a Parquet file. Raises InputError where it is missing, damaged, or of another
+    version of this software."""
     if not path.is_file():
-        raise InputError(f"There is no {path}; run `make data` first, or correct 'data' in the config.")
+        raise InputError(
+            f"There is no {path}; run `make data` first, or correct 'data' in the config."
+        )
     try:
         return [kind(**row) for row in pq.read_table(path).to_pylist()]
     except (pa.ArrowException, OSError, ValidationError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a disk's, not the file's
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or from another version ({reason}); {AGAIN}.") from error
+        raise InputError(
+            f"{path} is damaged or from another version ({reason}); {AGAIN}."
+        ) from error
 
 
 def check_images(store: ImageStore, digests: Iterable[str]) -> None:
-    """Raises InputError where an image is missing or is not the one that was stored. Every file is read once, by rank 0."""
+    """Raises InputError where an image is missing or is not the one that was stored. Every file is
+    read once, by rank 0."""
     if int(os.environ.get("RANK", "0")) > 0:
         return
     bad = [digest for digest in dict.fromkeys(digests) if not store.holds(digest)]
     if bad:
-        raise InputError(f"{len(bad)} images are missing or damaged, such as {store.path(bad[0])}; {AGAIN}.")
+        raise InputError(
+            f"{len(bad)} images are missing or damaged, such as {store.path(bad[0])}; {AGAIN}."
+        )

@@ -1,4 +1,5 @@
-"""The public API: what `import rrm` costs, and that scoring through a server needs no local model's libraries."""
+"""The public API: what `import rrm` costs, and that scoring through a server needs no local model's
+libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +19,18 @@ from rrm.images import as_image, png_bytes
 from rrm.prompts import write_answer
 from rrm.records import Principle
 
-HEAVY = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "diffusers", "vllm", "matplotlib", "deepspeed")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "diffusers",
+    "vllm",
+    "matplotlib",
+    "deepspeed",
+)
 
 
 def fresh(code: str, *arguments: object) -> str:
@@ -58,9 +70,22 @@ class Answers(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         content = "Both images are alike.\n" + write_answer((1,), 6.5)
-        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": content},
+            "finish_reason": "stop",
+        }
         usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-        self.answer({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage})
+        self.answer(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
 
     def log_message(self, *arguments: object) -> None:
         return

@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrm.chat import ChatClient, ChatRequest, Completion, Dialect, Fault, StopRule, every_choice, patiently, reached
+from rrm.chat import (
+    ChatClient,
+    ChatRequest,
+    Completion,
+    Dialect,
+    Fault,
+    StopRule,
+    every_choice,
+    patiently,
+    reached,
+)
 from rrm.chat.client import is_loopback
 from rrm.chat.faults import fault_of
 from rrm.chat.protocol import NoCompletion, read_completion
@@ -48,7 +58,9 @@ def test_every_odd_answer_ends_in_time_as_a_completion_or_a_named_fault():
             if kind in (None, "empty", "cut_off"):
                 assert isinstance(got, Completion), name
             elif isinstance(got, Completion):  # the parser's part
-                assert got.choices[0].refusal or got.choices[0].finish_reason == "content_filter", name
+                assert got.choices[0].refusal or got.choices[0].finish_reason == "content_filter", (
+                    name
+                )
             else:
                 assert got.failure.kind == kind, name
                 assert "\n" not in got.failure.detail
@@ -72,13 +84,26 @@ def test_the_servers_own_words_and_a_cure_are_kept():
 
 
 PARAMETERS = [
-    ({"error": {"message": "Unrecognized request argument supplied: seed", "param": None}}, "send_seed: false"),
-    ({"error": {"message": "Unsupported parameter: 'max_tokens'.", "param": "max_tokens"}}, "max_completion_tokens"),
     (
-        {"error": {"message": "parameter.enable_thinking must be set to false for non-streaming calls"}},
+        {"error": {"message": "Unrecognized request argument supplied: seed", "param": None}},
+        "send_seed: false",
+    ),
+    (
+        {"error": {"message": "Unsupported parameter: 'max_tokens'.", "param": "max_tokens"}},
+        "max_completion_tokens",
+    ),
+    (
+        {
+            "error": {
+                "message": "parameter.enable_thinking must be set to false for non-streaming calls"
+            }
+        },
         '"enable_thinking": false',
     ),
-    ({"detail": [{"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "no"}]}, '"temperature": null'),
+    (
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "no"}]},
+        '"temperature": null',
+    ),
     ({"error": {"message": "n must be 1", "param": "n"}}, "one_by_one: true"),
     ({"error": {"message": "Model Not Exist"}}, "model's name"),
     ({"error": {"message": "this model does not support image input"}}, "sees images"),
@@ -107,7 +132,12 @@ def test_a_parameter_that_would_be_refused_every_time_is_named_with_its_cure(bod
     ],
 )
 def test_what_is_wrong_with_one_question_is_of_that_question(words):
-    fault = fault_of(400, json.dumps({"error": {"message": words}}).encode(), ("model", "messages", "n", "seed"), "KEY")
+    fault = fault_of(
+        400,
+        json.dumps({"error": {"message": words}}).encode(),
+        ("model", "messages", "n", "seed"),
+        "KEY",
+    )
     assert fault.scope == "question"
 
 
@@ -121,7 +151,12 @@ def test_what_is_wrong_with_one_question_is_of_that_question(words):
     ],
 )
 def test_a_model_that_is_not_there_or_sees_nothing_stops_a_run(words):
-    assert fault_of(400, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY").scope == "everything"
+    assert (
+        fault_of(
+            400, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY"
+        ).scope
+        == "everything"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,19 +166,33 @@ def test_a_model_that_is_not_there_or_sees_nothing_stops_a_run(words):
             "Rate limit reached on requests per min. Please try again in 20s. Visit https://x/account/billing to add a card",
             "moment",
         ),
-        ("You exceeded your current quota, please check your plan and billing details. Please retry in 22.1s.", "moment"),
-        ("You exceeded your current quota, please check your plan and billing details.", "everything"),
+        (
+            "You exceeded your current quota, please check your plan and billing details. Please retry in 22.1s.",
+            "moment",
+        ),
+        (
+            "You exceeded your current quota, please check your plan and billing details.",
+            "everything",
+        ),
         ("rate limit of 3 per minute: insufficient balance", "everything"),
     ],
 )
 def test_a_busy_minute_is_waited_for_and_an_empty_account_stops_a_run(words, scope):
-    assert fault_of(429, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY").scope == scope
+    assert (
+        fault_of(
+            429, json.dumps({"error": {"message": words}}).encode(), ("model", "messages"), "KEY"
+        ).scope
+        == scope
+    )
 
 
 def test_a_count_of_no_tokens_for_what_was_asked_and_said_is_none():
     def counts(content, prompt, completion):
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}
-        got = read_completion({"choices": [{"message": {"content": content}}], "usage": usage}, ChatRequest("m", [], 9))
+        got = read_completion(
+            {"choices": [{"message": {"content": content}}], "usage": usage},
+            ChatRequest("m", [], 9),
+        )
         return got.prompt_tokens, got.completion_tokens
 
     assert counts("words", 0, 0) == (None, None)
@@ -158,19 +207,29 @@ def test_choices_are_checked_before_anyone_sees_them():
         with pytest.raises(NoCompletion, match="logprob"):
             read_completion(completion("8", logprobs={"content": [entry]}), with_tokens)
     read = read_completion(
-        completion("8", logprobs={"content": [{"token": "8", "logprob": 1e-9, "top_logprobs": []}]}), with_tokens
+        completion(
+            "8", logprobs={"content": [{"token": "8", "logprob": 1e-9, "top_logprobs": []}]}
+        ),
+        with_tokens,
     )
     assert read.choices[0].tokens[0].probabilities == {"8": 1.0}
-    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "7"}]
+    thinking = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "text", "text": "7"},
+    ]
     (choice,) = read_completion(completion(thinking), REQUEST).choices
     assert (choice.reasoning, choice.content) == ("Hm.", "7")
-    half = read_completion(completion("\ud800", finish="\udc00", reasoning="\udfff", refusal="\ud801"), REQUEST).choices[0]
+    half = read_completion(
+        completion("\ud800", finish="\udc00", reasoning="\udfff", refusal="\ud801"), REQUEST
+    ).choices[0]
     assert (half.content, half.finish_reason, half.reasoning, half.refusal) == ("?", "?", "?", "?")
 
 
 @pytest.mark.parametrize("count", [-1, True, float("nan"), 1.5, "12", None, 10**30, [3]])
 def test_a_count_of_tokens_that_can_be_none_is_unknown(count):
-    read = read_completion(completion("x", usage={"prompt_tokens": count, "completion_tokens": 7}), REQUEST)
+    read = read_completion(
+        completion("x", usage={"prompt_tokens": count, "completion_tokens": 7}), REQUEST
+    )
     assert (read.prompt_tokens, read.completion_tokens) == (None, 7)
     assert read_completion(completion("x", usage=[count]), REQUEST).prompt_tokens is None
 
@@ -181,7 +240,19 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["error", "choices", "message", "content", "code", "param", "detail", "loc", "type", "text", "usage"]
+                [
+                    "error",
+                    "choices",
+                    "message",
+                    "content",
+                    "code",
+                    "param",
+                    "detail",
+                    "loc",
+                    "type",
+                    "text",
+                    "usage",
+                ]
             ),
             inner,
             max_size=4,
@@ -197,7 +268,9 @@ def test_no_answer_however_odd_is_more_than_a_value(value, status):
     raw = json.dumps(value).encode()
     assert fault_of(status, raw, ("seed", "n"), "KEY").failure.kind
     with suppress(NoCompletion):
-        assert read_completion(json.loads(raw), ChatRequest("m", [], 9, n=3, top_logprobs=2)).choices
+        assert read_completion(
+            json.loads(raw), ChatRequest("m", [], 9, n=3, top_logprobs=2)
+        ).choices
 
 
 def test_an_error_that_nests_too_deep_is_a_fault_as_well():
@@ -207,10 +280,17 @@ def test_an_error_that_nests_too_deep_is_a_fault_as_well():
 
 
 def test_null_in_extra_takes_a_field_out_and_an_option_may_be_json():
-    request = ChatRequest("m", [], 9, temperature=0.0, seed=3, extra={"temperature": None, "enable_thinking": False})
+    request = ChatRequest(
+        "m", [], 9, temperature=0.0, seed=3, extra={"temperature": None, "enable_thinking": False}
+    )
     body = request.body()
     assert "temperature" not in body
-    assert (body["enable_thinking"], body["seed"], body["max_tokens"], body["n"]) == (False, 3, 9, 1)
+    assert (body["enable_thinking"], body["seed"], body["max_tokens"], body["n"]) == (
+        False,
+        3,
+        9,
+        1,
+    )
     assert Dialect.checked({"extra": '{"a": 1}'}, "x").extra == {"a": 1}
     for extra in ('{"model": "m"}', "{", '{"a": NaN}', "[1]"):
         with pytest.raises(InputError, match="extra"):
@@ -234,10 +314,16 @@ def one(text: str, tokens: int | None = 5) -> Completion:
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_a_server_that_ignores_or_refuses_n_is_asked_one_by_one_and_it_is_said_once(refuses, capsys):
+def test_a_server_that_ignores_or_refuses_n_is_asked_one_by_one_and_it_is_said_once(
+    refuses, capsys
+):
     refusal = fault_of(400, b'{"error": {"message": "n must be 1", "param": "n"}}', ("n",), "KEY")
     script = Script(
-        refusal if refuses else one("a"), *([one("a")] if refuses else []), one("b"), one("c", None), *map(one, "def")
+        refusal if refuses else one("a"),
+        *([one("a")] if refuses else []),
+        one("b"),
+        one("c", None),
+        *map(one, "def"),
     )
     client = ChatClient("http://127.0.0.1:9/v1")
     request = ChatRequest("m", [], 9, n=3, seed=7)
@@ -256,7 +342,12 @@ def refusal(scope: str, words: str = "no money") -> Fault:
 
 def test_a_run_stops_at_the_third_refusal_of_everything_without_an_answer_between():
     rule = StopRule("The server at x")
-    for outcome in (refusal("everything"), refusal("everything"), one("a"), *[refusal("question", "too dark")] * 30):
+    for outcome in (
+        refusal("everything"),
+        refusal("everything"),
+        one("a"),
+        *[refusal("question", "too dark")] * 30,
+    ):
         rule.note(outcome)
     rule.note(refusal("everything"))
     rule.note(refusal("moment"))
@@ -293,7 +384,9 @@ def test_what_passes_is_tried_again_and_what_does_not_is_not(monkeypatch):
             assert len(odd.bodies) == attempts, name
 
 
-def test_proxies_do_not_apply_to_this_machine_and_one_without_its_package_is_a_sentence(monkeypatch):
+def test_proxies_do_not_apply_to_this_machine_and_one_without_its_package_is_a_sentence(
+    monkeypatch,
+):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with running_odd() as odd:
@@ -305,7 +398,9 @@ def test_proxies_do_not_apply_to_this_machine_and_one_without_its_package_is_a_s
     ChatClient("http://[::1]:8000/v1")
     with pytest.raises(InputError, match="socks"):
         ChatClient("https://api.example.com/v1")
-    assert [is_loopback(host) for host in ("127.9.9.9", "::1", "a.localhost", "0.0.0.0")] == [True] * 4
+    assert [is_loopback(host) for host in ("127.9.9.9", "::1", "a.localhost", "0.0.0.0")] == [
+        True
+    ] * 4
     assert not any(map(is_loopback, ("10.0.0.1", "example.com", "127.0.0.1.example.com")))
 
 
@@ -321,7 +416,9 @@ def test_a_key_goes_into_the_header_and_one_that_cannot_is_refused(monkeypatch):
         ChatClient("http://127.0.0.1/v1", key_variable="MY_KEY")
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x/v1", "http://", "http://[::1/v1", "http://a:b/v1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://x/v1", "http://", "http://[::1/v1", "http://a:b/v1"]
+)
 def test_what_is_no_address_is_refused_in_a_sentence(url):
     with pytest.raises(InputError, match="is no address of a server"):
         ChatClient(url)

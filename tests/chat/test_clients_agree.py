@@ -40,7 +40,9 @@ def kind_of(failure: Failure | None) -> str | None:
 
 def by_vlm(odd: Odd, tmp_path: Path) -> str | None:
     with endpoint_of(VlmJudge, f"vlm:{odd.url}?model=m&timeout={TIMEOUT}", None) as judge:
-        (judgement,) = judge.gather([judge.judge(Edit("e", GREY, GREY, "redden it", ()))], lambda *found: None)
+        (judgement,) = judge.gather(
+            [judge.judge(Edit("e", GREY, GREY, "redden it", ()))], lambda *found: None
+        )
     return kind_of(judgement.failure)
 
 
@@ -55,7 +57,9 @@ def by_editors_judge(odd: Odd, tmp_path: Path) -> str | None:
 
     async def go() -> Any:
         async with ChatClient(settings.url, timeout=TIMEOUT) as client:
-            judge = Judge(settings, AnswerCache(tmp_path / f"{len(odd.bodies)}.jsonl", AnswerRow), client)
+            judge = Judge(
+                settings, AnswerCache(tmp_path / f"{len(odd.bodies)}.jsonl", AnswerRow), client
+            )
             return await judge.answer(item, consistency_question("redden it"), GREY)
 
     return kind_of(asyncio.run(go()).failure)
@@ -65,7 +69,14 @@ def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
     teacher = {"model": "m", "temperatures": [0.0], "samples": 1}
     roles = {"decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     config = DataConfig.model_validate(
-        {"out": str(tmp_path / "data"), "tasks": "t", "teacher_url": odd.url, "timeout": TIMEOUT, "patience": 0.01, **roles}
+        {
+            "out": str(tmp_path / "data"),
+            "tasks": "t",
+            "teacher_url": odd.url,
+            "timeout": TIMEOUT,
+            "patience": 0.01,
+            **roles,
+        }
     )
 
     async def go() -> Paid | Failure:
@@ -73,7 +84,9 @@ def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
             teachers = Teachers(config, ImageStore(tmp_path / "images"), ledger, Budget())
             call = one_call(config.gold_teacher, "think", "system", "question", (), 0)
             try:
-                return await teachers.paid_for(teachers.line("m", None), call, teachers.request(call))
+                return await teachers.paid_for(
+                    teachers.line("m", None), call, teachers.request(call)
+                )
             finally:
                 await teachers.close()
 
@@ -104,16 +117,34 @@ def test_every_user_makes_the_same_of_the_same_answer(user, tmp_path, monkeypatc
 
 
 def test_what_a_server_takes_differently_is_sent_and_what_may_change_an_answer_is_in_the_fingerprint():
-    where, extra = "vlm:http://127.0.0.1:9/v1?model=m", 'extra={"enable_thinking":false,"temperature":null}'
-    usual, other = endpoint_of(VlmJudge, where, 3), endpoint_of(VlmJudge, f"{where}&{extra}&send_seed=false", 3)
+    where, extra = (
+        "vlm:http://127.0.0.1:9/v1?model=m",
+        'extra={"enable_thinking":false,"temperature":null}',
+    )
+    usual, other = (
+        endpoint_of(VlmJudge, where, 3),
+        endpoint_of(VlmJudge, f"{where}&{extra}&send_seed=false", 3),
+    )
     assert usual.fingerprint != other.fingerprint
-    assert sampling_of(where, 0).keys() == {"model", "key", "temperature", "max_tokens", "timeout", "seed"}
-    assert sampling_of(f"{where}&{extra}", 0)["extra"] == {"enable_thinking": False, "temperature": None}
+    assert sampling_of(where, 0).keys() == {
+        "model",
+        "key",
+        "temperature",
+        "max_tokens",
+        "timeout",
+        "seed",
+    }
+    assert sampling_of(f"{where}&{extra}", 0)["extra"] == {
+        "enable_thinking": False,
+        "temperature": None,
+    }
     with running_odd(lambda body: USERS["vlm"][1]) as odd:
         spec = f"vlm:{odd.url}?model=m&{extra}&send_seed=false&max_tokens_field=max_completion_tokens&max_tokens=9"
         with endpoint_of(VlmJudge, spec, 3) as judge:
             judge.judge_many([Edit("e", GREY, GREY, "redden it", ())], lambda *found: None)
-        with open_reward(f"server:{odd.url}?model=m&style=holistic&seed=5&send_seed=true&{extra}") as model:
+        with open_reward(
+            f"server:{odd.url}?model=m&style=holistic&seed=5&send_seed=true&{extra}"
+        ) as model:
             model.judge(GREY, GREY, "redden it")
     vlm, server = odd.bodies
     assert vlm["max_completion_tokens"] == 9

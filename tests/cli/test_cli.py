@@ -34,7 +34,16 @@ def image(tmp_path) -> Path:
 
 
 def arguments(image: Path, *more: str) -> list[str]:
-    return ["score", "--source", str(image), "--edited", str(image), "--instruction", "remove the red circle", *more]
+    return [
+        "score",
+        "--source",
+        str(image),
+        "--edited",
+        str(image),
+        "--instruction",
+        "remove the red circle",
+        *more,
+    ]
 
 
 def call(arguments: list[str]) -> None:
@@ -60,18 +69,35 @@ def test_the_requirement_is_asked_with_the_instruction(image, monkeypatch):
     monkeypatch.setattr("rrm.reward.open_reward", lambda spec: Noting())
     call(arguments(image, "--requirement", "keep the frame", "--model", "m"))
     call(arguments(image, "--model", "m"))
-    assert seen == [("remove the red circle", (), "keep the frame"), ("remove the red circle", (), None)]
+    assert seen == [
+        ("remove the red circle", (), "keep the frame"),
+        ("remove the red circle", (), None),
+    ]
 
 
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, image):
-    command = [str(Path(sys.executable).with_name("rrm")), *arguments(tmp_path / "none.png", "--model", "x")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    command = [
+        str(Path(sys.executable).with_name("rrm")),
+        *arguments(tmp_path / "none.png", "--model", "x"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
     assert done.returncode == 2
-    assert done.stderr == f"error: There is no image at {tmp_path / 'none.png'}; give the path of an existing image file.\n"
+    assert (
+        done.stderr
+        == f"error: There is no image at {tmp_path / 'none.png'}; give the path of an existing image file.\n"
+    )
     assert done.stdout == ""
 
 
-def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_named(tmp_path, image):
+def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_named(
+    tmp_path, image
+):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match=r"text\.png cannot be read as an image"):
         call(arguments(tmp_path / "text.png", "--model", "x"))
@@ -85,7 +111,11 @@ def test_an_unreadable_image_a_model_that_is_none_and_an_empty_instruction_are_n
     ("name", "text", "message"),
     [
         ("p.json", "[]", "holds no principles"),
-        ("p.json", '[{"question": "q", "category": "odd"}]', "the category of question 1 is none of"),
+        (
+            "p.json",
+            '[{"question": "q", "category": "odd"}]',
+            "the category of question 1 is none of",
+        ),
         ("p.txt", " \n", "is empty"),
         ("p.txt", "What colour is it?\n", "Question 1 is not a yes/no question"),
         ("p.txt", "Is it red now?\nIs it red now?\n", "Question 2 asks the same as question 1"),
@@ -103,14 +133,21 @@ def test_principles_come_from_json_or_from_lines(tmp_path):
     (tmp_path / "zh.txt").write_text("杯子变成红色了吗？\n桌子是否没有变？\n", encoding="utf-8")
     assert len(read_principles_file(tmp_path / "zh.txt")) == 2
     assert read_principles_file(tmp_path / "p.json") == PRINCIPLES
-    table = "category;question;note\n" + "".join(f"{p.category};{p.question};x\n" for p in PRINCIPLES)
+    table = "category;question;note\n" + "".join(
+        f"{p.category};{p.question};x\n" for p in PRINCIPLES
+    )
     (tmp_path / "p.csv").write_text(table, encoding="utf-8-sig")
     assert read_principles_file(tmp_path / "p.csv") == PRINCIPLES
     (tmp_path / "gbk.txt").write_text("杯子变成红色了吗？\n", encoding="gbk")
-    assert [p.question for p in read_principles_file(tmp_path / "gbk.txt", "gbk")] == ["杯子变成红色了吗？"]
+    assert [p.question for p in read_principles_file(tmp_path / "gbk.txt", "gbk")] == [
+        "杯子变成红色了吗？"
+    ]
     with pytest.raises(InputError, match=r"gbk\.txt, line 1 is not utf-8"):
         read_principles_file(tmp_path / "gbk.txt")
-    assert [p.question for p in read_principles_file(tmp_path / "p.txt")] == ["Is it blue?", "Is it round?"]
+    assert [p.question for p in read_principles_file(tmp_path / "p.txt")] == [
+        "Is it blue?",
+        "Is it round?",
+    ]
 
 
 def test_a_judgement_is_shown_with_its_verdicts_and_in_json():
@@ -131,8 +168,14 @@ def test_a_failure_is_named_and_has_no_score():
     assert [p["verdict"] for p in out["principles"]] == [None, None]
 
 
-def test_an_untrained_model_ends_with_a_named_failure_and_exit_code_1(image, tiny_checkpoint, capsys):
+def test_an_untrained_model_ends_with_a_named_failure_and_exit_code_1(
+    image, tiny_checkpoint, capsys
+):
     with pytest.raises(SystemExit) as caught:
         call(arguments(image, "--model", str(tiny_checkpoint), "--json"))
     assert caught.value.code == 1
-    assert json.loads(capsys.readouterr().out)["failure"]["kind"] in {"cut_off", "unparseable", "empty"}
+    assert json.loads(capsys.readouterr().out)["failure"]["kind"] in {
+        "cut_off",
+        "unparseable",
+        "empty",
+    }

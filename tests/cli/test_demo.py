@@ -1,4 +1,5 @@
-"""The whole job in miniature: every stage of the demo, through its own command, and a second run that skips them all."""
+"""The whole job in miniature: every stage of the demo, through its own command, and a second run
+that skips them all."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def shrink(folder: Path) -> Path:
     configs.mkdir()
     for path in (ROOT / "configs/sandbox").glob("*.yaml"):
         values = yaml.safe_load(
-            path.read_text().replace("runs/demo", str(folder / "run")).replace("package:rrm/sandbox", str(ROOT / "rrm/sandbox"))
+            path.read_text()
+            .replace("runs/demo", str(folder / "run"))
+            .replace("package:rrm/sandbox", str(ROOT / "rrm/sandbox"))
         )
         (configs / path.name).write_text(yaml.safe_dump({**values, **SMALLER.get(path.stem, {})}))
     return configs
@@ -56,7 +59,15 @@ def test_every_stage_feeds_the_next_and_a_second_run_skips_them(tmp_path, monkey
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert set(summary["rrm"]) == {"chance", "teacher", "sft", "gcpo"}
     for row in summary["rrm"].values():
-        assert set(row) == {"strict", "half_tie", "ci95", "n", "ties", "unparseable", "verdict_balanced_accuracy"}
+        assert set(row) == {
+            "strict",
+            "half_tie",
+            "ci95",
+            "n",
+            "ties",
+            "unparseable",
+            "verdict_balanced_accuracy",
+        }
         assert row["n"] == 8
     assert set(summary["editor"]) == {"copy_source", "base", "nft", "grpo"}
     for row in summary["editor"].values():

@@ -1,4 +1,5 @@
-"""The launch scripts: what they would run, how they refuse, and the vLLM server that they start and stop. No GPU is needed."""
+"""The launch scripts: what they would run, how they refuse, and the vLLM server that they start and
+stop. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -29,7 +30,13 @@ def config(tmp_path) -> Path:
     """A config as a GCPO stage has it, as far as the scripts read it."""
     path = tmp_path / "gcpo.yaml"
     path.write_text(
-        yaml.safe_dump({"base": "runs/x/sft/model", "out": str(tmp_path / "out"), "vllm_server": "http://127.0.0.1:8123"})
+        yaml.safe_dump(
+            {
+                "base": "runs/x/sft/model",
+                "out": str(tmp_path / "out"),
+                "vllm_server": "http://127.0.0.1:8123",
+            }
+        )
     )
     return path
 
@@ -55,14 +62,18 @@ def script(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def launch(name: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
+def launch(
+    name: str, *arguments: object, **environment: object
+) -> subprocess.CompletedProcess[str]:
     """The script's run, with no GPU tool in sight but those that are given."""
     settings = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "BIN"))},
         **{k: str(v) for k, v in environment.items()},
     }
     command = ["sh", str(ROOT / "launch" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=settings, timeout=60, cwd="/")
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=settings, timeout=60, cwd="/"
+    )
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -87,7 +98,9 @@ def test_gcpo_gives_the_first_gpus_to_the_server_and_the_rest_to_training(config
         WAIT,
         f".venv/bin/deepspeed --include localhost:2,3,4,5,6,7 {module}",
     ]
-    assert lines(launch("gcpo.sh", config, "--hostfile", hostfile, "--server-gpus", 4, "--dry-run")) == [
+    assert lines(
+        launch("gcpo.sh", config, "--hostfile", hostfile, "--server-gpus", 4, "--dry-run")
+    ) == [
         SERVE.format(gpus="0,1,2,3", n=4),
         WAIT,
         f".venv/bin/deepspeed --hostfile {hostfile} --exclude alpha:0,1,2,3 {module}",
@@ -137,7 +150,11 @@ def test_a_server_address_that_is_none_is_refused(config):
 def test_vllm_that_is_not_installed_is_said_before_anything_starts(config, tools, tmp_path):
     script(tools, "deepspeed", f"touch {tmp_path}/trained")
     (tools / "python").unlink()
-    script(tools, "python", f'case "$*" in *find_spec*) exit 1 ;; *) exec {sys.executable} "$@" ;; esac')
+    script(
+        tools,
+        "python",
+        f'case "$*" in *find_spec*) exit 1 ;; *) exec {sys.executable} "$@" ;; esac',
+    )
     done = launch("gcpo.sh", config, "--gpus", 4, BIN=tools)
     assert done.returncode == 2
     assert "vllm is not installed" in done.stderr
@@ -146,7 +163,8 @@ def test_vllm_that_is_not_installed_is_said_before_anything_starts(config, tools
 
 @pytest.fixture
 def server(config, tools, tmp_path) -> dict:
-    """A stand-in for vLLM that answers /health after a while and notes when it is stopped; python claims that vllm is there."""
+    """A stand-in for vLLM that answers /health after a while and notes when it is stopped; python
+    claims that vllm is there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -162,7 +180,11 @@ def server(config, tools, tmp_path) -> dict:
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n"
     )
     (tools / "python").unlink()
-    script(tools, "python", f'case "$*" in *find_spec*) exit 0 ;; *) exec {sys.executable} "$@" ;; esac')
+    script(
+        tools,
+        "python",
+        f'case "$*" in *find_spec*) exit 0 ;; *) exec {sys.executable} "$@" ;; esac',
+    )
     script(
         tools,
         "trl",
@@ -171,14 +193,22 @@ def server(config, tools, tmp_path) -> dict:
     return {"port": port, "environment": {"BIN": tools, "PAUSE": 1, "PATIENCE": 20}}
 
 
-def test_training_starts_when_the_server_is_healthy_and_stops_it_at_the_end(config, tools, tmp_path, server):
+def test_training_starts_when_the_server_is_healthy_and_stops_it_at_the_end(
+    config, tools, tmp_path, server
+):
     ask = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{server['port']}/health').status)"
-    script(tools, "deepspeed", f'{sys.executable} -c "{ask}" > {tmp_path}/asked; echo "$@" > {tmp_path}/trained; exit 7')
+    script(
+        tools,
+        "deepspeed",
+        f'{sys.executable} -c "{ask}" > {tmp_path}/asked; echo "$@" > {tmp_path}/trained; exit 7',
+    )
     done = launch("gcpo.sh", config, "--gpus", 4, **server["environment"])
     assert done.returncode == 7  # the training's own
     assert (tmp_path / "asked").read_text() == "200\n"
     assert (
-        (tmp_path / "trained").read_text().startswith("--include localhost:2,3 --master_port 29500 --module rrm.verifier.gcpo")
+        (tmp_path / "trained")
+        .read_text()
+        .startswith("--include localhost:2,3 --master_port 29500 --module rrm.verifier.gcpo")
     )
     assert (tmp_path / "seen").read_text() == "0,1\n"
     assert (tmp_path / "end").read_text() == "stopped"
@@ -186,11 +216,19 @@ def test_training_starts_when_the_server_is_healthy_and_stops_it_at_the_end(conf
     assert again.returncode == 7  # nothing was left at the port
 
 
-def test_a_launch_that_is_told_to_end_ends_the_training_and_the_server(config, tools, tmp_path, server):
-    script(tools, "deepspeed", f"trap 'echo told > {tmp_path}/trainer; exit 0' TERM; touch {tmp_path}/trains; sleep 30 & wait")
+def test_a_launch_that_is_told_to_end_ends_the_training_and_the_server(
+    config, tools, tmp_path, server
+):
+    script(
+        tools,
+        "deepspeed",
+        f"trap 'echo told > {tmp_path}/trainer; exit 0' TERM; touch {tmp_path}/trains; sleep 30 & wait",
+    )
     settings = {**os.environ, **{k: str(v) for k, v in server["environment"].items()}}
     command = ["sh", str(ROOT / "launch/gcpo.sh"), str(config), "--gpus", "4"]
-    with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 30
         while not (tmp_path / "trains").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -216,9 +254,13 @@ def test_a_server_that_dies_or_never_gets_well_is_one_sentence(config, tools, tm
     assert not (tmp_path / "trained").exists()
 
 
-def test_slurm_gives_every_node_its_processes_and_rank_0_its_place_beside_the_server(config, tools, tmp_path):
+def test_slurm_gives_every_node_its_processes_and_rank_0_its_place_beside_the_server(
+    config, tools, tmp_path
+):
     script(tools, "scontrol", "echo n1; echo n2")
-    script(tools, "torchrun", f'echo "$SLURM_NODEID [$CUDA_VISIBLE_DEVICES] $*" >> {tmp_path}/started')
+    script(
+        tools, "torchrun", f'echo "$SLURM_NODEID [$CUDA_VISIBLE_DEVICES] $*" >> {tmp_path}/started'
+    )
     script(tools, "deepspeed", "")
     # srun, played on one machine: the command once for every node
     script(
@@ -234,12 +276,15 @@ def test_slurm_gives_every_node_its_processes_and_rank_0_its_place_beside_the_se
     launched = launch("sft.sbatch", config, **environment)
     assert launched.returncode == 0, launched.stderr
     assert (tmp_path / "started").read_text().splitlines() == [
-        f"{node} [] {common} --node_rank {node} --nproc_per_node 8 -m rrm.verifier.sft --config {config}" for node in (0, 1)
+        f"{node} [] {common} --node_rank {node} --nproc_per_node 8 -m rrm.verifier.sft --config {config}"
+        for node in (0, 1)
     ]
     dry = lines(launch("gcpo.sbatch", config, "--server-gpus", 4, "--dry-run", **environment))
     assert dry[0].startswith("env CUDA_VISIBLE_DEVICES=0,1,2,3 ")
     (tmp_path / "started").unlink()
-    shown = dry[2].removeprefix("# ").removesuffix(" on every node")  # MODULE=… CONFIG=…, then the command as it could be typed
+    shown = (
+        dry[2].removeprefix("# ").removesuffix(" on every node")
+    )  # MODULE=… CONFIG=…, then the command as it could be typed
     typed = subprocess.run(
         ["sh", "-c", "export " + shown + "\n" + "\n".join(dry[3:])], capture_output=True, text=True, check=False,
         env={**os.environ, **{k: str(v) for k, v in environment.items()}},
@@ -257,16 +302,26 @@ def test_every_script_is_posix_sh_and_says_what_it_is(path):
     assert subprocess.run(["sh", "-n", str(path)], check=False).returncode == 0
     first, second = path.read_text().splitlines()[:2]
     sourced = path.name in ("common.sh", "slurm.sh")
-    assert first.startswith("# Sourced by") if sourced else first == "#!/bin/sh" and second.startswith("# ")
+    assert (
+        first.startswith("# Sourced by")
+        if sourced
+        else first == "#!/bin/sh" and second.startswith("# ")
+    )
     assert os.access(path, os.X_OK) != sourced
     if shellcheck := shutil.which("shellcheck"):
         done = subprocess.run(
-            [shellcheck, "-S", "warning", "-x", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+            [shellcheck, "-S", "warning", "-x", str(path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
 
 
-def resolve(tmp_path: Path, constraints: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def resolve(
+    tmp_path: Path, constraints: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """What the check of the extras says in a copy of the project with these constraints."""
     (tmp_path / "launch").mkdir()
     (tmp_path / ".venv").mkdir()
@@ -275,7 +330,12 @@ def resolve(tmp_path: Path, constraints: str, **environment: str) -> subprocess.
         "[options]\ninstall_requires =\n    a>=1\n[options.extras_require]\nserve =\n    b>=2\n    c; sys_platform == 'win32'\n"
     )
     (tmp_path / "constraints.txt").write_text(constraints)
-    settings = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0", **environment}
+    settings = {
+        **os.environ,
+        "UV_CACHE_DIR": str(tmp_path / "cache"),
+        "UV_HTTP_RETRIES": "0",
+        **environment,
+    }
     command = [sys.executable, str(tmp_path / "launch/resolve.py")]
     return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
 
@@ -284,13 +344,20 @@ def wheel(folder: Path, name: str, version: str, needs: str = "") -> None:
     """A package's file that holds nothing but what it needs."""
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as package:
-        package.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        package.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        package.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        )
+        package.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         package.writestr(f"{info}/RECORD", "")
 
 
 @pytest.mark.parametrize(("pinned", "code"), [("a==1.0", 0), ("a==2.0", 1)])
-def test_versions_that_cannot_be_installed_together_are_named_and_fail_the_check(tmp_path, pinned, code):
+def test_versions_that_cannot_be_installed_together_are_named_and_fail_the_check(
+    tmp_path, pinned, code
+):
     packages = tmp_path / "packages"
     packages.mkdir()
     wheel(packages, "a", "1.0")
@@ -299,7 +366,11 @@ def test_versions_that_cannot_be_installed_together_are_named_and_fail_the_check
     found = resolve(tmp_path, f"{pinned}\n", UV_FIND_LINKS=str(packages), UV_NO_INDEX="1")
     assert found.returncode == code, found.stdout
     assert ("every extra can be installed" in found.stdout) == (code == 0)
-    assert ("the extras cannot be installed" in found.stdout and "b" in found.stdout and "a<2" in found.stdout) == (code == 1)
+    assert (
+        "the extras cannot be installed" in found.stdout
+        and "b" in found.stdout
+        and "a<2" in found.stdout
+    ) == (code == 1)
 
 
 def test_an_index_that_cannot_be_reached_is_said_and_fails_nothing(tmp_path):

@@ -23,7 +23,13 @@ from diffusers import (
 from fastapi import FastAPI, Response
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from data_pipeline.generators import Generator, fitted, open_generator, working_size
 from eval.editors.__main__ import main as run_editor_bench

@@ -85,20 +85,32 @@ def test_a_batch_divides_or_is_refused():
 
 def test_bfloat16_without_master_weights_is_refused():
     assert checks.check_bfloat16(sft(dtype="bfloat16")).status == "fail"
-    assert checks.check_bfloat16(sft(dtype="bfloat16", lora_rank=8)).status == "ok"  # peft keeps adapters in float32
-    assert checks.check_bfloat16(sft(dtype="bfloat16", deepspeed="launch/zero2.json")).status == "ok"
+    assert (
+        checks.check_bfloat16(sft(dtype="bfloat16", lora_rank=8)).status == "ok"
+    )  # peft keeps adapters in float32
+    assert (
+        checks.check_bfloat16(sft(dtype="bfloat16", deepspeed="launch/zero2.json")).status == "ok"
+    )
 
 
 def test_a_deepspeed_config_is_read_as_deepspeed_reads_it(tmp_path, monkeypatch):
     assert machine.check_deepspeed(None).status == "ok"
     assert machine.check_deepspeed(str(ROOT / "launch/zero3.json")).status == "ok"
-    assert "there is no DeepSpeed config" in machine.check_deepspeed(str(tmp_path / "none.json")).says
-    for text, says in (("{", "no JSON"), ("{}", "no JSON"), ('{"zero_optimization": {"stage": 7}}', "stage")):
+    assert (
+        "there is no DeepSpeed config" in machine.check_deepspeed(str(tmp_path / "none.json")).says
+    )
+    for text, says in (
+        ("{", "no JSON"),
+        ("{}", "no JSON"),
+        ('{"zero_optimization": {"stage": 7}}', "stage"),
+    ):
         (tmp_path / "z.json").write_text(text)
         check = machine.check_deepspeed(str(tmp_path / "z.json"))
         assert (check.status, says in check.says) == ("fail", True)
     monkeypatch.setattr(machine.shutil, "which", lambda name, path=None: None)
-    assert "ninja and c++ not found" in machine.check_deepspeed(str(ROOT / "launch/zero2.json")).says
+    assert (
+        "ninja and c++ not found" in machine.check_deepspeed(str(ROOT / "launch/zero2.json")).says
+    )
 
 
 def test_a_base_is_a_checkpoint_or_a_hub_id_that_is_somewhere(tiny_checkpoint, tmp_path):
@@ -108,12 +120,20 @@ def test_a_base_is_a_checkpoint_or_a_hub_id_that_is_somewhere(tiny_checkpoint, t
     assert status(str(tiny_checkpoint)) == "ok"
     assert status(str(tmp_path)) == status("runs/none/model") == status("just a name") == "fail"
     hub = "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert [status(hub, where) for where in ("cached", "online", "nowhere")] == ["ok", "warning", "fail"]
+    assert [status(hub, where) for where in ("cached", "online", "nowhere")] == [
+        "ok",
+        "warning",
+        "fail",
+    ]
 
 
 def test_data_that_cannot_be_trained_on_is_named(training_data, tmp_path):
     check, rows, drawn = inputs.check_rows(sft(data=training_data), 5)
-    assert (check.status, rows, len(drawn)) == ("ok", pq.read_metadata(training_data / "sft.parquet").num_rows, 5)
+    assert (check.status, rows, len(drawn)) == (
+        "ok",
+        pq.read_metadata(training_data / "sft.parquet").num_rows,
+        5,
+    )
     assert inputs.check_rows(gcpo(data=training_data), 100)[1] == 12
     assert inputs.check_images(drawn, ImageStore(training_data / "images")).status == "ok"
     assert inputs.check_images(drawn, ImageStore(tmp_path)).status == "fail"
@@ -121,8 +141,14 @@ def test_data_that_cannot_be_trained_on_is_named(training_data, tmp_path):
     for changed, says in (
         (table.drop_columns(["edited_b"]), "no column edited_b"),
         (table.slice(0, 0), "is empty"),
-        (table.set_column(table.column_names.index("label"), "label", pa.array(["c"] * 12)), "label"),
-        (table.set_column(table.column_names.index("label"), "label", pa.array(["same"] * 12)), "labelled 'same'"),
+        (
+            table.set_column(table.column_names.index("label"), "label", pa.array(["c"] * 12)),
+            "label",
+        ),
+        (
+            table.set_column(table.column_names.index("label"), "label", pa.array(["same"] * 12)),
+            "labelled 'same'",
+        ),
     ):
         pq.write_table(changed, tmp_path / "preferences.parquet")
         check, _, drawn = inputs.check_rows(gcpo(data=tmp_path), 5)
@@ -131,17 +157,31 @@ def test_data_that_cannot_be_trained_on_is_named(training_data, tmp_path):
 
 
 def test_image_tokens_are_those_of_the_real_image_processor():
-    """By the formula, for real pixel budgets, against Qwen2.5-VL's own image processor, whose grid is in patches of 14."""
+    """By the formula, for real pixel budgets, against Qwen2.5-VL's own image processor, whose grid
+    is in patches of 14."""
     processor = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": MAX_PIXELS})
     rng = np.random.default_rng(0)
-    for width, height in ((1008, 980), (1024, 1024), (1920, 1080), (640, 480), (333, 777), (30, 40)):
+    for width, height in (
+        (1008, 980),
+        (1024, 1024),
+        (1920, 1080),
+        (640, 480),
+        (333, 777),
+        (30, 40),
+    ):
         image = Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        _, rows, columns = processor(images=[image], return_tensors="pt")["image_grid_thw"][0].tolist()
+        _, rows, columns = processor(images=[image], return_tensors="pt")["image_grid_thw"][
+            0
+        ].tolist()
         assert inputs.image_tokens([image], 56 * 56, MAX_PIXELS) == rows * columns // 4
-    assert inputs.image_tokens([Image.new("RGB", (1008, 980))] * 2, 56 * 56, MAX_PIXELS) == 2 * 36 * 35
+    assert (
+        inputs.image_tokens([Image.new("RGB", (1008, 980))] * 2, 56 * 56, MAX_PIXELS) == 2 * 36 * 35
+    )
 
 
-def test_prompts_with_two_images_are_those_of_transformers_and_a_difference_is_told(training_data, tiny_checkpoint):
+def test_prompts_with_two_images_are_those_of_transformers_and_a_difference_is_told(
+    training_data, tiny_checkpoint
+):
     store, ours = ImageStore(training_data / "images"), load_processor(str(tiny_checkpoint))
     _, _, rows = inputs.check_rows(gcpo(data=training_data), 4)
     assert inputs.check_parity(rows, "brief", store, ours, str(tiny_checkpoint)).status == "ok"
@@ -169,7 +209,9 @@ def test_answers_that_max_tokens_would_cut_off_are_counted():
 
 def test_disk_holds_the_checkpoints_the_model_and_the_rollouts():
     trained = memory.parameters(SMALL)
-    assert checks.checkpoint_bytes(SMALL, PLAN) == 16 * trained  # weights twice, 12 of the optimiser
+    assert (
+        checks.checkpoint_bytes(SMALL, PLAN) == 16 * trained
+    )  # weights twice, 12 of the optimiser
     needed = 16 * trained * 3 + 2 * trained
     assert checks.check_disk(sft(), SMALL, PLAN, needed).status == "ok"
     assert checks.check_disk(sft(), SMALL, PLAN, needed - 1).status == "fail"
@@ -180,7 +222,8 @@ def test_disk_holds_the_checkpoints_the_model_and_the_rollouts():
 
 @pytest.fixture
 def vllm():
-    """A server that speaks as much of vLLM as the doctor asks: it serves `b/c`, and gives every image four tokens."""
+    """A server that speaks as much of vLLM as the doctor asks: it serves `b/c`, and gives every
+    image four tokens."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self, value: object) -> None:
@@ -194,8 +237,16 @@ def vllm():
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             parts = body["messages"][0]["content"]
-            assert all(part["image_url"]["url"].startswith("data:image/png;base64,") for part in parts)
-            self.answer({"features": {"mm_placeholders": {"image": [{"offset": 0, "length": 4} for _ in parts]}}})
+            assert all(
+                part["image_url"]["url"].startswith("data:image/png;base64,") for part in parts
+            )
+            self.answer(
+                {
+                    "features": {
+                        "mm_placeholders": {"image": [{"offset": 0, "length": 4} for _ in parts]}
+                    }
+                }
+            )
 
         def log_message(self, *_: object) -> None:
             pass
@@ -223,15 +274,28 @@ def call(*arguments: object) -> None:
     invoke(["doctor", *map(str, arguments)])
 
 
-def test_the_command_says_all_of_it_and_its_exit_code_tells_a_failure(tmp_path, training_data, tiny_checkpoint, capsys):
+def test_the_command_says_all_of_it_and_its_exit_code_tells_a_failure(
+    tmp_path, training_data, tiny_checkpoint, capsys
+):
     path = tmp_path / "gcpo.yaml"
-    values = {**GCPO, "data": str(training_data), "base": str(tiny_checkpoint), "out": str(tmp_path / "out"), "max_tokens": 100}
-    path.write_text(yaml.safe_dump({**values, "pairs_per_step": 2, "traces_per_image": 2, "steps": 6}))
+    values = {
+        **GCPO,
+        "data": str(training_data),
+        "base": str(tiny_checkpoint),
+        "out": str(tmp_path / "out"),
+        "max_tokens": 100,
+    }
+    path.write_text(
+        yaml.safe_dump({**values, "pairs_per_step": 2, "traces_per_image": 2, "steps": 6})
+    )
     call("--config", path, "--sample", 4)
     said = capsys.readouterr().out
     assert "fail " not in said
     assert "prompts with two images have the tokens that transformers gives them" in said
-    assert "8 traces an update, 8 for each of 1 processes, 2 × 4 at once; 6 steps go 1.00 times through 12 pairs" in said
+    assert (
+        "8 traces an update, 8 for each of 1 processes, 2 × 4 at once; 6 steps go 1.00 times through 12 pairs"
+        in said
+    )
     assert "memory per GPU, GiB" in said
     with pytest.raises(SystemExit) as caught:
         call("--config", path, "--gpus", 3, "--gpu-memory", 0.5, "--sample", 4, "--json")

@@ -55,8 +55,16 @@ def world(tmp_path_factory) -> Path:
             scene = sample_scene(rng, held_out)
             name = f"images/{split}{index}.png"
             draw(scene).save(root / "tasks" / name)
-            rows.append({"prompt": write_instruction(sample_steps(rng, scene)), "image": name, "requirement": ""})
-        (root / "tasks" / f"{split}_metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            rows.append(
+                {
+                    "prompt": write_instruction(sample_steps(rng, scene)),
+                    "image": name,
+                    "requirement": "",
+                }
+            )
+        (root / "tasks" / f"{split}_metadata.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     torch.manual_seed(0)
     TinyKontext().save(root / "base")
     return root
@@ -64,7 +72,13 @@ def world(tmp_path_factory) -> Path:
 
 def config_of(world: Path, name: str, **values: object) -> EditorConfig:
     """A two-epoch run."""
-    common = {"out": world / "out", "tasks": world / "tasks", "base": world / "base", "reward": "truth", "epochs": 2}
+    common = {
+        "out": world / "out",
+        "tasks": world / "tasks",
+        "base": world / "base",
+        "reward": "truth",
+        "epochs": 2,
+    }
     sizes = {"groups": 2, "group_size": 3, "sampling_steps": 3, "save_every": 1}
     return EditorConfig(**{**common, **sizes, **ALGORITHMS[name], **values})
 
@@ -103,13 +117,17 @@ def test_an_interrupted_run_ends_bit_equal_to_one_that_was_not(world, tmp_path, 
     parts = run(world, tmp_path / "parts", config)
 
     assert [{**row, "seconds": 0} for row in whole] == [{**row, "seconds": 0} for row in parts]
-    one, other = (TinyKontext.load(tmp_path / which / "model").state_dict() for which in ("whole", "parts"))
+    one, other = (
+        TinyKontext.load(tmp_path / which / "model").state_dict() for which in ("whole", "parts")
+    )
     assert all(torch.equal(one[key], other[key]) for key in one)
     base = TinyKontext.load(world / "base").state_dict()
     assert any(not torch.equal(one[key], base[key]) for key in one)
 
 
-def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_once(world, tmp_path):
+def test_a_run_that_is_asked_to_stop_saves_its_epoch_and_a_second_time_ends_at_once(
+    world, tmp_path
+):
     config = config_of(world, "nft", epochs=3, save_every=9)
 
     class Killed(TruthReward):
@@ -140,10 +158,14 @@ def test_failed_rewards_are_left_out_and_counted(world, tmp_path, name):
     class Flaky(TruthReward):
         def __call__(self, edits):
             found = np.linspace(0.1, 0.9, len(edits)).tolist()
-            return [Failure(kind="timed_out") if i % 3 == 0 else float(r) for i, r in enumerate(found)]
+            return [
+                Failure(kind="timed_out") if i % 3 == 0 else float(r) for i, r in enumerate(found)
+            ]
 
     rows = run(world, tmp_path, config_of(world, name), Flaky(TRUTH))
-    assert all(row["missing_rewards"] == 2 and row["missing_kinds"] == {"timed_out": 2} for row in rows)
+    assert all(
+        row["missing_rewards"] == 2 and row["missing_kinds"] == {"timed_out": 2} for row in rows
+    )
     assert all(row["trained_samples"] == 4 and row["samples"] == 6 for row in rows)
 
 
@@ -156,7 +178,9 @@ def test_an_epoch_without_any_reward_takes_no_step(world, tmp_path):
     assert all(row["true_reward_mean"] is not None for row in rows)
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before_it_and_the_run_ends_the_same(world, tmp_path, capsys):
+def test_a_torn_checkpoint_falls_back_to_the_one_before_it_and_the_run_ends_the_same(
+    world, tmp_path, capsys
+):
     config = config_of(world, "nft", epochs=4)
     whole = run(world, tmp_path, config_of(world, "nft", epochs=3))
     torn = tmp_path / "checkpoints/checkpoint-3/state.pt"
@@ -173,8 +197,15 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_it_and_the_run_ends_the_
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_reward_that_is_not_finite_is_missing_and_trains_nothing(world, tmp_path, value):
-    rows = run(world, tmp_path, config_of(world, "nft"), lambda edits: [value, *np.linspace(0, 1, len(edits) - 1).tolist()])
-    assert all(row["missing_kinds"] == {"unparseable": 1} and row["trained_samples"] == 5 for row in rows)
+    rows = run(
+        world,
+        tmp_path,
+        config_of(world, "nft"),
+        lambda edits: [value, *np.linspace(0, 1, len(edits) - 1).tolist()],
+    )
+    assert all(
+        row["missing_kinds"] == {"unparseable": 1} and row["trained_samples"] == 5 for row in rows
+    )
     assert all(0 <= row["reward_mean"] <= 1 for row in rows)
 
 
@@ -188,7 +219,8 @@ def test_a_run_without_any_reward_ends_after_some_epochs_and_a_resume_counts_on(
 
     for calls in (5, 6):  # from the checkpoint after the fourth epoch, which has four in its rows
         with pytest.raises(
-            InputError, match=r"last 5 epochs got a reward \(6 server_gone in the last one; connection refused\)"
+            InputError,
+            match=r"last 5 epochs got a reward \(6 server_gone in the last one; connection refused\)",
         ):
             run(world, tmp_path, config, gone)
         assert len(asked) == calls
@@ -197,13 +229,17 @@ def test_a_run_without_any_reward_ends_after_some_epochs_and_a_resume_counts_on(
 
 def test_an_update_that_would_spoil_the_weights_ends_the_run(world, tmp_path):
     config = config_of(world, "nft", epochs=9, learning_rate=1e30)
-    with pytest.raises(InputError, match=r"Training stopped at epoch \d because the gradient norm was (nan|inf)"):
+    with pytest.raises(
+        InputError, match=r"Training stopped at epoch \d because the gradient norm was (nan|inf)"
+    ):
         run(world, tmp_path, config)
 
 
 def test_flow_grpo_logs_a_ratio_of_one_before_its_first_step(world, tmp_path):
     scores = iter(np.random.default_rng(0).random(100).tolist())
-    rows = run(world, tmp_path, config_of(world, "grpo"), lambda edits: [next(scores) for _ in edits])
+    rows = run(
+        world, tmp_path, config_of(world, "grpo"), lambda edits: [next(scores) for _ in edits]
+    )
     assert rows[0]["ratio_off_at_first"] < 1e-5
     assert rows[0]["kl"] >= 0
     assert 0 <= rows[0]["clip_fraction"] <= 1
@@ -214,7 +250,11 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
         def judge_many(self, items):
             assert items[0].principles == decompose(parse_instruction(items[0].instruction))
             failure = Failure(kind="unparseable", detail="no <score>")
-            return [Judgement(read=Verdicts(verdicts=(1,), average=1.0, score=7.0)), Judgement(failure=failure), Judgement()]
+            return [
+                Judgement(read=Verdicts(verdicts=(1,), average=1.0, score=7.0)),
+                Judgement(failure=failure),
+                Judgement(),
+            ]
 
     task = read_tasks(world / "tasks", "train", truth=TRUTH)[0]
     edits = [EditToJudge(task.source, task.source, task.instruction, task.principles)] * 3
@@ -225,8 +265,17 @@ def test_the_rrms_score_is_divided_by_ten_and_its_failures_pass_through(world):
 
 
 def test_copying_the_source_is_worth_a_fifth(world, tmp_path):
-    config = EvaluateConfig(out=tmp_path, tasks=world / "tasks", base=world / "base", seed_count=2, sampling_steps=2, shown=2)
-    result = evaluate(config, tmp_path, read_tasks(world / "tasks", "test", truth=TRUTH), TinyKontext.load, TRUTH)
+    config = EvaluateConfig(
+        out=tmp_path,
+        tasks=world / "tasks",
+        base=world / "base",
+        seed_count=2,
+        sampling_steps=2,
+        shown=2,
+    )
+    result = evaluate(
+        config, tmp_path, read_tasks(world / "tasks", "test", truth=TRUTH), TinyKontext.load, TRUTH
+    )
     assert result["copy_source"]["reward"] == 0.2
     assert result["copy_source"]["by_principle"] == {"follow": 0.0, "keep": 1.0, "quality": 1.0}
     assert result["base"]["n"] == 8
@@ -236,7 +285,9 @@ def test_copying_the_source_is_worth_a_fifth(world, tmp_path):
 
 
 def test_samples_of_one_source_count_once_in_the_interval():
-    mean, (low, high) = rounded_mean(np.array([0.0, 0.2, 1.0, 1.0, 1.0, 1.0]), ["a", "a", "b", "b", "b", "b"])
+    mean, (low, high) = rounded_mean(
+        np.array([0.0, 0.2, 1.0, 1.0, 1.0, 1.0]), ["a", "a", "b", "b", "b", "b"]
+    )
     assert mean == 0.55
     half = 1.96 * np.std([0.1, 1.0], ddof=1) / np.sqrt(2)
     assert (low, high) == (round(0.55 - half, 4), round(0.55 + half, 4))
@@ -248,8 +299,13 @@ def test_pixels_survive_the_way_to_tokens_and_back():
 
 
 def test_the_same_seed_makes_the_same_edit(world):
-    model, task = TinyKontext.load(world / "base"), read_tasks(world / "tasks", "test", truth=TRUTH)[0]
-    first, again, other = (model.edit([task.source], [task.instruction], seed, 2)[0].tobytes() for seed in (1, 1, 2))
+    model, task = (
+        TinyKontext.load(world / "base"),
+        read_tasks(world / "tasks", "test", truth=TRUTH)[0],
+    )
+    first, again, other = (
+        model.edit([task.source], [task.instruction], seed, 2)[0].tobytes() for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
@@ -304,7 +360,9 @@ def test_principles_come_from_the_file_where_one_is_given(tmp_path):
 def test_principles_are_asked_for_only_where_the_reward_reads_them(tmp_path):
     (tmp_path / "images").mkdir()
     draw(sample_scene(np.random.default_rng(3))).save(tmp_path / "images" / "a.png")
-    (tmp_path / "train_metadata.jsonl").write_text(json.dumps({"prompt": "paint it nicer", "image": "images/a.png"}))
+    (tmp_path / "train_metadata.jsonl").write_text(
+        json.dumps({"prompt": "paint it nicer", "image": "images/a.png"})
+    )
     tasks = read_tasks(tmp_path, "train", truth=TRUTH)
     check_rewardable(tasks)  # mode=logits
     with pytest.raises(InputError, match="give a file of them"):
@@ -321,7 +379,10 @@ def test_the_reward_is_asked_with_the_tasks_requirement(world, tmp_path):
 
     asked = set()
     config = config_of(world, "nft", out=tmp_path / "out", epochs=1)
-    tasks = [replace(task, requirement=f"as in {i}") for i, task in enumerate(read_tasks(config.tasks, "train", truth=TRUTH))]
+    tasks = [
+        replace(task, requirement=f"as in {i}")
+        for i, task in enumerate(read_tasks(config.tasks, "train", truth=TRUTH))
+    ]
     train(config, tmp_path / "out", tasks, Noting(TRUTH), TinyKontext.load(config.base), TRUTH)
     assert asked <= {(task.instruction, task.requirement) for task in tasks}
     assert len(asked) == config.groups
@@ -351,7 +412,9 @@ def test_settings_of_the_other_algorithm_are_refused(world):
 
 
 def test_the_command_trains_once_and_then_says_it_is_done(world, tmp_path, capsys):
-    values = json.loads(config_of(world, "nft", out=tmp_path / "out", epochs=1).model_dump_json(exclude_unset=True))
+    values = json.loads(
+        config_of(world, "nft", out=tmp_path / "out", epochs=1).model_dump_json(exclude_unset=True)
+    )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     invoke(["edit", "--config", str(tmp_path / "config.yaml")])
     assert "starts" in capsys.readouterr().err
@@ -378,15 +441,21 @@ class Lent:
         return [Judgement(expected=float(index % 7)) for index in range(len(edits))]
 
 
-@pytest.mark.parametrize("spec", ["serve:{0}?in_flight=8", "rrm:{0}", "{0}", "server:http://127.0.0.1:1/v1"])
-def test_the_command_asks_the_reward_that_is_named_and_closes_it(world, tmp_path, monkeypatch, spec):
+@pytest.mark.parametrize(
+    "spec", ["serve:{0}?in_flight=8", "rrm:{0}", "{0}", "server:http://127.0.0.1:1/v1"]
+)
+def test_the_command_asks_the_reward_that_is_named_and_closes_it(
+    world, tmp_path, monkeypatch, spec
+):
     lent, folder = Lent(), tmp_path / "rrm"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     named = spec.format(folder)
     monkeypatch.setattr("rrm.reward.open_reward", lambda given: lent if given == named else None)
     config = config_of(world, "nft", out=tmp_path / "out", epochs=1, reward="rrm", rrm=named)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True)))
+    )
     invoke(["edit", "--config", str(tmp_path / "config.yaml")])
     assert lent.events == ["asked", "closed"]
     assert (folder / "model.safetensors" in inputs_of(config)) == (not spec.startswith("server"))

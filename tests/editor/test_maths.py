@@ -57,7 +57,9 @@ def test_sde_deviation_uses_the_next_time_at_one():
 
 def test_sde_mean_by_hand():
     # s = .5, dt = −.25, sd = 1: x(1 + 1·(−.25)/1) + v(1 + 1·.5/1)(−.25) = .75x − .375v
-    assert sde_mean(ones(2.0), ones(4.0), 0.5, 0.25, 1.0).item() == pytest.approx(0.75 * 2 - 0.375 * 4)
+    assert sde_mean(ones(2.0), ones(4.0), 0.5, 0.25, 1.0).item() == pytest.approx(
+        0.75 * 2 - 0.375 * 4
+    )
     # at s = 1 the velocity's correction vanishes: x(1 + sd²·dt/2) + v·dt
     assert sde_mean(ones(2.0), ones(4.0), 1.0, 0.8, 1.0).item() == pytest.approx(0.9 * 2 - 0.2 * 4)
 
@@ -76,13 +78,22 @@ def test_ratio_is_exactly_one_on_the_first_pass_in_the_storage_dtype(dtype):
     x, v, z = (torch.randn(4, 6, 5).to(dtype) for _ in range(3))
     step = sde_step(x, v, z, 0.8, 0.6, sde_deviation(0.8, 0.8, 0.7))
     assert step.x_next.dtype == dtype
-    logp = log_density(step.x_next, sde_mean(x.float(), v.float(), 0.8, 0.6, step.sd), step.sd, -0.2)
+    logp = log_density(
+        step.x_next, sde_mean(x.float(), v.float(), 0.8, 0.6, step.sd), step.sd, -0.2
+    )
     _, ratio = clipped_loss(logp, step.logp, torch.ones(4), 1e-4, 5.0)
     assert torch.equal(ratio, torch.ones(4))
 
 
 def test_sde_keeps_only_the_stochastic_steps():
-    x0, taken = sample_sde(lambda x, t: x, torch.randn(2, 3, 4), time_schedule(6), 4, 0.7, torch.Generator().manual_seed(0))
+    x0, taken = sample_sde(
+        lambda x, t: x,
+        torch.randn(2, 3, 4),
+        time_schedule(6),
+        4,
+        0.7,
+        torch.Generator().manual_seed(0),
+    )
     assert [round(step.s, 3) for step in taken] == [1.0, 0.833, 0.667, 0.5]
     assert x0.shape == (2, 3, 4)
     assert torch.equal(taken[1].x, taken[0].x_next)
@@ -109,7 +120,9 @@ def test_nft_gradient_at_v_old_is_the_clipped_advantage_times_the_plain_gradient
     t = torch.tensor([0.7], dtype=torch.float64)
     x_t, a = noised(x0, noise, t), torch.tensor([advantage], dtype=torch.float64)
     v = v_old.clone().requires_grad_()
-    loss = nft_loss(v, v_old, v_old, x_t, x0, t, optimality(a, 5.0), beta=beta, a_max=5.0, ref_weight=1e-4)
+    loss = nft_loss(
+        v, v_old, v_old, x_t, x0, t, optimality(a, 5.0), beta=beta, a_max=5.0, ref_weight=1e-4
+    )
     (gradient,) = torch.autograd.grad(loss.total.sum(), v)
     (plain,) = torch.autograd.grad(normalised_error(x_t - 0.7 * v, x0).sum(), v)
     torch.testing.assert_close(gradient, max(-5.0, min(5.0, advantage)) * plain)
@@ -119,7 +132,18 @@ def test_nft_value_at_v_old_does_not_depend_on_the_reward():
     torch.manual_seed(2)
     x0, x_t, v = (torch.randn(3, 4, 3) for _ in range(3))
     values = [
-        nft_loss(v, v, v, x_t, x0, torch.full((3,), 0.5), torch.full((3,), r), beta=1.0, a_max=5.0, ref_weight=0.0).total
+        nft_loss(
+            v,
+            v,
+            v,
+            x_t,
+            x0,
+            torch.full((3,), 0.5),
+            torch.full((3,), r),
+            beta=1.0,
+            a_max=5.0,
+            ref_weight=0.0,
+        ).total
         for r in (0.0, 0.5, 1.0)
     ]
     torch.testing.assert_close(values[0], values[1])
@@ -129,7 +153,15 @@ def test_nft_value_at_v_old_does_not_depend_on_the_reward():
 def test_nft_loss_by_hand():
     # x_t = 1, x0 = 0, t = ½, v_old = 0, v = 1, β = 1: x̂⁺ = ½, x̂⁻ = 3/2; L± = (x̂±)²/|x̂±|; r = .8
     loss = nft_loss(
-        *(ones(1.0), ones(0.0), ones(-1.0), ones(1.0), ones(0.0), torch.tensor([0.5]), torch.tensor([0.8])),
+        *(
+            ones(1.0),
+            ones(0.0),
+            ones(-1.0),
+            ones(1.0),
+            ones(0.0),
+            torch.tensor([0.5]),
+            torch.tensor([0.8]),
+        ),
         beta=1.0,
         a_max=5.0,
         ref_weight=0.1,
@@ -140,7 +172,10 @@ def test_nft_loss_by_hand():
 
 
 def test_optimality_maps_the_clipped_advantage_to_a_probability():
-    torch.testing.assert_close(optimality(torch.tensor([-9.0, -5.0, 0.0, 2.5, 9.0]), 5.0), torch.tensor([0, 0, 0.5, 0.75, 1]))
+    torch.testing.assert_close(
+        optimality(torch.tensor([-9.0, -5.0, 0.0, 2.5, 9.0]), 5.0),
+        torch.tensor([0, 0, 0.5, 0.75, 1]),
+    )
 
 
 def test_old_decay_grows_to_its_limit_and_the_average_to_its_own():
@@ -158,7 +193,12 @@ def test_blend_moves_the_target_and_leaves_the_newer_alone():
 
 
 def test_a_group_is_image_and_instruction_and_requirement():
-    names = {group_id("a", "x", None), group_id("b", "x", None), group_id("a", "y", None), group_id("a", "x", "r")}
+    names = {
+        group_id("a", "x", None),
+        group_id("b", "x", None),
+        group_id("a", "y", None),
+        group_id("a", "x", "r"),
+    }
     assert len(names) == 4
     assert group_id("a", "x", None) == group_id("a", "x", None)
 
@@ -168,11 +208,15 @@ def test_advantages_by_group_mean_and_epoch_std():
     std = np.std([0.0, 1.0, 0.2, 0.4]) + 1e-4
     np.testing.assert_allclose(result.values, np.array([-0.5, 0.5, -0.1, 0.1]) / std)
     own = group_advantages([0.0, 1.0, 0.2, 0.4], ["p", "p", "q", "q"], spread="group")
-    np.testing.assert_allclose(own.values, [-0.5 / 0.5001, 0.5 / 0.5001, -0.1 / 0.1001, 0.1 / 0.1001])
+    np.testing.assert_allclose(
+        own.values, [-0.5 / 0.5001, 0.5 / 0.5001, -0.1 / 0.1001, 0.1 / 0.1001]
+    )
 
 
 def test_missing_rewards_are_left_out_and_counted_never_zero():
-    result = group_advantages([None, 0.4, 0.8, float("nan"), 0.5, None], ["p", "p", "p", "q", "q", "r"], spread="group")
+    result = group_advantages(
+        [None, 0.4, 0.8, float("nan"), 0.5, None], ["p", "p", "p", "q", "q", "r"], spread="group"
+    )
     assert result.missing_rewards == 3
     assert result.lone_samples == 1
     assert result.kept.tolist() == [False, True, True, False, False, False]
@@ -192,7 +236,12 @@ GROUPS = ["high and flat"] * 2 + ["flat"] * 2 + ["high"] * 2 + ["good"] * 2
 def test_the_papers_filter_drops_what_is_both_high_and_flat():
     result = group_advantages(REWARDS, GROUPS, rule="paper")
     assert result.kept.tolist() == [False, False, True, True, True, True, True, True]
-    assert (result.dropped_high_and_flat, result.dropped_flat, result.dropped_high, result.groups) == (1, 0, 0, 4)
+    assert (
+        result.dropped_high_and_flat,
+        result.dropped_flat,
+        result.dropped_high,
+        result.groups,
+    ) == (1, 0, 0, 4)
 
 
 def test_the_codes_filter_keeps_only_what_is_neither():

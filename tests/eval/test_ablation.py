@@ -1,4 +1,5 @@
-"""The study over seeds: what is planned, how stages are run beside one another, and what is made of their judgements."""
+"""The study over seeds: what is planned, how stages are run beside one another, and what is made of
+their judgements."""
 
 from __future__ import annotations
 
@@ -75,10 +76,18 @@ def stage_module(tmp_path, monkeypatch):
         "open(c['log'], 'a').write(c['name'] + '\\n')\n"
         "print('doing'); sys.exit('it broke') if c['fails'] else None\n"
     )
-    monkeypatch.setattr("eval.ablation.jobs.PROGRAM", (sys.executable, str(tmp_path / "a_stage.py")))
+    monkeypatch.setattr(
+        "eval.ablation.jobs.PROGRAM", (sys.executable, str(tmp_path / "a_stage.py"))
+    )
 
     def job(name: str, needs: tuple[str, ...] = (), rank: int = 0, fails: bool = False) -> Job:
-        return Job(name, "a_stage", {"name": name, "log": str(tmp_path / "order"), "fails": fails}, needs, rank)
+        return Job(
+            name,
+            "a_stage",
+            {"name": name, "log": str(tmp_path / "order"), "fails": fails},
+            needs,
+            rank,
+        )
 
     return job
 
@@ -89,7 +98,9 @@ def test_jobs_run_by_rank_and_what_failed_holds_back_what_needs_it(tmp_path, sta
         stage_module("after-broken", ("broken",), 2), stage_module("after-that", ("after-broken",), 2),
     ]  # fmt: skip
     ended = []
-    failed = run_jobs({job.name: job for job in listed}, tmp_path / "out", 1, lambda: ended.append(1))
+    failed = run_jobs(
+        {job.name: job for job in listed}, tmp_path / "out", 1, lambda: ended.append(1)
+    )
     assert (tmp_path / "order").read_text().split() == ["first", "broken", "late"]
     assert len(ended) == 2
     assert [(f.job, f.reason) for f in failed] == [
@@ -100,20 +111,33 @@ def test_jobs_run_by_rank_and_what_failed_holds_back_what_needs_it(tmp_path, sta
     assert yaml.safe_load((tmp_path / "out/configs/first.yaml").read_text())["name"] == "first"
 
 
-def judgement(score: float | None, verdicts: tuple[int, ...] = (1, 0), thought: str = "1: a ok\n2: b bad") -> Judgement:
+def judgement(
+    score: float | None, verdicts: tuple[int, ...] = (1, 0), thought: str = "1: a ok\n2: b bad"
+) -> Judgement:
     if score is None:
         return Judgement(failure=Failure(kind="unparseable"))
     return Judgement(
         thought=thought,
-        read=Verdicts.model_validate({"verdicts": verdicts, "average": sum(verdicts) / max(len(verdicts), 1), "score": score}),
+        read=Verdicts.model_validate(
+            {"verdicts": verdicts, "average": sum(verdicts) / max(len(verdicts), 1), "score": score}
+        ),
     )
 
 
 def some_judged(seed: int, scores: dict[str, float | None], **more: object) -> Judged:
-    pairs = [PairIndex(i, "x", "compose", "overall", f"s{i}", (f"w{i}", f"l{i}"), "a", f"p{i}", 2, f"p{i}") for i in range(4)]
+    pairs = [
+        PairIndex(
+            i, "x", "compose", "overall", f"s{i}", (f"w{i}", f"l{i}"), "a", f"p{i}", 2, f"p{i}"
+        )
+        for i in range(4)
+    ]
     names = {pair.edit_ids[side]: pair.edited[side] for pair in pairs for side in (0, 1)}
-    truths = {name: EditTruth((1, 0), 10.0 if edit[0] == "w" else 4.0) for name, edit in names.items()}
-    return Judged(pairs, truths, {name: judgement(scores[edit], **more) for name, edit in names.items()}, seed)  # type: ignore[arg-type]
+    truths = {
+        name: EditTruth((1, 0), 10.0 if edit[0] == "w" else 4.0) for name, edit in names.items()
+    }
+    return Judged(
+        pairs, truths, {name: judgement(scores[edit], **more) for name, edit in names.items()}, seed
+    )  # type: ignore[arg-type]
 
 
 SCORES = {"w0": 8.0, "l0": 3.0, "w1": 5.0, "l1": 5.0, "w2": 4.0, "l2": 6.0, "w3": 9.0, "l3": None}
@@ -146,8 +170,12 @@ def test_two_seeds_are_pooled_with_sources_of_their_own():
     two = measures([some_judged(1, SCORES), some_judged(2, SCORES)])
     assert two["n"] == 8
     assert two["half_tie"] == one["half_tie"]
-    wide, narrow = (found["ci95"][1] - found["half_tie"] for found in (one, two))  # the other end is cut off at 0
-    assert narrow == pytest.approx(wide * np.sqrt((8 / 7 / 8) / (4 / 3 / 4)))  # G/(G−1)/n of twice as many clusters
+    wide, narrow = (
+        found["ci95"][1] - found["half_tie"] for found in (one, two)
+    )  # the other end is cut off at 0
+    assert narrow == pytest.approx(
+        wide * np.sqrt((8 / 7 / 8) / (4 / 3 / 4))
+    )  # G/(G−1)/n of twice as many clusters
 
 
 def test_a_better_judge_is_compared_on_the_same_pairs():
@@ -188,7 +216,8 @@ def test_the_teachers_bias_by_hand():
 
 
 def test_the_study_reads_what_its_stages_left(tmp_path):
-    """A real world and real evaluations of two judges that need no training; every other stage is named as unfinished."""
+    """A real world and real evaluations of two judges that need no training; every other stage is
+    named as unfinished."""
     config = ablation(tmp_path, seeds=[3], curve_seeds=[], curve=[])
     study = Study(config)
     planned = plan(config)
@@ -198,7 +227,11 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
     )  # fmt: skip
     run_stage("world", world.out, world, [], lambda out: build(world, out))
     for name in ("noiseless", "chance"):
-        run_suite(SuiteConfig.model_validate(planned.jobs[f"seed3/eval-{name}"].keys), "run", {"sandbox": SandboxTruth})
+        run_suite(
+            SuiteConfig.model_validate(planned.jobs[f"seed3/eval-{name}"].keys),
+            "run",
+            {"sandbox": SandboxTruth},
+        )
     by_model = judged_models(planned, Archive())
     evidence = collect(planned, "the command", by_model, Archive())
     assert set(evidence["models"]) == {"noiseless", "chance"}
@@ -227,9 +260,20 @@ def test_the_study_reads_what_its_stages_left(tmp_path):
 
 
 def test_the_curve_goes_from_no_pair_to_all_of_them():
-    of = {name: {"seeds": {"3": {"half_tie": value}}} for name, value in (("sft-tv", 0.7), ("gcpo-n8", 0.8), ("gcpo", 0.9))}
-    evidence = {"config": {"curve": [8, 16], "curve_seeds": [3]}, "models": of, "pairs": {"3": 20, "4": 30}}
-    assert [(count, m["half_tie"]) for count, m in curve_points(evidence)] == [(0, 0.7), (8, 0.8), (20, 0.9)]
+    of = {
+        name: {"seeds": {"3": {"half_tie": value}}}
+        for name, value in (("sft-tv", 0.7), ("gcpo-n8", 0.8), ("gcpo", 0.9))
+    }
+    evidence = {
+        "config": {"curve": [8, 16], "curve_seeds": [3]},
+        "models": of,
+        "pairs": {"3": 20, "4": 30},
+    }
+    assert [(count, m["half_tie"]) for count, m in curve_points(evidence)] == [
+        (0, 0.7),
+        (8, 0.8),
+        (20, 0.9),
+    ]
 
 
 def test_how_many_pairs_there_were_is_what_gcpo_says_here_or_what_is_known(tmp_path):
@@ -239,26 +283,35 @@ def test_how_many_pairs_there_were_is_what_gcpo_says_here_or_what_is_known(tmp_p
 
 
 def test_only_what_is_needed_for_what_is_not_known_is_run_again(tmp_path):
-    """Everything but the second size's GCPO is known: of its seed, world, data and the second size's SFT are run again."""
+    """Everything but the second size's GCPO is known: of its seed, world, data and the second
+    size's SFT are run again."""
     study = plan(ablation(tmp_path, seeds=[3, 4], curve_seeds=[], curve=[]))
     judged = some_judged(3, SCORES)
     names = [name for name in study.jobs if "/eval-" in name and name != "seed4/eval-gcpo-mini"]
     known = Archive({recipe(study, name): judged for name in names}, {})
     assert set(left_to_run(study, known)) == {
-        f"seed4/{name}" for name in ("world", "data-tv", "sft-tv-mini", "gcpo-mini", "eval-gcpo-mini")
+        f"seed4/{name}"
+        for name in ("world", "data-tv", "sft-tv-mini", "gcpo-mini", "eval-gcpo-mini")
     }
 
 
 def test_a_folder_without_an_archive_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"holds no judgements\.parquet and verifier\.json; name the evidence folder"):
+    with pytest.raises(
+        InputError,
+        match=r"holds no judgements\.parquet and verifier\.json; name the evidence folder",
+    ):
         read_archive(tmp_path)
 
 
 def test_a_study_without_a_recipe_key_of_that_name_is_refused(tmp_path):
     with pytest.raises(InputError, match="did you mean 'seeds'"):
         AblationConfig.checked({"sedes": [1]}, "here")
-    with pytest.raises(InputError, match=r"curve_seeds.* must be one of the seeds \[3, 4, 5\], or all of them"):
-        AblationConfig.checked(ablation(tmp_path).model_dump() | {"seeds": [3, 4, 5], "curve_seeds": [3, 4]}, "here")
+    with pytest.raises(
+        InputError, match=r"curve_seeds.* must be one of the seeds \[3, 4, 5\], or all of them"
+    ):
+        AblationConfig.checked(
+            ablation(tmp_path).model_dump() | {"seeds": [3, 4, 5], "curve_seeds": [3, 4]}, "here"
+        )
 
 
 def test_a_holistic_judge_is_shown_no_principles_and_its_answer_has_no_verdicts():

@@ -9,7 +9,11 @@ from rrm.errors import InputError
 
 
 def value_of(benchmark, dimension, protocol, model, setting=None):
-    (found,) = [a for a in anchors_for(benchmark, dimension, protocol) if (a.model, a.setting) == (model, setting)]
+    (found,) = [
+        a
+        for a in anchors_for(benchmark, dimension, protocol)
+        if (a.model, a.setting) == (model, setting)
+    ]
     return found.value
 
 
@@ -23,7 +27,15 @@ def test_the_seed_papers_numbers_are_there():
 
 
 def test_each_benchmark_of_the_project_has_a_number():
-    assert {anchor.benchmark for anchor in anchors()} >= {"editscore", "tiger", "genai", "compass", "mmrb2", "gedit", "imgedit"}
+    assert {anchor.benchmark for anchor in anchors()} >= {
+        "editscore",
+        "tiger",
+        "genai",
+        "compass",
+        "mmrb2",
+        "gedit",
+        "imgedit",
+    }
 
 
 def test_another_protocol_or_dimension_is_left_out():
@@ -32,13 +44,22 @@ def test_another_protocol_or_dimension_is_left_out():
     assert "SkyJM-Edit-9B" not in pointwise
     assert [a.model for a in anchors_for("editscore", "pooled", "pairwise")] == ["SkyJM-Edit-9B"]
     assert anchors_for("editscore", "consistency", "pointwise-macro") == []
-    three, decisive = (anchors_for("genai", "overall", protocol) for protocol in ("three-class", "decisive-pairwise"))
+    three, decisive = (
+        anchors_for("genai", "overall", protocol)
+        for protocol in ("three-class", "decisive-pairwise")
+    )
     assert {a.value for a in three} == {65.7, 45.3}
     assert {a.value for a in decisive} == {83.9}
 
 
 def test_every_number_has_a_source_lies_on_its_scale_and_stands_once():
-    scales = {"percent": (0, 100), "share": (0, 1), "points": (-100, 100), "0-10": (0, 10), "1-5": (1, 5)}
+    scales = {
+        "percent": (0, 100),
+        "share": (0, 1),
+        "points": (-100, 100),
+        "0-10": (0, 10),
+        "1-5": (1, 5),
+    }
     places = [(a.benchmark, a.dimension, a.protocol, a.model, a.setting) for a in anchors()]
     assert len(set(places)) == len(places)
     for anchor in anchors():
@@ -48,15 +69,21 @@ def test_every_number_has_a_source_lies_on_its_scale_and_stands_once():
 
 
 def test_the_published_o_of_gedit_is_below_the_root_of_its_means():
-    # √ is concave, so that a mean of roots lies below the root of the means: a slip of a digit would show
+    # √ is concave, so that a mean of roots lies below the root of the means: a slip of a digit
+    # would show
     for anchor in anchors_for("gedit", "O", "full-en"):
         if "2604.27505" in anchor.source:
-            sc, pq = (value_of("gedit", name, "full-en", anchor.model, anchor.setting) for name in ("SC", "PQ"))
+            sc, pq = (
+                value_of("gedit", name, "full-en", anchor.model, anchor.setting)
+                for name in ("SC", "PQ")
+            )
             assert anchor.value < math.sqrt(sc * pq)
 
 
 def test_always_saying_tie_is_right_where_people_said_tie_or_both_bad():
-    assert value_of("genai", "overall", "three-class", "always tie") == pytest.approx(100 * (392 + 24) / 919, abs=0.05)
+    assert value_of("genai", "overall", "three-class", "always tie") == pytest.approx(
+        100 * (392 + 24) / 919, abs=0.05
+    )
 
 
 def test_the_table_names_the_source_of_each_line():

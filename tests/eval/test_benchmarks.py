@@ -39,13 +39,31 @@ def scored(kind, where, limit=None, resize=False):
     pairs, scores = [], {}
     for row in read_benchmark(kind, str(where), limit, resize):
         pairs.append(row.pair)
-        scores |= {name: image.getpixel((0, 0))[0] / 10 for name, image in zip(pairs[-1].edit_ids, row.edited, strict=True)}
+        scores |= {
+            name: image.getpixel((0, 0))[0] / 10
+            for name, image in zip(pairs[-1].edit_ids, row.edited, strict=True)
+        }
     return pairs, scores
 
 
 def test_tigers_groups_are_read_from_their_folders_and_counted_whole(tmp_path):
     pairs, scores = scored("tiger", tiger_bench(tmp_path))
-    assert [pair.label for pair in pairs] == ["a", "tie", "a", "a", "a", "b", "a", "a", "a", "a", "a", "b", "a", "a"]
+    assert [pair.label for pair in pairs] == [
+        "a",
+        "tie",
+        "a",
+        "a",
+        "a",
+        "b",
+        "a",
+        "a",
+        "a",
+        "a",
+        "a",
+        "b",
+        "a",
+        "a",
+    ]
     assert [pair.candidates for pair in pairs] == [2] * 2 + [3] * 6 + [4] * 6
     assert {pair.group for pair in pairs} == {"2pair/1", "2pair/2", "3pair/1", "3pair/2", "4pair/1"}
     assert len({pair.item_id for pair in pairs}) == 14
@@ -58,7 +76,8 @@ def test_tigers_groups_are_read_from_their_folders_and_counted_whole(tmp_path):
 def test_an_edit_that_recurs_in_its_group_is_one_edit(tmp_path):
     pairs, scores = scored("tiger", tiger_bench(tmp_path))
     assert len({name for pair in pairs if pair.group == "4pair/1" for name in pair.edit_ids}) == 4
-    # sources 1 and 2; of each A, B and C are the same pixels whatever the group, and D is in one group only
+    # sources 1 and 2; of each A, B and C are the same pixels whatever the group, and D is in one
+    # group only
     assert len(scores) == 7
 
 
@@ -70,9 +89,13 @@ def test_a_limit_takes_whole_groups_of_every_k_even_where_their_rows_are_mixed(t
 
 def test_edits_come_as_they_are_or_at_the_size_of_their_source_where_that_is_asked_for(tmp_path):
     where = str(tiger_bench(tmp_path))
-    for plain, resized in zip(read_benchmark("tiger", where), read_benchmark("tiger", where, resize=True), strict=True):
+    for plain, resized in zip(
+        read_benchmark("tiger", where), read_benchmark("tiger", where, resize=True), strict=True
+    ):
         assert {image.size for image in resized.edited} == {plain.source.size} == {SIZE}
-        for one, other, before, after in zip(plain.edited, resized.edited, plain.pair.edited, resized.pair.edited, strict=True):
+        for one, other, before, after in zip(
+            plain.edited, resized.edited, plain.pair.edited, resized.pair.edited, strict=True
+        ):
             assert pixel_digest(other) == after
             assert (before == after) == (one.size == SIZE)
 
@@ -88,7 +111,9 @@ def test_edits_come_as_they_are_or_at_the_size_of_their_source_where_that_is_ask
     ],
 )
 def test_a_row_of_tigers_that_cannot_be_used_is_named(tmp_path, change, message):
-    path = write_parquet(tmp_path / "one.parquet", [{**tiger_row("1_0", 2, "A", "B", "A>B"), **change}])
+    path = write_parquet(
+        tmp_path / "one.parquet", [{**tiger_row("1_0", 2, "A", "B", "A>B"), **change}]
+    )
     with pytest.raises(InputError, match=message):
         list(read_benchmark("tiger", str(path)))
 
@@ -106,14 +131,22 @@ def test_genais_votes_are_read_from_its_editing_part_alone(tmp_path):
 
 
 def test_an_unknown_vote_is_named(tmp_path):
-    path = write_parquet(tmp_path / "test_v1.parquet", [genai_row("leftvote", 9, 3), genai_row("left", 9, 3)])
-    with pytest.raises(InputError, match="row 2: 'vote_type' is 'left'; it must be one of leftvote, rightvote"):
+    path = write_parquet(
+        tmp_path / "test_v1.parquet", [genai_row("leftvote", 9, 3), genai_row("left", 9, 3)]
+    )
+    with pytest.raises(
+        InputError, match="row 2: 'vote_type' is 'left'; it must be one of leftvote, rightvote"
+    ):
         list(read_benchmark("genai", str(path)))
 
 
 def test_compass_is_a_list_in_json_judged_by_dimension(tmp_path):
     pairs, scores = scored("compass", compass_bench(tmp_path / "compass"))
-    assert [(pair.dimension, pair.label) for pair in pairs] == [("IA", "a"), ("VC", "a"), ("VQ", "tie")]
+    assert [(pair.dimension, pair.label) for pair in pairs] == [
+        ("IA", "a"),
+        ("VC", "a"),
+        ("VQ", "tie"),
+    ]
     found = summarise("compass", pairs, scores, Thresholds(0.25))["convention"]
     assert {name: part["value"] for name, part in found.items()} == {
         "IA": 1.0,
@@ -126,7 +159,10 @@ def test_compass_is_a_list_in_json_judged_by_dimension(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dimension": "overall"}, "item 3: 'dimension' is 'overall'; it must be one of IA, VC, VQ"),
+        (
+            {"dimension": "overall"},
+            "item 3: 'dimension' is 'overall'; it must be one of IA, VC, VQ",
+        ),
         ({"label": "win"}, "item 3: 'label' is 'win'; it must be one of preference, tie"),
         ({"loser": "images/none.png"}, "item 3: There is no image at"),
         ({"loser": "../outside.png"}, "item 3: .* leads out of"),
@@ -150,7 +186,12 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "no rows"), ("[1]", "item 1: not a JSON object"), ("[", "is no JSON list"), ("[]", "no rows")],
+    [
+        ("{}", "no rows"),
+        ("[1]", "item 1: not a JSON object"),
+        ("[", "is no JSON list"),
+        ("[]", "no rows"),
+    ],
 )
 def test_json_that_is_no_list_of_objects_is_refused(tmp_path, content, message):
     (tmp_path / "bench.json").write_text(content)
@@ -164,7 +205,9 @@ def test_a_repository_of_files_is_downloaded_whole_at_its_revision(tmp_path, mon
     # as in the hub's cache: files are links into blobs/
     blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "abc123"
     blobs.mkdir(parents=True)
-    for number, file in enumerate(sorted(p for p in compass_bench(tmp_path / "compass").rglob("*") if p.is_file())):
+    for number, file in enumerate(
+        sorted(p for p in compass_bench(tmp_path / "compass").rglob("*") if p.is_file())
+    ):
         link = snapshot / file.relative_to(tmp_path / "compass")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.rename(blobs / str(number)))
@@ -176,7 +219,11 @@ def test_a_repository_of_files_is_downloaded_whole_at_its_revision(tmp_path, mon
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert len(list(read_benchmark("compass", "DogNeverSleep/EditReward-Compass@abc123"))) == 3
-    assert asked == {"repo": "DogNeverSleep/EditReward-Compass", "repo_type": "dataset", "revision": "abc123"}
+    assert asked == {
+        "repo": "DogNeverSleep/EditReward-Compass",
+        "repo_type": "dataset",
+        "revision": "abc123",
+    }
 
 
 def test_genai_on_the_hub_is_one_config_and_one_split(monkeypatch):
@@ -195,7 +242,12 @@ def test_genai_on_the_hub_is_one_config_and_one_split(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     (row,) = read_benchmark("genai", "TIGER-Lab/GenAI-Bench")
     assert row.edited[0].getpixel((0, 0)) == (90, 0, 0)
-    assert asked == {"path": "TIGER-Lab/GenAI-Bench", "name": "image_edition", "revision": None, "split": "test_v1"}
+    assert asked == {
+        "path": "TIGER-Lab/GenAI-Bench",
+        "name": "image_edition",
+        "revision": None,
+        "split": "test_v1",
+    }
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
@@ -228,12 +280,17 @@ def test_a_set_of_ones_own_may_say_same(tmp_path):
 
 
 def test_pairs_by_the_names_of_another_set_are_read_too(tmp_path):
-    (row,) = read_benchmark("jsonl", str(write_parquet(tmp_path / "x.parquet", [genai_row("rightvote", 90, 30)])))
+    (row,) = read_benchmark(
+        "jsonl", str(write_parquet(tmp_path / "x.parquet", [genai_row("rightvote", 90, 30)]))
+    )
     assert (row.pair.label, row.pair.instruction, row.pair.candidates) == ("b", "make it red", 2)
 
 
 def test_a_pair_without_a_label_is_told_what_it_lacks(tmp_path):
-    with pytest.raises(InputError, match=r"line 1: no label.*; give source, instruction, edited_a, edited_b and label"):
+    with pytest.raises(
+        InputError,
+        match=r"line 1: no label.*; give source, instruction, edited_a, edited_b and label",
+    ):
         list(read_benchmark("jsonl", str(own_pairs(tmp_path, {}))))
 
 
@@ -248,21 +305,32 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
 
 
 def test_editscores_first_image_is_the_preferred_one_and_recurring_images_are_one_edit(tmp_path):
-    rows = [editscore_row("A", "B"), editscore_row("B", "C"), editscore_row("A", "B", "consistency")]
-    pairs, scores = scored("editscore", write_parquet(tmp_path / "train.parquet", rows), resize=True)
+    rows = [
+        editscore_row("A", "B"),
+        editscore_row("B", "C"),
+        editscore_row("A", "B", "consistency"),
+    ]
+    pairs, scores = scored(
+        "editscore", write_parquet(tmp_path / "train.parquet", rows), resize=True
+    )
     assert {pair.label for pair in pairs} == {"a"}
     assert len(scores) == 3
     assert len({pair.item_id for pair in pairs}) == 3
     found = summarise("editscore", pairs, scores)["convention"]
     assert (found["overall"]["value"], found["consistency"]["value"]) == (0.5, 1.0)
-    assert open_benchmark("editscore", str(tmp_path / "train.parquet"), 1, True).pairs == [pairs[0], pairs[2]]
+    assert open_benchmark("editscore", str(tmp_path / "train.parquet"), 1, True).pairs == [
+        pairs[0],
+        pairs[2],
+    ]
 
 
 def test_a_saved_dataset_is_read_with_its_images_still_encoded(tmp_path):
     import datasets
 
     rows = datasets.Dataset.from_list([editscore_row("A", "B")])
-    rows.cast_column("output_images", datasets.Sequence(datasets.Image())).save_to_disk(tmp_path / "saved")
+    rows.cast_column("output_images", datasets.Sequence(datasets.Image())).save_to_disk(
+        tmp_path / "saved"
+    )
     (row,) = read_benchmark("editscore", str(tmp_path / "saved"))
     assert row.edited[0].getpixel((0, 0)) == (90, 0, 0)
 
@@ -304,7 +372,9 @@ def test_a_path_at_which_nothing_lies_is_refused_at_once_and_never_sought_on_the
 ):
     (tmp_path / "here" / "runs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(InputError, match=r"nothing lies there; give a folder, a \.jsonl, .* or a hub id") as error:
+    with pytest.raises(
+        InputError, match=r"nothing lies there; give a folder, a \.jsonl, .* or a hub id"
+    ) as error:
         list(read_benchmark(kind, where))
     assert str(error.value).startswith(f"{where} is no benchmark")
     assert no_hub == []
@@ -323,7 +393,12 @@ def test_what_may_be_a_hub_id_is_sought_there_and_a_revision_tells_it_from_a_fol
         list(read_benchmark(kind, "owner/name"))
     with pytest.raises(InputError, match="cannot be loaded from the hub"):
         list(read_benchmark(kind, "owner/name@main"))
-    assert no_hub == [("owner/name", None), ("owner/name.v1", "main"), ("owner/name", "v1.0"), ("owner/name", "main")]
+    assert no_hub == [
+        ("owner/name", None),
+        ("owner/name.v1", "main"),
+        ("owner/name", "v1.0"),
+        ("owner/name", "main"),
+    ]
 
 
 def test_a_file_of_another_kind_is_no_benchmark(tmp_path, no_hub):
@@ -333,7 +408,9 @@ def test_a_file_of_another_kind_is_no_benchmark(tmp_path, no_hub):
 
 
 def test_a_kind_that_is_none_is_refused(tmp_path):
-    with pytest.raises(InputError, match=f"'imagenet' is no kind of benchmark; name one of {', '.join(BENCHMARKS)}"):
+    with pytest.raises(
+        InputError, match=f"'imagenet' is no kind of benchmark; name one of {', '.join(BENCHMARKS)}"
+    ):
         list(read_benchmark("imagenet", str(tmp_path)))
 
 
@@ -368,7 +445,14 @@ def test_a_judge_of_pairs_sees_both_orders(tmp_path):
 def test_the_stage_evaluates_a_benchmark_of_another_kind_by_its_own_rules(tmp_path):
     where = own_pairs(tmp_path, {"label": "b", "edited_a": "D.png"}, {"label": "same"})
     table = tmp_path / "principles.jsonl"
-    table.write_text(json.dumps({"instruction": "make it red", "principles": [{"question": "Red?", "category": "follow"}]}))
+    table.write_text(
+        json.dumps(
+            {
+                "instruction": "make it red",
+                "principles": [{"question": "Red?", "category": "follow"}],
+            }
+        )
+    )
     out = tmp_path / "out"
     settings = {"data": str(where), "bench": "jsonl", "out": str(out), "principles": str(table)}
     result = run_suite(SuiteConfig(judges={"m": "baseline:chance"}, **settings), "run")
@@ -386,7 +470,10 @@ def test_edits_are_asked_about_together_only_while_their_images_have_room(monkey
     monkeypatch.setattr(judging, "BATCH_PIXELS", 1000)
     small, large = Image.new("RGB", (10, 10)), Image.new("RGB", (40, 40))
     wanted = [small] * 7 + [large, small, small, large, large]
-    made = [[image.width for image in part] for part in judging.batches(iter(wanted), 4, lambda image: (image,))]
+    made = [
+        [image.width for image in part]
+        for part in judging.batches(iter(wanted), 4, lambda image: (image,))
+    ]
     assert made == [[10] * 4, [10] * 3 + [40], [10, 10, 40], [40]]
     assert list(judging.batches(iter(()), 4, lambda image: (image,))) == []
 
@@ -426,7 +513,10 @@ def test_a_benchmark_is_added_by_one_file_alone(tmp_path, monkeypatch, command):
     monkeypatch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path / "code")])
     monkeypatch.setattr(benchmarks, "BENCHMARKS", benchmarks.discovered())
     own_pairs(tmp_path, {"label": "a"})  # which writes images
-    rows = [{"before": "C.png", "one": "A.png", "two": "B.png", "task": "redder", "better": side} for side in ("one", "two")]
+    rows = [
+        {"before": "C.png", "one": "A.png", "two": "B.png", "task": "redder", "better": side}
+        for side in ("one", "two")
+    ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     where = ("--bench", "mine", "--data", tmp_path / "mine.jsonl", "--out", tmp_path / "out")
     code, printed, wrong = command("run", *where, "--reward", "baseline:more-change")
@@ -436,5 +526,11 @@ def test_a_benchmark_is_added_by_one_file_alone(tmp_path, monkeypatch, command):
     code, _, wrong = command("report", tmp_path / "out")
     assert code == 0, wrong
     assert "Mine, all mine" in (tmp_path / "out/report.html").read_text()
-    with pytest.raises(InputError, match="row 1 lacks before, one, two, task, better; the columns of mine"):
-        list(read_benchmark("mine", str(write_parquet(tmp_path / "x.parquet", [genai_row("leftvote", 90, 30)]))))
+    with pytest.raises(
+        InputError, match="row 1 lacks before, one, two, task, better; the columns of mine"
+    ):
+        list(
+            read_benchmark(
+                "mine", str(write_parquet(tmp_path / "x.parquet", [genai_row("leftvote", 90, 30)]))
+            )
+        )

@@ -1,4 +1,5 @@
-"""What `editrewardbench` keeps: nothing that was answered is lost, nothing that cannot be read is believed, failures are told."""
+"""What `editrewardbench` keeps: nothing that was answered is lost, nothing that cannot be read is
+believed, failures are told."""
 
 from __future__ import annotations
 
@@ -16,16 +17,31 @@ from rrm.runtime.lock import locked
 from tests.eval.test_pairwise import reds, serving
 from tests.support.reward_benchmarks import own_pairs
 
-PAIRS = ({"label": "a"}, {"label": "b", "edited_a": "C.png", "edited_b": "D.png"}, {"label": "a", "source": "C.png"})
+PAIRS = (
+    {"label": "a"},
+    {"label": "b", "edited_a": "C.png", "edited_b": "D.png"},
+    {"label": "a", "source": "C.png"},
+)
 
 
 @pytest.fixture
 def bench(command, tmp_path):
-    """Runs the benchmark of three pairs, six edits, into a folder; gives exit code, stdout and stderr."""
+    """Runs the benchmark of three pairs, six edits, into a folder; gives exit code, stdout and
+    stderr."""
     where = own_pairs(tmp_path, *PAIRS)
 
     def call(reward, *more, out="out"):
-        arguments = ("--bench", "jsonl", "--data", where, "--reward", reward, "--out", tmp_path / out, *more)
+        arguments = (
+            "--bench",
+            "jsonl",
+            "--data",
+            where,
+            "--reward",
+            reward,
+            "--out",
+            tmp_path / out,
+            *more,
+        )
         return command("run", *arguments)
 
     return call
@@ -66,7 +82,9 @@ def test_answers_that_come_in_any_order_end_in_the_benchmarks_order(bench, tmp_p
 
     monkeypatch.setattr(BaselineJudge, "judge_many", backwards)
     assert bench("baseline:more-change")[0] == 0
-    assert (tmp_path / "out/rows.jsonl").read_bytes() == (tmp_path / "whole/rows.jsonl").read_bytes()
+    assert (tmp_path / "out/rows.jsonl").read_bytes() == (
+        tmp_path / "whole/rows.jsonl"
+    ).read_bytes()
 
 
 BAD = (
@@ -114,7 +132,11 @@ def test_a_damaged_result_is_one_sentence(bench, command, tmp_path):
         for damage in (b"", b"{", b"[1]\n", b'{"number": 1}\n'):
             path.write_bytes(damage)
             code, _, wrong = command("report", tmp_path / "out")
-            assert code == (0 if damage == b"" and name == "pairs.jsonl" else 2), (name, damage, wrong)
+            assert code == (0 if damage == b"" and name == "pairs.jsonl" else 2), (
+                name,
+                damage,
+                wrong,
+            )
         path.write_bytes(sound)
 
 
@@ -160,7 +182,9 @@ def test_a_folder_that_another_run_is_at_work_in_is_left_alone(bench, tmp_path):
     assert "is in use by another run" in wrong
 
 
-def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(bench, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(
+    bench, tmp_path, monkeypatch
+):
     assert bench("baseline:more-change", out="whole")[0] == 0
     append, written = cache.append_lines, []
 
@@ -177,33 +201,64 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_before_is_kept(bench, 
     assert f"{tmp_path / 'out'}: the disk is full" in wrong
     monkeypatch.undo()
     assert bench("baseline:more-change")[0] == 0
-    assert (tmp_path / "out/rows.jsonl").read_bytes() == (tmp_path / "whole/rows.jsonl").read_bytes()
+    assert (tmp_path / "out/rows.jsonl").read_bytes() == (
+        tmp_path / "whole/rows.jsonl"
+    ).read_bytes()
 
 
-def test_an_out_that_is_a_file_and_names_that_no_file_can_hold_are_one_sentence(bench, command, tmp_path):
+def test_an_out_that_is_a_file_and_names_that_no_file_can_hold_are_one_sentence(
+    bench, command, tmp_path
+):
     (tmp_path / "file").write_text("mine")
     code, _, wrong = bench("baseline:more-change", out="file")
     assert (code, (tmp_path / "file").read_text()) == (2, "mine")
     assert "is a file; name a folder" in wrong
     for name in ("id", "task_type", "dimension", "instruction"):
         where = own_pairs(tmp_path, {"label": "a", name: "half an emoji: \ud83d"})
-        arguments = ("--bench", "jsonl", "--data", where, "--reward", "baseline:copy", "--out", tmp_path / name)
+        arguments = (
+            "--bench",
+            "jsonl",
+            "--data",
+            where,
+            "--reward",
+            "baseline:copy",
+            "--out",
+            tmp_path / name,
+        )
         code, _, wrong = command("run", *arguments)
         assert code == 2
         assert f"line 1: '{name}' holds half a character" in wrong
 
 
 def test_the_requirement_is_part_of_the_task(command, tmp_path):
-    rows = [{"label": "a"}, {"label": "b", "requirement": "Keep the sky."}, {"label": "b", "requirement": "Mind the gap."}]
+    rows = [
+        {"label": "a"},
+        {"label": "b", "requirement": "Keep the sky."},
+        {"label": "b", "requirement": "Mind the gap."},
+    ]
     where = own_pairs(tmp_path, *rows)
-    for kind, answer, asked in (("vlm", "<score>5.0</score>", 6), ("vlm-pair", "<choice>A</choice>", 6)):
+    for kind, answer, asked in (
+        ("vlm", "<score>5.0</score>", 6),
+        ("vlm-pair", "<choice>A</choice>", 6),
+    ):
         with serving(lambda shown, answer=answer: answer) as (url, bodies):
             reward = f"{kind}:{url}?model=m"
-            arguments = ("--bench", "jsonl", "--data", where, "--reward", reward, "--out", tmp_path / kind)
+            arguments = (
+                "--bench",
+                "jsonl",
+                "--data",
+                where,
+                "--reward",
+                reward,
+                "--out",
+                tmp_path / kind,
+            )
             assert command("run", *arguments)[0] == 0
         texts = [body["messages"][-1]["content"][-1]["text"] for body in bodies]
         assert len(texts) == asked
-        assert [sum(words in text for text in texts) for words in ("Keep the sky.", "Mind the gap.")] == [2, 2]
+        assert [
+            sum(words in text for text in texts) for words in ("Keep the sky.", "Mind the gap.")
+        ] == [2, 2]
         outcomes = rows_in(tmp_path / kind / "pairs.jsonl")
         assert [o["requirement"] for o in outcomes] == [None, "Keep the sky.", "Mind the gap."]
 
@@ -216,7 +271,12 @@ def test_of_several_rows_the_last_counts_and_a_failure_of_the_moment_is_asked_ag
     kept = AnswerCache(tmp_path / "rows.jsonl", JudgedRow)
     for key, judgement in (("a", late), ("b", lost), ("c", late), ("c", Judgement(expected=3.0))):
         kept.add(row(key, judgement))
-    assert [kept.settled(key) for key in "abcd"] == [True, True, True, False]  # once in a run is enough
+    assert [kept.settled(key) for key in "abcd"] == [
+        True,
+        True,
+        True,
+        False,
+    ]  # once in a run is enough
     again, retried = (
         AnswerCache(tmp_path / "rows.jsonl", JudgedRow),
         AnswerCache(tmp_path / "rows.jsonl", JudgedRow, retry=True),

@@ -19,7 +19,10 @@ def write_jsonl(path, rows):
 
 def votes(sides, clusters=None):
     names = clusters or [str(place) for place in range(len(sides))]
-    return [Vote(f"i{place}", side, None, cluster) for place, (side, cluster) in enumerate(zip(sides, names, strict=True))]
+    return [
+        Vote(f"i{place}", side, None, cluster)
+        for place, (side, cluster) in enumerate(zip(sides, names, strict=True))
+    ]
 
 
 def test_gsb_is_good_less_bad_over_all_votes():
@@ -32,7 +35,8 @@ def test_gsb_is_good_less_bad_over_all_votes():
 
 
 def test_votes_on_one_source_go_together():
-    # two clusters with sums of (v − mean) of 1 and −1, over n = 4 votes of mean ½: se = √(2 · (1/16 + 1/16)) = ½
+    # two clusters with sums of (v − mean) of 1 and −1, over n = 4 votes of mean ½: se = √(2 · (1/16
+    # + 1/16)) = ½
     found = gsb(votes("GGSS", ["a", "a", "b", "b"]))
     assert found["clusters"] == 2
     assert found["se"] == pytest.approx(0.5)
@@ -54,7 +58,14 @@ def test_several_votes_on_an_item_count_once_in_the_test_over_items():
 
 
 def test_raters_of_one_item_are_compared_with_each_other():
-    rows = [("a", "G", "x"), ("a", "G", "y"), ("a", "B", "z"), ("b", "S", "x"), ("b", "S", "y"), ("c", "G", "x")]
+    rows = [
+        ("a", "G", "x"),
+        ("a", "G", "y"),
+        ("a", "B", "z"),
+        ("b", "S", "x"),
+        ("b", "S", "y"),
+        ("c", "G", "x"),
+    ]
     found = agreement([Vote(item, side, rater, item) for item, side, rater in rows])
     # item a: xy agree, xz and yz do not; item b: xy agree
     assert found == {
@@ -70,7 +81,11 @@ def test_raters_of_one_item_are_compared_with_each_other():
 
 
 def test_votes_are_read_from_jsonl_and_csv_by_letter_and_by_word(tmp_path):
-    rows = [{"item": 1, "vote": "G"}, {"item_id": "2", "vote": "same", "rater": "x", "source": "s"}, {"id": "3", "vote": "Bad"}]
+    rows = [
+        {"item": 1, "vote": "G"},
+        {"item_id": "2", "vote": "same", "rater": "x", "source": "s"},
+        {"id": "3", "vote": "Bad"},
+    ]
     from_jsonl = read_votes(write_jsonl(tmp_path / "votes.jsonl", rows))
     table = tmp_path / "votes.csv"
     table.write_text("Item,Vote,rater,source\n1,good,,\n2,S,x,s\n3,b,,\n")
@@ -82,7 +97,9 @@ def test_votes_are_read_from_jsonl_and_csv_by_letter_and_by_word(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gbk"])
 def test_votes_are_read_in_any_encoding_that_is_marked_or_named_and_in_chinese(tmp_path, encoding):
     table = tmp_path / "votes.csv"
-    table.write_bytes("item,vote,rater\r\n图一,好,甲\r\n图二,差,甲\r\n图三,相同,甲\r\n".encode(encoding))
+    table.write_bytes(
+        "item,vote,rater\r\n图一,好,甲\r\n图二,差,甲\r\n图三,相同,甲\r\n".encode(encoding)
+    )
     if encoding == "gbk":
         with pytest.raises(InputError, match="line 2 is not utf-8, but probably gb18030"):
             read_votes(table)
@@ -95,19 +112,32 @@ def test_votes_are_read_in_any_encoding_that_is_marked_or_named_and_in_chinese(t
 
 
 def test_votes_that_are_not_certain_are_read_as_a_user_says(tmp_path):
-    path = write_jsonl(tmp_path / "votes.jsonl", [{"item": str(n), "vote": vote} for n, vote in enumerate([1, 0, -1, 1, 9])])
-    with pytest.raises(InputError, match=r"'1' in 2 rows, '-1' in 1 row, '0' in 1 row, '9' in 1 row; fill in labels"):
+    path = write_jsonl(
+        tmp_path / "votes.jsonl",
+        [{"item": str(n), "vote": vote} for n, vote in enumerate([1, 0, -1, 1, 9])],
+    )
+    with pytest.raises(
+        InputError,
+        match=r"'1' in 2 rows, '-1' in 1 row, '0' in 1 row, '9' in 1 row; fill in labels",
+    ):
         read_votes(path)
     given = label_option("1=a,0=same,-1=b,9=")
     assert "".join(vote.side for vote in read_votes(path, given=given)) == "GSBG"
 
 
 def test_raters_agreement_is_given_as_krippendorffs_alpha_too():
-    rows = [("a", "G", "x"), ("a", "G", "y"), ("b", "B", "x"), ("b", "B", "y"), ("c", "G", "x"), ("c", "B", "y")]
+    rows = [
+        ("a", "G", "x"),
+        ("a", "G", "y"),
+        ("b", "B", "x"),
+        ("b", "B", "y"),
+        ("c", "G", "x"),
+        ("c", "B", "y"),
+    ]
     # observed disagreement 1/3; expected of 3 G and 3 B: 2·3·3/(6·5)
-    assert gsb([Vote(item, side, rater, item) for item, side, rater in rows])["alpha"] == pytest.approx(
-        1 - (1 / 3) / 0.6, abs=1e-4
-    )
+    assert gsb([Vote(item, side, rater, item) for item, side, rater in rows])[
+        "alpha"
+    ] == pytest.approx(1 - (1 / 3) / 0.6, abs=1e-4)
     assert gsb(votes("GB"))["alpha"] is None
 
 
@@ -117,8 +147,14 @@ def test_raters_agreement_is_given_as_krippendorffs_alpha_too():
         ([{"item": "a", "vote": "better"}], "'better' in 1 row; fill in labels"),
         ([{"item": "a"}], "line 1: there is no vote"),
         ([{"vote": "G"}], "names no item"),
-        ([{"item": "a", "vote": "G", "rater": "x"}] * 2, "line 2: rater 'x' voted on item 'a' before"),
-        ([{"item": "a", "vote": "G", "source": "s"}, {"item": "a", "vote": "G", "source": "t"}], "another source"),
+        (
+            [{"item": "a", "vote": "G", "rater": "x"}] * 2,
+            "line 2: rater 'x' voted on item 'a' before",
+        ),
+        (
+            [{"item": "a", "vote": "G", "source": "s"}, {"item": "a", "vote": "G", "source": "t"}],
+            "another source",
+        ),
         ([], "holds no votes"),
     ],
 )
@@ -133,8 +169,12 @@ def test_one_vote_has_no_interval():
 
 
 def test_the_command_prints_gsb_in_points_and_writes_the_summary(tmp_path, capsys, monkeypatch):
-    path = write_jsonl(tmp_path / "v.jsonl", [{"item": str(k), "vote": side} for k, side in enumerate("GGGSB")])
-    monkeypatch.setattr("sys.argv", ["eval.editors", "gsb", str(path), "--out", str(tmp_path / "out")])
+    path = write_jsonl(
+        tmp_path / "v.jsonl", [{"item": str(k), "vote": side} for k, side in enumerate("GGGSB")]
+    )
+    monkeypatch.setattr(
+        "sys.argv", ["eval.editors", "gsb", str(path), "--out", str(tmp_path / "out")]
+    )
     main()
     printed = capsys.readouterr().out
     assert "GSB +40.0 ± 40.0" in printed

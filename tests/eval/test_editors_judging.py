@@ -1,4 +1,5 @@
-"""Editors' benchmarks: judging over real HTTP, answers that are read or named as failures, and scores worked out by hand."""
+"""Editors' benchmarks: judging over real HTTP, answers that are read or named as failures, and
+scores worked out by hand."""
 
 import asyncio
 import base64
@@ -16,7 +17,14 @@ from eval.editors.__main__ import main
 from eval.editors.aggregate import paired, summarise
 from eval.editors.items import ItemResult
 from eval.editors.judge import AnswerRow, JudgeSettings, answer_key, judge_all
-from eval.editors.prompts import RUBRICS, SYSTEM, consistency_question, quality_question, read_scores, rubric_question
+from eval.editors.prompts import (
+    RUBRICS,
+    SYSTEM,
+    consistency_question,
+    quality_question,
+    read_scores,
+    rubric_question,
+)
 from rrm.errors import InputError
 from rrm.records import Choice, Failure
 from rrm.runtime.lock import locked
@@ -29,7 +37,13 @@ PAIR, TRIPLE = consistency_question("make it red"), rubric_question("add", "add 
 def result(item, group, source="s", failure=None, intersection=True, **scores):
     reason = Failure(kind=failure) if failure else None
     return ItemResult(
-        item_id=item, group=group, language="en", intersection=intersection, source=source, scores=scores, failure=reason
+        item_id=item,
+        group=group,
+        language="en",
+        intersection=intersection,
+        source=source,
+        scores=scores,
+        failure=reason,
     )
 
 
@@ -75,15 +89,30 @@ def test_gedits_headline_is_the_mean_over_tasks_of_the_means_over_samples():
 
 
 def test_errors_are_clustered_by_source_image():
-    apart = [result(str(k), "a", f"s{k}", score=score) for k, score in enumerate((1.0, 1.0, 5.0, 5.0))]
-    together = [result(str(k), "a", f"s{k // 2}", score=score) for k, score in enumerate((1.0, 1.0, 5.0, 5.0))]
-    error = [summarise(results, ("score",))["overall"]["score"]["se"] for results in (apart, together)]
+    apart = [
+        result(str(k), "a", f"s{k}", score=score) for k, score in enumerate((1.0, 1.0, 5.0, 5.0))
+    ]
+    together = [
+        result(str(k), "a", f"s{k // 2}", score=score)
+        for k, score in enumerate((1.0, 1.0, 5.0, 5.0))
+    ]
+    error = [
+        summarise(results, ("score",))["overall"]["score"]["se"] for results in (apart, together)
+    ]
     assert error == pytest.approx([math.sqrt(4 / 3 * 4 / 4), math.sqrt(2 * 2)])
 
 
 def test_two_editors_are_compared_on_the_items_that_both_have_a_score_for():
-    first = [result("1", "a", "s1", score=4.0), result("2", "b", "s2", score=3.0), result("3", "b", "s3", failure="missing")]
-    second = [result("1", "a", "s1", score=3.0), result("2", "b", "s2", score=3.0), result("3", "b", "s3", score=5.0)]
+    first = [
+        result("1", "a", "s1", score=4.0),
+        result("2", "b", "s2", score=3.0),
+        result("3", "b", "s3", failure="missing"),
+    ]
+    second = [
+        result("1", "a", "s1", score=3.0),
+        result("2", "b", "s2", score=3.0),
+        result("3", "b", "s3", score=5.0),
+    ]
     found = paired(first, second, "score")
     assert (found["n"], found["left_out"], found["mean"]) == (2, 1, 0.5)
 
@@ -130,7 +159,10 @@ def test_scores_written_as_text_are_read_where_they_are_beyond_doubt():
     assert read_scores('{"score": ["8", "７．５"]}', PAIR)[0] == (8, 7.5)
     assert read_scores('{"score": ["8/10", 7]}', PAIR)[0] == (8, 7)
     assert read_scores("｛“score”：［８，７．５］｝", PAIR)[0] == (8, 7.5)
-    assert read_scores(Choice('{"score"：[8, 7]}', reasoning="Well kept."), PAIR) == ((8, 7), "Well kept.")
+    assert read_scores(Choice('{"score"：[8, 7]}', reasoning="Well kept."), PAIR) == (
+        (8, 7),
+        "Well kept.",
+    )
     assert read_scores('{"score": ["4/5", 5, 3]}', TRIPLE)[0] == (4, 5, 3)
     assert read_scores('{"score": ["4/10", 5, 3]}', TRIPLE).kind == "unparseable"
 
@@ -162,8 +194,18 @@ def judge_app(asked):
         edited = Image.open(io.BytesIO(base64.b64decode(images[-1].partition(",")[2])))
         asked.append((edited.getpixel((0, 0))[0], len(images), edited.size, parts[-1]["text"]))
         said = SAID[edited.getpixel((0, 0))[0]][len(images) == 1]
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        value = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": said},
+            "finish_reason": "stop",
+        }
+        value = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+        }
         return Response(json.dumps(value), media_type="application/json")
 
     return app
@@ -189,7 +231,11 @@ def edited(tmp_path):
         "k6": "ps_human",
     }
     names = [f"{key}.png" for key in tasks]
-    bench = write_gedit(tmp_path / "bench", [row(task, key, image=f"{key}.png") for key, task in tasks.items()], names)
+    bench = write_gedit(
+        tmp_path / "bench",
+        [row(task, key, image=f"{key}.png") for key, task in tasks.items()],
+        names,
+    )
     outputs = tmp_path / "outputs" / "editor"
     for shade, (key, task) in zip((10, 20, 30, 40), tasks.items(), strict=False):
         path = outputs / gedit.output_path(task, "en", key)
@@ -205,7 +251,9 @@ def judged(edited, url, path, retry=False, **settings):
     bench, outputs = edited
     chosen = JudgeSettings(url=url, model="vlm", retries=0, in_flight=2, **settings)
     rows = AnswerCache(path, AnswerRow, retry)
-    return asyncio.run(judge_all(gedit.BENCH, gedit.read_gedit(str(bench), "en"), outputs, chosen, rows))[0]
+    return asyncio.run(
+        judge_all(gedit.BENCH, gedit.read_gedit(str(bench), "en"), outputs, chosen, rows)
+    )[0]
 
 
 def test_each_edit_gets_its_scores_or_the_reason_why_it_has_none(tmp_path, edited, judge_server):
@@ -215,16 +263,32 @@ def test_each_edit_gets_its_scores_or_the_reason_why_it_has_none(tmp_path, edite
         {"SC": 4, "PQ": 9, "O": 6},
         {"SC": 8, "PQ": 2, "O": 4},
     ]
-    assert [r.failure.kind for r in results[2:]] == ["unparseable", "refused", "image_unreadable", "missing"]
+    assert [r.failure.kind for r in results[2:]] == [
+        "unparseable",
+        "refused",
+        "image_unreadable",
+        "missing",
+    ]
     found = gedit.summarise(results)["full"]
-    assert (found["n"], found["judged"], found["missing"], found["unreadable"], found["failed"]) == (6, 2, 1, 1, 2)
+    assert (
+        found["n"],
+        found["judged"],
+        found["missing"],
+        found["unreadable"],
+        found["failed"],
+    ) == (6, 2, 1, 1, 2)
     assert found["overall"]["O"]["mean"] == 5
     assert found["missing_as_0"]["O"]["mean"] == pytest.approx(5 / 3)
-    assert {(count, size) for _, count, size, _ in asked} == {(2, (8, 8)), (1, (8, 8))}  # at the source's size
+    assert {(count, size) for _, count, size, _ in asked} == {
+        (2, (8, 8)),
+        (1, (8, 8)),
+    }  # at the source's size
     assert all(("make it red" in text) == (count == 2) for _, count, _, text in asked)
 
 
-def test_nothing_is_asked_again_unless_model_temperature_or_pixels_changed(tmp_path, edited, judge_server):
+def test_nothing_is_asked_again_unless_model_temperature_or_pixels_changed(
+    tmp_path, edited, judge_server
+):
     url, asked = judge_server
     rows = tmp_path / "rows.jsonl"
     first = judged(edited, url, rows)
@@ -244,7 +308,10 @@ def test_nothing_is_asked_again_unless_model_temperature_or_pixels_changed(tmp_p
 def test_a_key_changes_with_all_that_a_score_depends_on_and_not_with_the_address():
     base = JudgeSettings(url="http://a/v1", model="m")
     key = answer_key(base, PAIR, ["s", "e"])
-    other = [base.model_copy(update=change) for change in ({"model": "n"}, {"temperature": 1.0}, {"max_tokens": 9})]
+    other = [
+        base.model_copy(update=change)
+        for change in ({"model": "n"}, {"temperature": 1.0}, {"max_tokens": 9})
+    ]
     keys = [answer_key(settings, PAIR, ["s", "e"]) for settings in other]
     keys += [
         answer_key(base, quality_question(), ["s", "e"]),
@@ -252,7 +319,10 @@ def test_a_key_changes_with_all_that_a_score_depends_on_and_not_with_the_address
         answer_key(base, PAIR, ["e"]),
     ]
     assert len({key, *keys}) == 7
-    assert answer_key(base.model_copy(update={"url": "http://b/v1", "in_flight": 1}), PAIR, ["s", "e"]) == key
+    assert (
+        answer_key(base.model_copy(update={"url": "http://b/v1", "in_flight": 1}), PAIR, ["s", "e"])
+        == key
+    )
 
 
 def test_a_failure_of_the_moment_is_asked_again(tmp_path, edited, judge_server):
@@ -262,7 +332,9 @@ def test_a_failure_of_the_moment_is_asked_again(tmp_path, edited, judge_server):
     assert judged(edited, judge_server[0], rows)[0].scores["O"] == 6
 
 
-def test_answers_that_could_not_be_read_are_asked_again_only_on_request(tmp_path, edited, judge_server, monkeypatch):
+def test_answers_that_could_not_be_read_are_asked_again_only_on_request(
+    tmp_path, edited, judge_server, monkeypatch
+):
     url, asked = judge_server
     rows = tmp_path / "rows.jsonl"
     judged(edited, url, rows)
@@ -291,7 +363,13 @@ def test_an_answer_that_the_server_calls_cut_off_or_refused_is_that(tmp_path, ed
             "finish_reason": "stop",
             **change,
         }
-        value = {"id": "x", "object": "chat.completion", "created": 0, "model": "vlm", "choices": [choice]}
+        value = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "vlm",
+            "choices": [choice],
+        }
         return Response(json.dumps(value), media_type="application/json")
 
     with served(app) as url:
@@ -299,13 +377,25 @@ def test_an_answer_that_the_server_calls_cut_off_or_refused_is_that(tmp_path, ed
 
 
 def test_a_server_without_the_model_stops_the_run(tmp_path, edited):
-    with served(FastAPI()) as url, pytest.raises(InputError, match=r"Not Found\); correct the model's name"):
+    with (
+        served(FastAPI()) as url,
+        pytest.raises(InputError, match=r"Not Found\); correct the model's name"),
+    ):
         judged(edited, url, tmp_path / "rows.jsonl")
 
 
 def test_the_commands_judge_report_and_compare(tmp_path, edited, judge_server, capsys, monkeypatch):
     bench, outputs = edited
-    common = ["--bench", str(bench), "--outputs", str(outputs), "--url", judge_server[0], "--model", "vlm"]
+    common = [
+        "--bench",
+        str(bench),
+        "--outputs",
+        str(outputs),
+        "--url",
+        judge_server[0],
+        "--model",
+        "vlm",
+    ]
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["eval.editors", "gedit", *words])
@@ -334,7 +424,16 @@ def judging(edited, judge_server, tmp_path, monkeypatch, capsys):
     """Runs `gedit judge` into a folder; gives exit code, stdout and stderr."""
 
     def call(*more, outputs=edited[1]):
-        words = ["gedit", "judge", "--bench", str(edited[0]), "--outputs", str(outputs), "--url", judge_server[0]]
+        words = [
+            "gedit",
+            "judge",
+            "--bench",
+            str(edited[0]),
+            "--outputs",
+            str(outputs),
+            "--url",
+            judge_server[0],
+        ]
         words += ["--model", "vlm", "--out", str(tmp_path / "out"), *more]
         monkeypatch.setattr("sys.argv", ["eval.editors", *words])
         try:
@@ -347,7 +446,9 @@ def judging(edited, judge_server, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_the_last_line_says_what_became_of_all_edits_and_nothing_judged_is_code_1(judging, tmp_path):
+def test_the_last_line_says_what_became_of_all_edits_and_nothing_judged_is_code_1(
+    judging, tmp_path
+):
     code, said, _ = judging()
     assert code == 0
     assert said.splitlines()[-1] == (
@@ -356,15 +457,22 @@ def test_the_last_line_says_what_became_of_all_edits_and_nothing_judged_is_code_
     (tmp_path / "empty").mkdir()
     code, _, wrong = judging(outputs=tmp_path / "empty")
     assert code == 1
-    assert "no edit got a score: 6 rows in, 0 out, 6 failed: 6 missing; subject-add/en/k1: no file at" in wrong
+    assert (
+        "no edit got a score: 6 rows in, 0 out, 6 failed: 6 missing; subject-add/en/k1: no file at"
+        in wrong
+    )
 
 
-def test_kept_answers_that_cannot_be_read_are_asked_again_and_the_file_ends_in_order(judging, judge_server, tmp_path):
+def test_kept_answers_that_cannot_be_read_are_asked_again_and_the_file_ends_in_order(
+    judging, judge_server, tmp_path
+):
     judging()
     path = tmp_path / "out/rows.jsonl"
     whole = path.read_bytes()
     first, *others = whole.splitlines(keepends=True)
-    path.write_bytes(b"".join([*reversed(others), first.replace(b'"scores":[', b'"scores":[NaN,'), b"[]\n"]))
+    path.write_bytes(
+        b"".join([*reversed(others), first.replace(b'"scores":[', b'"scores":[NaN,'), b"[]\n"])
+    )
     asked = len(judge_server[1])
     code, _, wrong = judging()
     assert (code, len(judge_server[1])) == (0, asked + 1)
@@ -372,7 +480,9 @@ def test_kept_answers_that_cannot_be_read_are_asked_again_and_the_file_ends_in_o
     assert path.read_bytes() == whole
 
 
-def test_two_runs_on_one_folder_and_damaged_results_are_one_sentence(judging, tmp_path, monkeypatch, capsys):
+def test_two_runs_on_one_folder_and_damaged_results_are_one_sentence(
+    judging, tmp_path, monkeypatch, capsys
+):
     with locked(tmp_path / "out"):
         code, _, wrong = judging()
     assert (code, "is in use by another run" in wrong) == (2, True)
@@ -380,7 +490,9 @@ def test_two_runs_on_one_folder_and_damaged_results_are_one_sentence(judging, tm
     for name, damage in (("results.jsonl", '{"item_id": 1}\n'), ("summary.json", "[]")):
         sound = (tmp_path / "out" / name).read_text()
         (tmp_path / "out" / name).write_text(damage)
-        monkeypatch.setattr("sys.argv", ["eval.editors", "gedit", "report", *[str(tmp_path / "out")] * 2])
+        monkeypatch.setattr(
+            "sys.argv", ["eval.editors", "gedit", "report", *[str(tmp_path / "out")] * 2]
+        )
         with pytest.raises(InputError, match=r"damaged.*run the same `judge` again"):
             main()
         (tmp_path / "out" / name).write_text(sound)
@@ -399,8 +511,24 @@ def test_imgedit_is_judged_by_the_rubric_of_each_type(tmp_path, monkeypatch, cap
     monkeypatch.setitem(SAID, 20, ('{"reasoning": "r", "score": [2, 2, 2]}', ""))
     asked = []
     with served(judge_app(asked)) as url:
-        words = ["imgedit", "judge", "--bench", str(path), "--images", str(tmp_path / "images"), "--model", "vlm"]
-        words += ["--outputs", str(tmp_path / "outputs"), "--url", url, "--out", str(tmp_path / "out")]
+        words = [
+            "imgedit",
+            "judge",
+            "--bench",
+            str(path),
+            "--images",
+            str(tmp_path / "images"),
+            "--model",
+            "vlm",
+        ]
+        words += [
+            "--outputs",
+            str(tmp_path / "outputs"),
+            "--url",
+            url,
+            "--out",
+            str(tmp_path / "out"),
+        ]
         monkeypatch.setattr("sys.argv", ["eval.editors", *words])
         main()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

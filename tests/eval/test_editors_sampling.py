@@ -27,7 +27,12 @@ SOURCE = draw(Scene("gray", (Thing("red", "circle"), None, Thing("blue", "square
 
 def test_gedit_items_are_of_one_language_and_their_outputs_lie_where_the_public_ones_do(tmp_path):
     bench = write_gedit(
-        tmp_path, [row("subject-add", "k1"), row("subject-add", "k1", "加一顶帽子", "cn"), row("text_change", "k2")]
+        tmp_path,
+        [
+            row("subject-add", "k1"),
+            row("subject-add", "k1", "加一顶帽子", "cn"),
+            row("text_change", "k2"),
+        ],
     )
     items = list(gedit.read_gedit(str(bench), "en"))
     assert gedit.expected_outputs(items, "kontext") == [
@@ -41,7 +46,11 @@ def test_gedit_items_are_of_one_language_and_their_outputs_lie_where_the_public_
 
 def test_gedit_is_read_from_parquet_with_the_hubs_image_cells_and_the_raw_image_first(tmp_path):
     cell = {"bytes": png_bytes(plain(7)), "path": None}
-    value = {**row("ps_human", "k"), "input_image": {"bytes": png_bytes(plain(9)), "path": None}, "input_image_raw": cell}
+    value = {
+        **row("ps_human", "k"),
+        "input_image": {"bytes": png_bytes(plain(9)), "path": None},
+        "input_image_raw": cell,
+    }
     pq.write_table(pa.Table.from_pylist([value]), tmp_path / "train.parquet")
     (item,) = gedit.read_gedit(str(tmp_path), "en")
     assert item.source.getpixel((0, 0)) == (7, 0, 0)
@@ -52,7 +61,10 @@ def test_gedit_is_read_from_parquet_with_the_hubs_image_cells_and_the_raw_image_
     [
         ([row("subject-add", "k"), row("subject-add", "k")], "second row"),
         ([row("subject-add", "../k")], "no slash"),
-        ([{"task_type": "x", "key": "k", "instruction_language": "en"}], "lacks instruction, input_image_raw"),
+        (
+            [{"task_type": "x", "key": "k", "instruction_language": "en"}],
+            "lacks instruction, input_image_raw",
+        ),
         ([row("subject-add", "k", language="cn")], "no rows in the language 'en'"),
     ],
 )
@@ -67,7 +79,10 @@ def test_imgedit_items_are_read_by_key_and_other_names_of_types_are_known(tmp_pa
         "18": {"id": "animal/1", "prompt": "make it red", "edit_type": "Alter"},
     }
     items = list(imgedit.read_imgedit(write_imgedit(tmp_path, values), tmp_path / "images"))
-    assert [(item.item_id, item.group, item.output) for item in items] == [("17", "add", "17.png"), ("18", "adjust", "18.png")]
+    assert [(item.item_id, item.group, item.output) for item in items] == [
+        ("17", "add", "17.png"),
+        ("18", "adjust", "18.png"),
+    ]
     assert items[0].source_digest == items[1].source_digest
     assert len(RUBRICS) == 9
 
@@ -77,7 +92,10 @@ def test_imgedit_items_are_read_by_key_and_other_names_of_types_are_known(tmp_pa
     [
         ({"id": "animal/2.png", "prompt": "p", "edit_type": "add"}, "no image 'animal/2.png'"),
         ({"id": "../basic_edit.json", "prompt": "p", "edit_type": "add"}, "leads out of"),
-        ({"id": "animal/1.png", "prompt": "p", "edit_type": "fly"}, "no rubric for the edit type 'fly'"),
+        (
+            {"id": "animal/1.png", "prompt": "p", "edit_type": "fly"},
+            "no rubric for the edit type 'fly'",
+        ),
         ({"id": "animal/1.png", "edit_type": "add"}, "must hold id, prompt and edit_type"),
     ],
 )
@@ -104,9 +122,13 @@ def images_server():
         yield url, asked
 
 
-def test_sampling_fills_the_public_layout_names_what_failed_and_makes_nothing_twice(tmp_path, images_server):
+def test_sampling_fills_the_public_layout_names_what_failed_and_makes_nothing_twice(
+    tmp_path, images_server
+):
     url, asked = images_server
-    editor = Generator(name="sandbox", kind="openai", model=images_api.MODEL, base_url=url, retries=0)
+    editor = Generator(
+        name="sandbox", kind="openai", model=images_api.MODEL, base_url=url, retries=0
+    )
     bench = write_gedit(
         tmp_path / "bench",
         [
@@ -140,12 +162,24 @@ def test_sampling_fills_the_public_layout_names_what_failed_and_makes_nothing_tw
         run(seed=5)
 
 
-def test_the_sample_command_takes_the_editor_from_a_file(tmp_path, images_server, monkeypatch, capsys):
+def test_the_sample_command_takes_the_editor_from_a_file(
+    tmp_path, images_server, monkeypatch, capsys
+):
     bench = write_gedit(tmp_path / "bench", [row("color_alter", "k1", "make the red circle green")])
     SOURCE.save(tmp_path / "bench" / "source.png")
     editor = tmp_path / "editor.yaml"
-    editor.write_text(f"name: mine\nkind: openai\nmodel: {images_api.MODEL}\nbase_url: {images_server[0]}\n")
-    words = ["sample", "--bench", str(bench), "--editor", str(editor), "--outputs", str(tmp_path / "outputs")]
+    editor.write_text(
+        f"name: mine\nkind: openai\nmodel: {images_api.MODEL}\nbase_url: {images_server[0]}\n"
+    )
+    words = [
+        "sample",
+        "--bench",
+        str(bench),
+        "--editor",
+        str(editor),
+        "--outputs",
+        str(tmp_path / "outputs"),
+    ]
     monkeypatch.setattr("sys.argv", ["eval.editors", "gedit", *words])
     main()
     assert "1 edits, 0 there already, 1 made, 0 failed" in capsys.readouterr().out
@@ -159,13 +193,17 @@ def test_edits_of_unknown_origin_are_not_added_to(tmp_path):
     bench = write_gedit(tmp_path / "bench", [row("color_alter", "k1")])
     (tmp_path / "out").mkdir()
     plain(1).save(tmp_path / "out" / "some.png")
-    editor = Generator(name="e", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
+    editor = Generator(
+        name="e", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0
+    )
     with pytest.raises(InputError, match="holds edits and no editor"):
         asyncio.run(sample(gedit.read_gedit(str(bench), "en"), editor, tmp_path / "out"))
 
 
 def test_an_editors_server_that_is_gone_stops_the_run(tmp_path):
     bench = write_gedit(tmp_path, [row("color_alter", f"k{number}") for number in range(12)])
-    editor = Generator(name="gone", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0)
+    editor = Generator(
+        name="gone", kind="openai", model="m", base_url="http://127.0.0.1:9/v1", retries=0
+    )
     with pytest.raises(InputError, match="does not answer"):
         asyncio.run(sample(gedit.read_gedit(str(bench), "en"), editor, tmp_path / "out"))

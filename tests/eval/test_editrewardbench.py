@@ -1,4 +1,5 @@
-"""The command `editrewardbench`, from its arguments to its page, on small files of the public schemas."""
+"""The command `editrewardbench`, from its arguments to its page, on small files of the public
+schemas."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ PIXELS = 32
 
 
 def image(changed, seed=0, size=PIXELS):
-    """Noise of which so many of the first rows are made white: the more rows, the larger the change, and the smaller the file."""
+    """Noise of which so many of the first rows are made white: the more rows, the larger the
+    change, and the smaller the file."""
     pixels = np.random.default_rng(seed).integers(0, 200, (size, size, 3), np.uint8)
     pixels[:changed] = 255
     return Image.fromarray(pixels)
@@ -104,7 +106,16 @@ def run(command, tmp_path):
     def call(reward, *more, bench="editscore", data=None, out="out", expected=0):
         where = data or editscore_file(tmp_path / "bench")
         code, said, wrong = command(
-            "run", "--bench", bench, "--data", where, "--reward", reward, "--out", tmp_path / out, *more
+            "run",
+            "--bench",
+            bench,
+            "--data",
+            where,
+            "--reward",
+            reward,
+            "--out",
+            tmp_path / out,
+            *more,
         )
         assert code == expected, wrong
         return json.loads((tmp_path / out / "summary.json").read_text()), said
@@ -116,7 +127,9 @@ def lines(path):
     return path.read_text().splitlines()
 
 
-def test_a_baseline_is_run_from_one_line_and_its_numbers_are_those_worked_out_by_hand(run, tmp_path):
+def test_a_baseline_is_run_from_one_line_and_its_numbers_are_those_worked_out_by_hand(
+    run, tmp_path
+):
     summary, said = run("baseline:more-change")
     overall = summary["result"]["dimensions"]["overall"]
     assert (overall["n"], overall["right"], overall["ties"], overall["unreadable"]) == (4, 2, 1, 0)
@@ -197,24 +210,37 @@ def test_passes_are_drawn_anew_and_their_mean_counts(run, tmp_path):
     assert len(lines(tmp_path / "out/rows.jsonl")) == 4 * 7
     passes = summary["passes"]
     assert (passes["k"], len(passes["each"])) == (4, 4)
-    assert passes["avg_at_1"]["strict"] == pytest.approx(np.mean([one["strict"] for one in passes["each"]]))
+    assert passes["avg_at_1"]["strict"] == pytest.approx(
+        np.mean([one["strict"] for one in passes["each"]])
+    )
     assert passes["avg_at_k"]["strict"] == summary["result"]["dimensions"]["overall"]["strict"]
     assert "Avg@4" in said
     more, _ = run("baseline:random", "--passes", "5")
-    assert len(lines(tmp_path / "out/rows.jsonl")) == 5 * 7  # the four that were there are not drawn again
+    assert (
+        len(lines(tmp_path / "out/rows.jsonl")) == 5 * 7
+    )  # the four that were there are not drawn again
     assert more["passes"]["each"][:4] == passes["each"]
 
 
 def test_avg_at_k_is_the_mean_of_the_readable_passes_and_of_none_there_is_no_score():
     failed = Judgement(failure=Failure(kind="unparseable"))
-    passes = [{"x": Judgement(expected=4), "y": failed}, {"x": Judgement(expected=7), "y": failed}, {"x": failed, "y": failed}]
+    passes = [
+        {"x": Judgement(expected=4), "y": failed},
+        {"x": Judgement(expected=7), "y": failed},
+        {"x": failed, "y": failed},
+    ]
     assert mean_scores(passes) == {"x": 5.5, "y": None}
-    first, second = ([{"x": Judgement(expected=score)} for score in scores] for scores in ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1)))
+    first, second = (
+        [{"x": Judgement(expected=score)} for score in scores]
+        for scores in ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
+    )
     assert mean_scores(first) == mean_scores(second)
     assert side_of(5.5, None, 0) is None
 
 
-def test_an_rrm_in_this_process_is_run_and_what_it_cannot_say_is_counted(run, tiny_checkpoint, tmp_path):
+def test_an_rrm_in_this_process_is_run_and_what_it_cannot_say_is_counted(
+    run, tiny_checkpoint, tmp_path
+):
     summary, _ = run(f"rrm:{tiny_checkpoint}?max_tokens=4&batch=4", expected=1)
     result = summary["result"]
     assert (result["n"], result["right"], result["unreadable"]) == (5, 0, 5)  # it is untrained
@@ -247,7 +273,9 @@ def test_tigers_groups_count_only_where_every_pair_is_right(run, tmp_path, monke
     assert "counted by TIGER-Lab's code or by the plain rule" in said
     assert "overall by TIGER-Lab's own code: " in said
     assert not any("not the set" in note for note in whole["notes"])
-    part, _ = run("baseline:less-change", "--limit", "4", bench="tiger", data=tiger_file(tmp_path / "tiger"))
+    part, _ = run(
+        "baseline:less-change", "--limit", "4", bench="tiger", data=tiger_file(tmp_path / "tiger")
+    )
     assert part["anchors"] == []
 
 
@@ -260,14 +288,27 @@ def test_two_bad_edits_have_a_threshold_of_their_own_which_is_fixed_on_other_pai
         for changed in (1, 8, 16):
             image(changed, seed).save(folder / f"{seed}-{changed}.png")
         for left, right, vote in ((8, 16, "rightvote"), (1, 1, "bothbad_vote")):
-            row = {"instruct_prompt": "make it white", "source_image": f"{seed}.png", "vote_type": vote}
-            images = {"left_output_image": f"{seed}-{left}.png", "right_output_image": f"{seed}-{right}.png"}
+            row = {
+                "instruct_prompt": "make it white",
+                "source_image": f"{seed}.png",
+                "vote_type": vote,
+            }
+            images = {
+                "left_output_image": f"{seed}-{left}.png",
+                "right_output_image": f"{seed}-{right}.png",
+            }
             rows.append(json.dumps(row | images) + "\n")
     (folder / "genai.jsonl").write_text("".join(rows))
     summary, _ = run("baseline:more-change", bench="genai", data=str(folder / "genai.jsonl"))
     assert summary["protocol"]["convention"]["4-class"]["value"] is None
     assert summary["headline"]["value"] == 1.0  # of three classes, two bad edits being the same
-    split, _ = run("baseline:more-change", "--validation", "0.5", bench="genai", data=str(folder / "genai.jsonl"))
+    split, _ = run(
+        "baseline:more-change",
+        "--validation",
+        "0.5",
+        bench="genai",
+        data=str(folder / "genai.jsonl"),
+    )
     assert split["validation"]["pairs"] == split["result"]["n"] == 8
     assert split["protocol"]["convention"]["4-class"]["value"] == 1.0
 
@@ -283,10 +324,18 @@ def test_a_margin_is_fixed_on_pairs_that_are_no_part_of_the_result(run):
 def test_overlap_with_training_data_is_counted_shown_and_taken_out(run, command, tmp_path):
     where = editscore_file(tmp_path / "bench")
     image(0, 1).save(tmp_path / "seen.png")
-    (tmp_path / "train.jsonl").write_text(json.dumps({"source": "seen.png", "instruction": "Make it white!"}) + "\n")
-    summary, said = run("baseline:more-change", "--train-manifest", tmp_path / "train.jsonl", data=where)
+    (tmp_path / "train.jsonl").write_text(
+        json.dumps({"source": "seen.png", "instruction": "Make it white!"}) + "\n"
+    )
+    summary, said = run(
+        "baseline:more-change", "--train-manifest", tmp_path / "train.jsonl", data=where
+    )
     overlap = summary["overlap"]
-    assert (overlap["same_image_and_instruction"], overlap["same_image"], overlap["sources"]) == (1, 0, 1)
+    assert (overlap["same_image_and_instruction"], overlap["same_image"], overlap["sources"]) == (
+        1,
+        0,
+        1,
+    )
     # the pair that is left out is the wrong one
     assert (overlap["without"]["overall"]["n"], overlap["without"]["overall"]["right"]) == (3, 2)
     assert "1 pairs of the same image and instruction" in said
@@ -294,7 +343,9 @@ def test_overlap_with_training_data_is_counted_shown_and_taken_out(run, command,
     assert "Overlap with the training data" in (tmp_path / "out/report.html").read_text()
 
 
-def test_the_report_is_one_file_that_needs_no_network_and_shows_the_mistakes(run, command, tmp_path):
+def test_the_report_is_one_file_that_needs_no_network_and_shows_the_mistakes(
+    run, command, tmp_path
+):
     run("baseline:more-change")
     code, said, _ = command("report", tmp_path / "out")
     assert code == 0
@@ -317,7 +368,9 @@ def test_the_report_is_one_file_that_needs_no_network_and_shows_the_mistakes(run
         assert text in html, text
 
 
-def test_two_results_on_the_same_pairs_are_compared_and_the_changed_pairs_named(run, command, tmp_path):
+def test_two_results_on_the_same_pairs_are_compared_and_the_changed_pairs_named(
+    run, command, tmp_path
+):
     run("baseline:more-change", out="more")
     run("baseline:less-change", out="less")
     code, said, _ = command("compare", tmp_path / "more", tmp_path / "less")
@@ -334,13 +387,17 @@ def test_two_results_on_the_same_pairs_are_compared_and_the_changed_pairs_named(
     assert "4 pairs changed" in said
 
 
-@pytest.mark.parametrize(("more", "resized"), [((), True), (("--no-resize",), False), (("--resize",), True)])
+@pytest.mark.parametrize(
+    ("more", "resized"), [((), True), (("--no-resize",), False), (("--resize",), True)]
+)
 def test_edits_are_judged_at_the_size_that_the_protocol_or_the_command_names(
     run, command, tmp_path, monkeypatch, more, resized
 ):
     seen = set()
     judge = BaselineJudge.judge
-    monkeypatch.setattr(BaselineJudge, "judge", lambda self, edit: seen.add(edit.edited.size) or judge(self, edit))
+    monkeypatch.setattr(
+        BaselineJudge, "judge", lambda self, edit: seen.add(edit.edited.size) or judge(self, edit)
+    )
     where = editscore_file(tmp_path / "bench")
     image(40, 0, 3 * PIXELS).save(tmp_path / "bench/0-8.png")
     summary, said = run("baseline:more-change", *more, data=where)
@@ -382,9 +439,22 @@ def test_results_on_other_pairs_are_refused(run, command, tmp_path):
         ("baseline:copy", ("--passes", "0"), "'passes'"),
     ],
 )
-def test_a_wrong_request_gets_one_sentence_and_exit_code_2(command, tmp_path, reward, more, sentence):
+def test_a_wrong_request_gets_one_sentence_and_exit_code_2(
+    command, tmp_path, reward, more, sentence
+):
     where = editscore_file(tmp_path / "bench")
-    arguments = ("run", "--bench", "editscore", "--data", where, "--reward", reward, "--out", tmp_path / "out", *more)
+    arguments = (
+        "run",
+        "--bench",
+        "editscore",
+        "--data",
+        where,
+        "--reward",
+        reward,
+        "--out",
+        tmp_path / "out",
+        *more,
+    )
     code, _, wrong = command(*arguments)
     assert code == 2
     assert wrong.startswith("error: ")
@@ -430,17 +500,31 @@ def test_an_unreadable_pair_stays_in_the_denominator_and_a_tie_counts_half_only_
 
 def test_one_source_has_no_interval_but_where_all_its_pairs_are_right():
     found = breakdown([outcome(n, "a", (8.0 - 7 * n, 2.0), source="s") for n in range(2)])
-    assert (found["strict"], found["strict_ci95"], found["strict_se"], found["macro_ci95"]) == (0.5, None, None, None)
+    assert (found["strict"], found["strict_ci95"], found["strict_se"], found["macro_ci95"]) == (
+        0.5,
+        None,
+        None,
+        None,
+    )
     found = breakdown([outcome(n, "a", (8.0, 2.0), source="s") for n in range(3)])
     assert (found["strict"], found["strict_se"]) == (1.0, None)
     assert found["macro_ci95"] == pytest.approx((0.025, 1.0))
-    assert found["strict_ci95"] == pytest.approx((0.025, 1.0))  # one source that is right: p¹ = 2.5%
+    assert found["strict_ci95"] == pytest.approx(
+        (0.025, 1.0)
+    )  # one source that is right: p¹ = 2.5%
 
 
 def test_the_most_certain_mistakes_come_first_and_every_pair_of_edits_once():
     wrong = [outcome(n, "b", (5.0 + n, 5.0)) for n in range(1, 5)]
     repeat = wrong[3].model_copy(update={"number": 99, "dimension": "consistency"})
-    found = choose([*wrong, repeat, outcome(9, "a", (9.0, 1.0)), outcome(10, "a", (None, 1.0), failure="empty")])
+    found = choose(
+        [
+            *wrong,
+            repeat,
+            outcome(9, "a", (9.0, 1.0)),
+            outcome(10, "a", (None, 1.0), failure="empty"),
+        ]
+    )
     assert [o.number for o in found["mistake"]] == [4, 3, 2, 1]
     assert [o.number for o in found["unreadable"]] == [10]
     assert [o.number for o in found["right"]] == [9]
@@ -448,7 +532,12 @@ def test_the_most_certain_mistakes_come_first_and_every_pair_of_edits_once():
 
 def test_accuracy_is_binned_by_how_far_apart_the_scores_are():
     found = gap_bins(
-        [outcome(0, "a", (5.0, 5.0)), outcome(1, "a", (5.5, 5.0)), outcome(2, "a", (5.0, 9.5)), outcome(3, "tie", (1.0, 9.0))]
+        [
+            outcome(0, "a", (5.0, 5.0)),
+            outcome(1, "a", (5.5, 5.0)),
+            outcome(2, "a", (5.0, 9.5)),
+            outcome(3, "tie", (1.0, 9.0)),
+        ]
     )
     assert {name: (row["n"], row["right"]) for name, row in found.items()} == {
         "no difference": (1, 0),

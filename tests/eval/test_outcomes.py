@@ -1,4 +1,5 @@
-"""Shares of right pairs, worked out by hand where the usual interval would have no width; thumbnails that stay true to their pixels."""
+"""Shares of right pairs, worked out by hand where the usual interval would have no width;
+thumbnails that stay true to their pixels."""
 
 import math
 
@@ -6,7 +7,14 @@ import pytest
 from PIL import Image
 
 from eval.editrewardbench.examples import SIDE, thumbnail
-from eval.outcomes import GROUPS, Outcome, accuracies, breakdown, outcomes_of_scores, paired_difference
+from eval.outcomes import (
+    GROUPS,
+    Outcome,
+    accuracies,
+    breakdown,
+    outcomes_of_scores,
+    paired_difference,
+)
 from eval.pairs import PairIndex
 from rrm.statistics import exact_interval, interval_of_share, macro_share
 
@@ -30,7 +38,9 @@ def preferring(*rows):
     """Outcomes of (source, task type, score of the preferred edit, score of the other)."""
     pairs, scores = [], {}
     for n, (source, task, *both) in enumerate(rows):
-        pair = PairIndex(n, "i", task, "overall", source, (f"{n}a", f"{n}b"), "a", f"{n}", 2, f"{n}")
+        pair = PairIndex(
+            n, "i", task, "overall", source, (f"{n}a", f"{n}b"), "a", f"{n}", 2, f"{n}"
+        )
         pairs.append(pair)
         scores |= zip(pair.edit_ids, both, strict=True)
     return outcomes_of_scores(pairs, scores)
@@ -66,7 +76,11 @@ def test_the_summary_tells_task_types_and_groups_apart():
 
 
 def test_a_group_of_task_types_is_a_mean_over_them_beside_its_pairs_pooled():
-    rows = [("s1", "extract", 1.0, 2.0), ("s2", "background_change", 2.0, 1.0), ("s3", "background_change", 2.0, 1.0)]
+    rows = [
+        ("s1", "extract", 1.0, 2.0),
+        ("s2", "background_change", 2.0, 1.0),
+        ("s3", "background_change", 2.0, 1.0),
+    ]
     group = breakdown(preferring(*rows))["by_group"]["scene"]
     assert (group["strict"], group["macro"]) == (pytest.approx(2 / 3), 0.5)
 
@@ -76,8 +90,12 @@ def test_all_thirteen_task_types_have_a_group():
 
 
 def test_a_paired_difference_looks_at_the_same_preferring():
-    first = preferring(("a", "t", 2.0, 1.0), ("a", "t", 2.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", 0.0, 1.0))
-    second = preferring(("a", "t", 0.0, 1.0), ("a", "t", 1.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", None, 1.0))
+    first = preferring(
+        ("a", "t", 2.0, 1.0), ("a", "t", 2.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", 0.0, 1.0)
+    )
+    second = preferring(
+        ("a", "t", 0.0, 1.0), ("a", "t", 1.0, 1.0), ("b", "t", 1.0, 1.0), ("c", "t", None, 1.0)
+    )
     found = paired_difference(first, second)
     # half-tie differences 1, ½, 0, 0; mean 3/8; cluster sums of residuals 6/8, −3/8, −3/8
     assert found["half_tie"] == pytest.approx(3 / 8)
@@ -119,7 +137,10 @@ def test_an_interval_of_a_share_stays_within_0_and_1():
 
 def test_the_mean_over_tasks_is_no_certainty_either_where_all_are_right():
     """Two tasks, four sources, all right."""
-    assert macro_share([1.0] * 4, ["t", "t", "u", "u"], list("wxyz")) == (1.0, (pytest.approx(0.025 ** (1 / 4)), 1.0))
+    assert macro_share([1.0] * 4, ["t", "t", "u", "u"], list("wxyz")) == (
+        1.0,
+        (pytest.approx(0.025 ** (1 / 4)), 1.0),
+    )
 
 
 def test_a_tiny_image_is_enlarged_by_whole_pixels(tmp_path):
@@ -129,7 +150,9 @@ def test_a_tiny_image_is_enlarged_by_whole_pixels(tmp_path):
     thumbnail(image, tmp_path / "one.jpg")
     with Image.open(tmp_path / "one.jpg") as written:
         assert written.size == (384, 192)
-        assert all(abs(a - b) < 30 for a, b in zip(written.getpixel((66, 66)), (20, 200, 40), strict=True))
+        assert all(
+            abs(a - b) < 30 for a, b in zip(written.getpixel((66, 66)), (20, 200, 40), strict=True)
+        )
 
 
 def test_a_large_image_is_made_small(tmp_path):

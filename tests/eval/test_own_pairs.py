@@ -1,4 +1,5 @@
-"""A preference set of one's own as a benchmark: any format and encoding, certain labels, one verdict per pair."""
+"""A preference set of one's own as a benchmark: any format and encoding, certain labels, one
+verdict per pair."""
 
 from __future__ import annotations
 
@@ -46,25 +47,36 @@ def write(path: Path, *rows: dict, encoding: str = "utf-8") -> Path:
             table.writeheader()
             table.writerows(rows)
     else:
-        path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\r\n" for one in rows), encoding=encoding)
+        path.write_text(
+            "".join(json.dumps(one, ensure_ascii=False) + "\r\n" for one in rows), encoding=encoding
+        )
     return path
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gbk"])
 def test_text_files_are_read_in_any_encoding_that_is_marked_or_named(folder, ending, encoding):
-    path = write(folder / f"pairs{ending}", row("p", "q"), row("q", "r", "right"), encoding=encoding)
+    path = write(
+        folder / f"pairs{ending}", row("p", "q"), row("q", "r", "right"), encoding=encoding
+    )
     if encoding == "gbk":
-        with pytest.raises(InputError, match=r"probably gb18030.*; save it as UTF-8, or name its encoding"):
+        with pytest.raises(
+            InputError, match=r"probably gb18030.*; save it as UTF-8, or name its encoding"
+        ):
             list(read_benchmark("jsonl", str(path)))
     rows = list(read_benchmark("jsonl", str(path), reading=Reading("gbk")))
-    assert [(one.pair.instruction, one.pair.label) for one in rows] == [("变红", "a"), ("变红", "b")]
+    assert [(one.pair.instruction, one.pair.label) for one in rows] == [
+        ("变红", "a"),
+        ("变红", "b"),
+    ]
 
 
 def test_images_may_stand_in_the_rows_in_base64(folder):
     image = Image.new("RGB", (8, 8), (77, 0, 0))
     url = "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
-    (found,) = read_benchmark("jsonl", str(write(folder / "pairs.csv", {**row("p", "q"), "edited_a": url})))
+    (found,) = read_benchmark(
+        "jsonl", str(write(folder / "pairs.csv", {**row("p", "q"), "edited_a": url}))
+    )
     assert found.edited[0].getpixel((0, 0)) == (77, 0, 0)
 
 
@@ -80,7 +92,9 @@ def test_a_name_that_no_file_can_have_is_told_with_its_row(folder):
 
 def test_labels_that_are_not_certain_stop_before_an_image_is_read(folder):
     path = write(folder / "pairs.jsonl", row("absent", "q", 1), row("p", "q", 2), row("p", "q", 9))
-    with pytest.raises(InputError, match=r"'1' in 1 row, '2' in 1 row, '9' in 1 row.*--labels '1=…,2=…,9=…'"):
+    with pytest.raises(
+        InputError, match=r"'1' in 1 row, '2' in 1 row, '9' in 1 row.*--labels '1=…,2=…,9=…'"
+    ):
         open_benchmark("jsonl", str(path))
     with pytest.raises(InputError, match="The labels of 'tiger' mean what its schema says"):
         labels_at("tiger", str(path), given={1: "a"})
@@ -104,19 +118,35 @@ def test_one_pair_has_one_verdict_and_what_was_merged_is_told(folder):
     assert shades == {0: "a", 3: "tie", 4: "tie", 8: "b"}
     assert [one.pair.number for one in bench.rows()] == [0, 3, 4, 8]
     assert bench.votes is not None
-    assert {name: bench.votes[name] for name in ("same_image", "voted_several_times", "contradicted", "raters")} == {
+    assert {
+        name: bench.votes[name]
+        for name in ("same_image", "voted_several_times", "contradicted", "raters")
+    } == {
         "same_image": 1,
         "voted_several_times": 2,
         "contradicted": 2,
         "raters": 3,
     }
     assert bench.votes["pairs"] == {"a": 1, "b": 1, "same": 2}
-    assert {row["value"]: row["read_as"] for row in bench.votes["labels"]} == {"1": "a", "2": "b", "3": "same", "9": None}
+    assert {row["value"]: row["read_as"] for row in bench.votes["labels"]} == {
+        "1": "a",
+        "2": "b",
+        "3": "same",
+        "9": None,
+    }
 
 
 def test_the_result_says_as_what_labels_were_read(folder):
-    path = write(folder / "pairs.csv", row("p", "q", "左"), row("q", "p", "左"), row("q", "r", "右"), row("p", "p", "左"))
-    config = BenchConfig(bench="jsonl", data=str(path), reward="baseline:more-change", out=str(folder / "out"))
+    path = write(
+        folder / "pairs.csv",
+        row("p", "q", "左"),
+        row("q", "p", "左"),
+        row("q", "r", "右"),
+        row("p", "p", "左"),
+    )
+    config = BenchConfig(
+        bench="jsonl", data=str(path), reward="baseline:more-change", out=str(folder / "out")
+    )
     summary = run_bench(config, "editrewardbench run")
     assert summary["result"]["labels"] == {"tie": 1, "b": 1}
     told = described(summary)

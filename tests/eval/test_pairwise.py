@@ -1,4 +1,5 @@
-"""Judges behind a server, pairwise and pointwise, against a small one that speaks OpenAI's protocol and says what it is told to."""
+"""Judges behind a server, pairwise and pointwise, against a small one that speaks OpenAI's protocol
+and says what it is told to."""
 
 from __future__ import annotations
 
@@ -45,12 +46,16 @@ def reds(body):
     """The red channel of every image in a request, in order."""
     parts = body["messages"][-1]["content"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).getpixel((0, 0))[0] for url in urls]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).getpixel((0, 0))[0]
+        for url in urls
+    ]
 
 
 @contextmanager
 def serving(answer):
-    """Base URL of a server that answers with `answer(reds of the images)`, and all the bodies that it was sent."""
+    """Base URL of a server that answers with `answer(reds of the images)`, and all the bodies that
+    it was sent."""
     bodies = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +64,13 @@ def serving(answer):
             bodies.append(body)
             message = {"role": "assistant", "content": answer(reds(body))}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            reply = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+            reply = {
+                "id": "c",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [choice],
+            }
             payload = json.dumps(reply).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
@@ -99,7 +110,8 @@ def test_a_preference_that_both_orders_share_counts_and_each_pair_is_shown_in_bo
         found = votes_on(url, rows, tmp_path / "votes.jsonl")
     assert [vote.side for vote in found] == ["a", "b", "tie"]
     assert all(vote.consistent for vote in found)
-    # the second pair is the first one swapped, and the third is the same in both orders: three orders are left to ask
+    # the second pair is the first one swapped, and the third is the same in both orders: three
+    # orders are left to ask
     assert sorted(reds(body)[1:] for body in bodies) == [[30, 80], [50, 50], [80, 30]]
 
 
@@ -109,8 +121,13 @@ def test_a_judge_that_always_names_the_first_place_prefers_nothing(tmp_path):
     assert (vote.side, vote.consistent, vote.failure) == ("tie", False, None)
 
 
-def test_an_answer_without_a_choice_in_one_order_makes_the_pair_unreadable_and_is_never_a_tie(tmp_path):
-    with serving(lambda shown: "<choice>A</choice>" if shown[1] > shown[2] else "I like both.") as (url, _):
+def test_an_answer_without_a_choice_in_one_order_makes_the_pair_unreadable_and_is_never_a_tie(
+    tmp_path,
+):
+    with serving(lambda shown: "<choice>A</choice>" if shown[1] > shown[2] else "I like both.") as (
+        url,
+        _,
+    ):
         (vote,) = votes_on(url, rows_of(tmp_path, [(80, 30)]), tmp_path / "votes.jsonl")
     assert vote.side is None
     assert vote.failure.kind == "unparseable"
@@ -125,7 +142,11 @@ def test_a_second_run_asks_nothing_and_another_model_is_asked_anew(tmp_path):
         assert len((tmp_path / "votes.jsonl").read_text().splitlines()) == 4
         with open_pair_judge(f"vlm-pair:{url}?model=other") as judge:
             vote_all(
-                judge, [row.pair for row in rows], lambda: iter(rows), AnswerCache(tmp_path / "votes.jsonl", Vote), batch=8
+                judge,
+                [row.pair for row in rows],
+                lambda: iter(rows),
+                AnswerCache(tmp_path / "votes.jsonl", Vote),
+                batch=8,
             )
         assert len(bodies) == 8
 
@@ -189,13 +210,26 @@ def test_a_pairwise_spec_gives_no_scores_and_takes_no_passes():
 def run(monkeypatch, folder, reward, *more):
     """The summary of `editrewardbench run` on the benchmark in the folder."""
     where = folder / "bench.jsonl"
-    arguments = ["run", "--bench", "editscore", "--data", str(where), "--reward", reward, "--out", str(folder / "out"), *more]
+    arguments = [
+        "run",
+        "--bench",
+        "editscore",
+        "--data",
+        str(where),
+        "--reward",
+        reward,
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
     monkeypatch.setattr("sys.argv", ["editrewardbench", *arguments])
     cli.main()
     return json.loads((folder / "out/summary.json").read_text())
 
 
-def test_a_pairwise_judge_runs_end_to_end_and_is_reported_without_scores(tmp_path, monkeypatch, capsys):
+def test_a_pairwise_judge_runs_end_to_end_and_is_reported_without_scores(
+    tmp_path, monkeypatch, capsys
+):
     rows_of(tmp_path, [(80, 30), (30, 80), (50, 50), (90, 20)])
 
     def answer(shown):
@@ -224,7 +258,9 @@ def scored(shown):
     return "Hard to tell." if shown[1] == 90 else f"Fairly red.\n<score>{shown[1] / 10}</score>"
 
 
-def test_a_pointwise_judge_asks_about_every_edit_once_and_an_unreadable_answer_stays_in_the_denominator(tmp_path, monkeypatch):
+def test_a_pointwise_judge_asks_about_every_edit_once_and_an_unreadable_answer_stays_in_the_denominator(
+    tmp_path, monkeypatch
+):
     rows_of(tmp_path, [(80, 30), (30, 80), (90, 30)])
     with serving(scored) as (url, bodies):
         summary = run(monkeypatch, tmp_path, f"vlm:{url}?model=m")
@@ -242,7 +278,15 @@ def test_a_pointwise_judge_asks_about_every_edit_once_and_an_unreadable_answer_s
 def test_sampled_passes_send_a_seed_each_and_a_greedy_judge_sends_none(tmp_path, monkeypatch):
     rows_of(tmp_path, [(80, 30)])
     with serving(scored) as (url, bodies):
-        run(monkeypatch, tmp_path, f"vlm:{url}?model=m&temperature=1", "--passes", "2", "--seed", "7")
+        run(
+            monkeypatch,
+            tmp_path,
+            f"vlm:{url}?model=m&temperature=1",
+            "--passes",
+            "2",
+            "--seed",
+            "7",
+        )
         assert sorted(body["seed"] for body in bodies) == [7, 7, 8, 8]
         run(monkeypatch, tmp_path, f"vlm:{url}?model=m")
         assert all("seed" not in body for body in bodies[4:])

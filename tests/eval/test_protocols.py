@@ -13,15 +13,25 @@ from eval.benchmarks import BENCHMARKS, summarise
 from eval.benchmarks.tiger import PUBLIC_RULE
 from eval.outcomes import three_way
 from eval.pairs import PairIndex
-from eval.protocol import Thresholds, label_of_scores, pick_margin, pick_thresholds, validation_split
+from eval.protocol import (
+    Thresholds,
+    label_of_scores,
+    pick_margin,
+    pick_thresholds,
+    validation_split,
+)
 from rrm.errors import InputError
 
 
 def pairs_of(*rows, **shared):
-    """(pairs, scores) of (label, score of a, score of b); `shared` may hold a list per field, or one value for all."""
+    """(pairs, scores) of (label, score of a, score of b); `shared` may hold a list per field, or
+    one value for all."""
     pairs, scores = [], {}
     for number, (label, *both) in enumerate(rows):
-        own = {key: value[number] if isinstance(value, list) else value for key, value in shared.items()}
+        own = {
+            key: value[number] if isinstance(value, list) else value
+            for key, value in shared.items()
+        }
         fields = {
             "instruction": "make it red",
             "task_type": "all",
@@ -31,7 +41,13 @@ def pairs_of(*rows, **shared):
             "candidates": 2,
             **own,
         }
-        pair = PairIndex(number=number, edited=(f"a{number}", f"b{number}"), label=label, item_id=str(number), **fields)
+        pair = PairIndex(
+            number=number,
+            edited=(f"a{number}", f"b{number}"),
+            label=label,
+            item_id=str(number),
+            **fields,
+        )
         pairs.append(pair)
         scores |= zip(pair.edit_ids, both, strict=True)
     return pairs, scores
@@ -49,7 +65,9 @@ def test_editscore_takes_the_mean_over_task_types_and_a_tie_is_wrong():
     found = convention("editscore", rows, task_type=tasks, dimension=dimensions)
     # extract ⅔; compose 0 of a tie and a missing score
     assert found["overall"]["value"] == pytest.approx((2 / 3 + 0) / 2)
-    assert {name: found["overall"][name] for name in ("micro", "n", "right", "ties", "unparseable")} == {
+    assert {
+        name: found["overall"][name] for name in ("micro", "n", "right", "ties", "unparseable")
+    } == {
         "micro": 0.4,
         "n": 5,
         "right": 2,
@@ -87,13 +105,21 @@ TIGER = (
 
 
 def tiger(rows=TIGER, margin=0.0):
-    shared = {"candidates": [row[3] for row in rows], "group": [row[4] for row in rows], "source": [row[4] for row in rows]}
+    shared = {
+        "candidates": [row[3] for row in rows],
+        "group": [row[4] for row in rows],
+        "source": [row[4] for row in rows],
+    }
     return convention("tiger", [row[:3] for row in rows], margin, **shared)
 
 
 def test_tiger_counts_groups_and_a_failure_stays_in_the_denominator():
     found = tiger()
-    assert {name: (found[name]["right"], found[name]["n"], found[name]["pairs"]) for name in found if name != PUBLIC_RULE} == {
+    assert {
+        name: (found[name]["right"], found[name]["n"], found[name]["pairs"])
+        for name in found
+        if name != PUBLIC_RULE
+    } == {
         "overall": (2, 5, 14),
         "K=2": (1, 2, 2),
         "K=3": (1, 2, 6),
@@ -112,7 +138,11 @@ def test_the_margin_of_tiger_is_for_two_edits_only():
 
 
 def test_tigers_own_code_ignores_the_margin_where_people_decided_and_chooses_it_on_the_test_pairs():
-    rows = [("tie", 5.0, 5.25, 2, "2pair/1"), ("tie", 5.0, 5.125, 2, "2pair/2"), ("a", 6.0, 5.875, 2, "2pair/3")]
+    rows = [
+        ("tie", 5.0, 5.25, 2, "2pair/1"),
+        ("tie", 5.0, 5.125, 2, "2pair/2"),
+        ("a", 6.0, 5.875, 2, "2pair/3"),
+    ]
     ours, theirs = (tiger(rows, margin=0.25)[name] for name in ("overall", PUBLIC_RULE))
     assert (ours["right"], theirs["right"], theirs["n"]) == (2, 3, 3)
     assert "up to 0.25 apart, a margin chosen on these very pairs" in theirs["note"]
@@ -126,7 +156,10 @@ def test_tigers_own_code_ranks_equal_scores_by_place_and_leaves_failures_out():
     failed = [("a", 5, None, 2, "2pair/1")]
     found = tiger([*lucky, *unlucky, *failed])
     assert tuple(np.argsort([5, 5, 3], kind="stable")[::-1]) == (1, 0, 2)
-    assert [(found[name]["right"], found[name]["n"]) for name in ("overall", PUBLIC_RULE)] == [(0, 3), (1, 2)]
+    assert [(found[name]["right"], found[name]["n"]) for name in ("overall", PUBLIC_RULE)] == [
+        (0, 3),
+        (1, 2),
+    ]
 
 
 def test_a_group_that_lacks_a_row_is_not_right():
@@ -146,8 +179,11 @@ GENAI = (
 
 def test_genai_has_three_conventions():
     found = convention("genai", GENAI, margin=1.0, bad_below=3.0)
-    # 4-class: a, tie, both_bad 1; 3-class: a, tie, and the second both_bad; decisive: a and b, strictly
-    assert {name: (part["right"], part["n"], part["unparseable"]) for name, part in found.items()} == {
+    # 4-class: a, tie, both_bad 1; 3-class: a, tie, and the second both_bad; decisive: a and b,
+    # strictly
+    assert {
+        name: (part["right"], part["n"], part["unparseable"]) for name, part in found.items()
+    } == {
         "4-class": (3, 6, 1),
         "3-class": (3, 6, 1),
         "decisive": (2, 3, 1),
@@ -165,16 +201,36 @@ def test_without_a_threshold_genai_has_no_four_classes_and_without_a_margin_few_
 
 
 def test_to_say_always_the_same_scores_45_3_on_genais_votes():
-    rows = [("a", 5, 5)] * 240 + [("b", 5, 5)] * 263 + [("both_bad", 5, 5)] * 392 + [("tie", 5, 5)] * 24
+    rows = (
+        [("a", 5, 5)] * 240
+        + [("b", 5, 5)] * 263
+        + [("both_bad", 5, 5)] * 392
+        + [("tie", 5, 5)] * 24
+    )
     assert round(100 * convention("genai", rows)["3-class"]["value"], 1) == 45.3
 
 
 def test_compass_wants_the_winner_strictly_higher_and_a_tie_within_the_margin():
-    rows = [("a", 5.2, 5.0), ("a", 5.0, 5.0), ("tie", 5.0, 5.5), ("tie", None, 5.0), ("a", 3.0, 1.0)]
+    rows = [
+        ("a", 5.2, 5.0),
+        ("a", 5.0, 5.0),
+        ("tie", 5.0, 5.5),
+        ("tie", None, 5.0),
+        ("a", 3.0, 1.0),
+    ]
     dimensions = ["IA", "IA", "VC", "VC", "VQ"]
     found = convention("compass", rows, margin=0.5, dimension=dimensions)
-    assert {name: found[name]["value"] for name in found} == {"IA": 0.5, "VC": 0.5, "VQ": 1.0, "macro": pytest.approx(2 / 3)}
-    assert (found["macro"]["right"], found["macro"]["n"], found["macro"]["unparseable"]) == (3, 5, 1)
+    assert {name: found[name]["value"] for name in found} == {
+        "IA": 0.5,
+        "VC": 0.5,
+        "VQ": 1.0,
+        "macro": pytest.approx(2 / 3),
+    }
+    assert (found["macro"]["right"], found["macro"]["n"], found["macro"]["unparseable"]) == (
+        3,
+        5,
+        1,
+    )
     assert convention("compass", rows, dimension=dimensions)["VC"]["value"] == 0.0
 
 
@@ -187,7 +243,9 @@ def test_in_a_set_of_ones_own_pairs_that_are_the_same_stand_apart():
 
 
 def test_the_principled_measure_turns_every_pair_to_its_preferred_edit():
-    pairs, scores = pairs_of(("b", 3, 8), ("a", 5, 5), ("tie", 9, 1), ("both_bad", 9, 1), ("a", None, 1))
+    pairs, scores = pairs_of(
+        ("b", 3, 8), ("a", 5, 5), ("tie", 9, 1), ("both_bad", 9, 1), ("a", None, 1)
+    )
     found = summarise("genai", pairs, scores)
     overall = found["principled"]["overall"]
     assert (overall["n"], overall["right"], overall["ties"], overall["unreadable"]) == (3, 1, 1, 1)
@@ -200,7 +258,10 @@ def test_the_principled_measure_turns_every_pair_to_its_preferred_edit():
 
 def test_a_result_says_what_its_margin_was():
     pairs, scores = pairs_of(("a", 8, 3))
-    assert summarise("genai", pairs, scores)["margin_note"] == "The margin is 0: only equal scores are a tie."
+    assert (
+        summarise("genai", pairs, scores)["margin_note"]
+        == "The margin is 0: only equal scores are a tie."
+    )
     assert "0.25 apart" in summarise("genai", pairs, scores, Thresholds(0.25))["margin_note"]
 
 
@@ -217,7 +278,8 @@ def test_a_kind_that_is_none_is_refused():
 
 
 def test_the_margin_is_the_one_that_costs_the_fewest_pairs():
-    # ties 0.2 and 0.5 apart, preferences 0.3 and 1 apart: 0.25 (the middle of 0.2 and 0.3) gets 3 of 4; 0.75 as many, but is wider
+    # ties 0.2 and 0.5 apart, preferences 0.3 and 1 apart: 0.25 (the middle of 0.2 and 0.3) gets 3
+    # of 4; 0.75 as many, but is wider
     pairs, scores = pairs_of(("tie", 5, 5.2), ("both_bad", 2, 2.5), ("a", 5.3, 5), ("b", 5, 6))
     assert pick_margin(pairs, scores) == pytest.approx(0.25)
 
@@ -235,14 +297,17 @@ def test_groups_of_three_edits_do_not_move_a_margin():
 
 
 def test_both_thresholds_are_found_together():
-    found = pick_thresholds(*pairs_of(("both_bad", 1, 3), ("tie", 6, 6.5), ("a", 8, 5), ("b", 4, 7)))
+    found = pick_thresholds(
+        *pairs_of(("both_bad", 1, 3), ("tie", 6, 6.5), ("a", 8, 5), ("b", 4, 7))
+    )
     assert 0.5 <= found.four_margin < 3
     assert 3 < found.bad_below <= 6.5
     assert 2 <= found.margin < 3
 
 
 def test_three_and_four_classes_have_a_margin_each():
-    # two bad edits 2 apart are the same in three classes; in four the threshold finds them, and no margin is wanted
+    # two bad edits 2 apart are the same in three classes; in four the threshold finds them, and no
+    # margin is wanted
     pairs, scores = pairs_of(("both_bad", 1, 3), ("both_bad", 3, 1), ("a", 8, 7), ("b", 5, 9))
     found = pick_thresholds(pairs, scores)
     assert (found.margin, found.four_margin) == (3.0, 0.0)
@@ -251,7 +316,9 @@ def test_three_and_four_classes_have_a_margin_each():
 
 
 SCORE = st.one_of(st.none(), st.integers(0, 8).map(lambda n: n / 2))
-ROWS = st.lists(st.tuples(st.sampled_from(["a", "b", "tie", "both_bad"]), SCORE, SCORE), min_size=1, max_size=12)
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "tie", "both_bad"]), SCORE, SCORE), min_size=1, max_size=12
+)
 
 
 @given(ROWS, st.floats(0, 5))

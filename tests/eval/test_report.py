@@ -46,7 +46,13 @@ def put(path, value):
 def put_stage(run, name, result, seconds=61.0):
     put(
         run / name / "stage.json",
-        {"name": name, "fingerprint": "f", "seconds": seconds, "peak_rss_mb": 700.0, "result": result},
+        {
+            "name": name,
+            "fingerprint": "f",
+            "seconds": seconds,
+            "peak_rss_mb": 700.0,
+            "result": result,
+        },
     )
 
 
@@ -82,7 +88,14 @@ def put_eval(run):
     for name, half_tie in scores.items():
         put(run / "eval" / name / "summary.json", model_summary(half_tie))
         headlines[name] = headline(half_tie)
-    difference = {"model": "gcpo", "against": "sft", "n": 640, "strict": 0.1, "half_tie": 0.1454, "ci95": [0.11, 0.18]}
+    difference = {
+        "model": "gcpo",
+        "against": "sft",
+        "n": 640,
+        "strict": 0.1,
+        "half_tie": 0.1454,
+        "ci95": [0.11, 0.18],
+    }
     put_stage(run, "eval", {"models": headlines, "compare": [difference]})
     judge = run / "eval" / "gcpo"
     (judge / "examples").mkdir()
@@ -90,12 +103,22 @@ def put_eval(run):
     principles = [{"question": "Is it <b>red</b> now?", "category": "follow"}]
     read = {"verdicts": [1], "average": 1.0, "score": 8.5}
     judged = {"principles": principles, "thought": "gray > red ok", "read": read, "failure": None}
-    lost = {"principles": principles, "thought": "…", "read": None, "failure": {"kind": "unparseable", "detail": ""}}
+    lost = {
+        "principles": principles,
+        "thought": "…",
+        "read": None,
+        "failure": {"kind": "unparseable", "detail": ""},
+    }
     outcome = {
         "number": 0, "item": "0", "group": "0", "source": "s", "instruction": ATTACK, "task_type": "color_alter",
         "dimension": "overall", "label": "a", "edits": ["x", "y"],
     }  # fmt: skip
-    example = {"kind": "unreadable", "outcome": outcome, "images": ["examples/0.jpg"] * 3, "words": []}
+    example = {
+        "kind": "unreadable",
+        "outcome": outcome,
+        "images": ["examples/0.jpg"] * 3,
+        "words": [],
+    }
     put(judge / "examples.json", [{**example, "judgements": [judged, lost]}])
 
 
@@ -109,14 +132,24 @@ def put_editors(run):
     }
     put(
         folder / "evaluation.json",
-        {name: {**numbers, "n": 600, "gain_over_base": 0.1, "gain_ci95": [0.05, 0.15]} for name in EDITORS},
+        {
+            name: {**numbers, "n": 600, "gain_over_base": 0.1, "gain_ci95": [0.05, 0.15]}
+            for name in EDITORS
+        },
     )
     put_stage(run, "edit-eval", {})
     (folder / "samples").mkdir()
     Image.new("RGB", (16, 16)).save(folder / "samples" / "0_source.png")
-    samples = {name: {"image": "0_source.png", "reward": 0.5, "verdicts": [1, 0]} for name in EDITORS}
+    samples = {
+        name: {"image": "0_source.png", "reward": 0.5, "verdicts": [1, 0]} for name in EDITORS
+    }
     questions = ["Is the red circle blue now?", "Is the image clean?"]
-    row = {"instruction": ATTACK, "source": "0_source.png", "principles": questions, "samples": samples}
+    row = {
+        "instruction": ATTACK,
+        "source": "0_source.png",
+        "principles": questions,
+        "samples": samples,
+    }
     put(folder / "samples" / "index.json", [row])
 
 
@@ -125,11 +158,24 @@ def run(tmp_path):
     run = tmp_path / "demo"
     for name in ("world", "data", "sft", "gcpo", "edit-nft", "edit-grpo"):
         put_stage(run, name, {})
-    put_metrics(run, "sft", [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 0.4}, {"step": 20, "eval_loss": 0.3}])
-    put_metrics(run, "gcpo", [{"step": s, "reward": 0.5, "tie_rate": 0.2, "unreadable_rate": 0.0} for s in (1, 2)])
+    put_metrics(
+        run,
+        "sft",
+        [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 0.4}, {"step": 20, "eval_loss": 0.3}],
+    )
+    put_metrics(
+        run,
+        "gcpo",
+        [{"step": s, "reward": 0.5, "tie_rate": 0.2, "unreadable_rate": 0.0} for s in (1, 2)],
+    )
     for name in ("edit-nft", "edit-grpo"):
         put_metrics(
-            run, name, [{"epoch": e, "reward_mean": 0.5 + e / 10, "true_reward_mean": None if e else 0.5} for e in (0, 1)]
+            run,
+            name,
+            [
+                {"epoch": e, "reward_mean": 0.5 + e / 10, "true_reward_mean": None if e else 0.5}
+                for e in (0, 1)
+            ],
         )
     put_eval(run)
     put_editors(run)
@@ -147,8 +193,12 @@ def rendered(run, tmp_path):
 def test_the_summary_has_every_key(run, tmp_path):
     _, summary = rendered(run, tmp_path)
     assert list(summary) == ["rrm", "editor", "seconds", "peak_rss_mb"]
-    assert {name: set(values) for name, values in summary["rrm"].items()} == {name: set(MODEL_KEYS) for name in MODELS}
-    assert {name: set(values) for name, values in summary["editor"].items()} == {name: set(EDITOR_KEYS) for name in EDITORS}
+    assert {name: set(values) for name, values in summary["rrm"].items()} == {
+        name: set(MODEL_KEYS) for name in MODELS
+    }
+    assert {name: set(values) for name, values in summary["editor"].items()} == {
+        name: set(EDITOR_KEYS) for name in EDITORS
+    }
     assert list(summary["seconds"]) == list(summary["peak_rss_mb"]) == list(STAGES)
     assert summary["rrm"]["gcpo"]["half_tie"] == 0.8654
     assert summary["rrm"]["gcpo"]["verdict_balanced_accuracy"] == 0.9
@@ -173,7 +223,10 @@ def test_the_page_is_whole_and_loads_nothing(run, tmp_path):
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
-    assert all(value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,", "#")) for value in tags.loads)
+    assert all(
+        value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,", "#"))
+        for value in tags.loads
+    )
     assert not re.search(r"url\(\s*['\"]?http|@import", html)
     assert "script" not in tags.seen
 
@@ -186,7 +239,9 @@ def test_what_users_wrote_is_text_and_not_markup(run, tmp_path):
     assert "groups: 8  # &lt;of edits&gt;" in html
 
 
-@pytest.mark.parametrize("stages", [("eval",), ("edit-eval",), ("sft", "gcpo"), ("edit-nft", "edit-grpo"), STAGES])
+@pytest.mark.parametrize(
+    "stages", [("eval",), ("edit-eval",), ("sft", "gcpo"), ("edit-nft", "edit-grpo"), STAGES]
+)
 def test_a_stage_that_did_not_run_is_said_to_be_so(run, tmp_path, stages):
     for name in stages:
         (run / name).rename(tmp_path / f"away-{name}")

@@ -1,4 +1,5 @@
-"""Several judges on small files of the public schema: a script whose scores are known, and the sandbox's truth."""
+"""Several judges on small files of the public schema: a script whose scores are known, and the
+sandbox's truth."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from rrm.sandbox.edits import Step, decompose
 from rrm.sandbox.world import Scene, Thing, draw
 
 SOURCE = Image.new("RGB", (12, 8), (90, 90, 90))
-# every edit is one colour, and its red channel is the score that the scripted judge gives; 255 is unreadable, 254 times out
+# every edit is one colour, and its red channel is the score that the scripted judge gives; 255 is
+# unreadable, 254 times out
 SHADES = {"x8": 80, "x3": 30, "x5": 50, "y5": 51, "bad": 255, "late": 254}
 SCORES = {80: 8.0, 30: 3.0, 50: 5.0, 51: 5.0}
 ROWS = (
@@ -103,7 +105,9 @@ class ScriptedJudge(LocalJudge):
         if shade not in SCORES:
             kind = "unparseable" if shade == 255 else "timed_out"
             return Judgement(principles=edit.principles, failure=Failure(kind=kind))
-        return Judgement(principles=edit.principles, read=Verdicts(verdicts=(1,), average=1, score=SCORES[shade]))
+        return Judgement(
+            principles=edit.principles, read=Verdicts(verdicts=(1,), average=1, score=SCORES[shade])
+        )
 
 
 def answers(ask, things):
@@ -129,7 +133,14 @@ class Scripted(SandboxTruth):
 
 def scripted(bench, out, judge, **settings):
     """The config and the truth of one scripted judge."""
-    values = {"bench": "editscore", "data": str(bench), "out": str(out), "batch": 2, "resize": False, **settings}
+    values = {
+        "bench": "editscore",
+        "data": str(bench),
+        "out": str(out),
+        "batch": 2,
+        "resize": False,
+        **settings,
+    }
     config = SuiteConfig(judges={"scripted": "sandbox:it"}, truth="sandbox", **values)
     return config, {"sandbox": lambda: Scripted(judge, config.principles == "truth")}
 
@@ -143,7 +154,9 @@ def judged(bench, out, judge, **settings):
 def test_the_numbers_are_those_worked_out_by_hand(tmp_path):
     result, summary = judged(write_jsonl(tmp_path), tmp_path / "out", ScriptedJudge())
     overall = summary["result"]["dimensions"]["overall"]
-    assert {key: overall[key] for key in ("strict", "half_tie", "n", "right", "ties", "unreadable")} == {
+    assert {
+        key: overall[key] for key in ("strict", "half_tie", "n", "right", "ties", "unreadable")
+    } == {
         "strict": 0.25,
         "half_tie": 0.375,
         "n": 4,
@@ -169,15 +182,30 @@ def test_an_image_that_recurs_is_judged_once(tmp_path):
     assert (result["pairs"], result["edits"], result["sources"]) == (5, 5, 1)
 
 
-def test_a_model_that_answers_for_no_edit_is_an_error_and_one_that_cannot_be_read_is_a_result(tmp_path):
-    unread, _ = judged(write_jsonl(tmp_path, [("bad", "bad", "extract", "overall")]), tmp_path / "one", ScriptedJudge())
+def test_a_model_that_answers_for_no_edit_is_an_error_and_one_that_cannot_be_read_is_a_result(
+    tmp_path,
+):
+    unread, _ = judged(
+        write_jsonl(tmp_path, [("bad", "bad", "extract", "overall")]),
+        tmp_path / "one",
+        ScriptedJudge(),
+    )
     assert unread["account"] == {"in": 1, "out": 1, "failed": {}}
-    result, _ = judged(write_jsonl(tmp_path, [("x8", "late", "extract", "overall")]), tmp_path / "two", ScriptedJudge())
+    result, _ = judged(
+        write_jsonl(tmp_path, [("x8", "late", "extract", "overall")]),
+        tmp_path / "two",
+        ScriptedJudge(),
+    )
     assert result["account"] == {"in": 2, "out": 1, "failed": {"timed_out": 1}}
     with pytest.raises(
-        NothingMade, match=r"'scripted' \(sandbox:it\) answered for no edit: 1 rows in, 0 out, 1 failed: 1 timed_out"
+        NothingMade,
+        match=r"'scripted' \(sandbox:it\) answered for no edit: 1 rows in, 0 out, 1 failed: 1 timed_out",
     ):
-        judged(write_jsonl(tmp_path, [("late", "late", "extract", "overall")]), tmp_path / "three", ScriptedJudge())
+        judged(
+            write_jsonl(tmp_path, [("late", "late", "extract", "overall")]),
+            tmp_path / "three",
+            ScriptedJudge(),
+        )
 
 
 def test_an_interrupted_run_carries_on_and_a_torn_line_is_judged_again(tmp_path):
@@ -210,7 +238,9 @@ def test_another_model_prompt_or_image_never_meets_an_old_row(tmp_path):
 
 
 def test_a_passing_failure_is_asked_again_and_a_lasting_one_is_not(tmp_path):
-    bench = write_jsonl(tmp_path, [("x8", "late", "extract", "overall"), ("x8", "bad", "extract", "overall")])
+    bench = write_jsonl(
+        tmp_path, [("x8", "late", "extract", "overall"), ("x8", "bad", "extract", "overall")]
+    )
     judged(bench, tmp_path / "out", ScriptedJudge())
     again = ScriptedJudge()
     _, summary = judged(bench, tmp_path / "out", again)
@@ -225,15 +255,24 @@ def test_judgements_kept_elsewhere_survive_a_new_output_folder(tmp_path):
     judged(bench, tmp_path / "two", again, judgements=str(tmp_path / "kept"))
     assert again.asked == []
     config, truths = scripted(bench, tmp_path / "new", again, judgements=str(tmp_path / "kept"))
-    with locked(tmp_path / "kept"), pytest.raises(InputError, match="kept is in use by another run"):
+    with (
+        locked(tmp_path / "kept"),
+        pytest.raises(InputError, match="kept is in use by another run"),
+    ):
         run_suite(config, "the command", truths)
 
 
 def test_folder_parquet_and_jsonl_give_the_same_rows(tmp_path):
     (tmp_path / "data").mkdir()
     parquet = write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    found = [list(read_benchmark("editscore", str(path))) for path in (write_jsonl(tmp_path), parquet, tmp_path / "data")]
-    digests = [[(row.pair.source, row.pair.edited, row.key, row.pair.dimension) for row in rows] for rows in found]
+    found = [
+        list(read_benchmark("editscore", str(path)))
+        for path in (write_jsonl(tmp_path), parquet, tmp_path / "data")
+    ]
+    digests = [
+        [(row.pair.source, row.pair.edited, row.key, row.pair.dimension) for row in rows]
+        for rows in found
+    ]
     assert digests[0] == digests[1] == digests[2]
     assert found[0][0].key == ("x8", "x3")
     assert found[0][0].edited[0].size == (24, 16)
@@ -250,7 +289,12 @@ def test_a_hub_id_is_loaded_at_its_revision(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(list(read_benchmark("editscore", "EditScore/EditReward-Bench@abc123"))) == 5
-    assert asked == {"path": "EditScore/EditReward-Bench", "name": None, "revision": "abc123", "split": "train"}
+    assert asked == {
+        "path": "EditScore/EditReward-Bench",
+        "name": None,
+        "revision": "abc123",
+        "split": "train",
+    }
 
 
 def test_a_limit_keeps_the_first_rows_of_every_dimension(tmp_path):
@@ -297,11 +341,22 @@ def test_a_pair_of_three_is_refused(tmp_path):
 def test_principles_come_from_a_file_and_a_missing_instruction_is_named(tmp_path):
     bench = write_jsonl(tmp_path)
     table = tmp_path / "principles.jsonl"
-    table.write_text(json.dumps({"instruction": "make it red", "principles": [{"question": "Red?", "category": "follow"}]}))
+    table.write_text(
+        json.dumps(
+            {
+                "instruction": "make it red",
+                "principles": [{"question": "Red?", "category": "follow"}],
+            }
+        )
+    )
     judged(bench, tmp_path / "out", ScriptedJudge(), principles=str(table))
     row = json.loads((tmp_path / "out" / "scripted" / "rows.jsonl").read_text().splitlines()[0])
     assert row["judgement"]["principles"] == [{"question": "Red?", "category": "follow"}]
-    table.write_text(json.dumps({"instruction": "other", "principles": [{"question": "Red?", "category": "follow"}]}))
+    table.write_text(
+        json.dumps(
+            {"instruction": "other", "principles": [{"question": "Red?", "category": "follow"}]}
+        )
+    )
     with pytest.raises(InputError, match="lacks principles for 1"):
         judged(bench, tmp_path / "out2", ScriptedJudge(), principles=str(table))
 
@@ -315,9 +370,15 @@ def sandbox_bench(folder):
         for part, scene in (("source", before), ("right", after), ("same", before)):
             draw(scene).save(folder / f"{name}-{part}.png")
         instruction = Step("recolour", colour, "circle", "blue").text()
-        row = {"key": [f"{name}1", f"{name}2"], "instruction": instruction, "input_image": f"{name}-source.png"}
+        row = {
+            "key": [f"{name}1", f"{name}2"],
+            "instruction": instruction,
+            "input_image": f"{name}-source.png",
+        }
         outputs = [f"{name}-right.png", f"{name}-same.png"]
-        rows.append({**row, "output_images": outputs, "task_type": "color_alter", "dimension": "overall"})
+        rows.append(
+            {**row, "output_images": outputs, "task_type": "color_alter", "dimension": "overall"}
+        )
     (folder / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "bench.jsonl"
 
@@ -329,7 +390,9 @@ class Knowing(ScriptedJudge):
         right = edit.edited.tobytes() != edit.source.tobytes()
         first = "red" in edit.instruction
         verdicts = (1, 1, 1, 1) if right or not first else (0, 1, 1, 1)
-        read = Verdicts(verdicts=verdicts, average=sum(verdicts) / 4, score=9.0 if right or not first else 2.0)
+        read = Verdicts(
+            verdicts=verdicts, average=sum(verdicts) / 4, score=9.0 if right or not first else 2.0
+        )
         return Judgement(principles=edit.principles, read=read)
 
 
@@ -340,13 +403,24 @@ def test_in_the_sandbox_verdicts_and_scores_are_held_against_the_truth(tmp_path)
     assert summary["truth"]["verdict_balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
     assert summary["truth"]["verdicts"]["principles"] == 16
     assert summary["result"]["dimensions"]["overall"]["half_tie"] == 0.75
-    assert summary["truth"]["score_by_quality"]["right in every point"] == {"n": 2, "unscored": 0, "mean_score": 9.0}
-    assert summary["truth"]["score_by_quality"]["unusable"] == {"n": 2, "unscored": 0, "mean_score": 5.5}
+    assert summary["truth"]["score_by_quality"]["right in every point"] == {
+        "n": 2,
+        "unscored": 0,
+        "mean_score": 9.0,
+    }
+    assert summary["truth"]["score_by_quality"]["unusable"] == {
+        "n": 2,
+        "unscored": 0,
+        "mean_score": 5.5,
+    }
     folder = tmp_path / "out" / "scripted"
     examples = example_pairs(read_examples(folder))
     assert [edit["preferred"] for edit in example_edits(folder, examples[0])] == [True, False]
     assert (folder / examples[0].images[0]).is_file()
-    scores = [[edit["judgement"]["read"]["score"] for edit in example_edits(folder, example)] for example in examples]
+    scores = [
+        [edit["judgement"]["read"]["score"] for edit in example_edits(folder, example)]
+        for example in examples
+    ]
     assert scores == [[9.0, 2.0], [9.0, 9.0]]
 
 
@@ -356,14 +430,21 @@ def test_a_benchmark_from_elsewhere_has_no_sandbox_truth(tmp_path):
 
 
 def test_the_stage_compares_models_and_is_skipped_when_done(tmp_path, capsys):
-    config, truths = scripted(sandbox_bench(tmp_path), tmp_path / "out", Knowing(), principles="truth")
+    config, truths = scripted(
+        sandbox_bench(tmp_path), tmp_path / "out", Knowing(), principles="truth"
+    )
     config = config.model_copy(
-        update={"judges": {"chance": "baseline:chance", "teacher": "sandbox:it"}, "compare": (("teacher", "chance"),)}
+        update={
+            "judges": {"chance": "baseline:chance", "teacher": "sandbox:it"},
+            "compare": (("teacher", "chance"),),
+        }
     )
     result = run_suite(config, "the command", truths)
     (difference,) = result["compare"]
     models = result["models"]
-    assert difference["half_tie"] == pytest.approx(models["teacher"]["half_tie"] - models["chance"]["half_tie"])
+    assert difference["half_tie"] == pytest.approx(
+        models["teacher"]["half_tie"] - models["chance"]["half_tie"]
+    )
     assert "overall" in capsys.readouterr().out
     assert run_suite(config, "the command") == json.loads(json.dumps(result))
     assert "done already" in capsys.readouterr().err
@@ -393,7 +474,12 @@ def grey_edit(name, principles):
 )
 def test_a_config_that_contradicts_itself_is_refused(tmp_path, change, message):
     path = tmp_path / "eval.yaml"
-    values = {"bench": "editscore", "data": "b", "judges": {"chance": "baseline:chance"}, "out": "o"}
+    values = {
+        "bench": "editscore",
+        "data": "b",
+        "judges": {"chance": "baseline:chance"},
+        "out": "o",
+    }
     path.write_text(json.dumps(values | change))
     with pytest.raises(InputError, match=message):
         SuiteConfig.read(path)
@@ -404,7 +490,11 @@ def test_a_judge_or_a_truth_that_nobody_knows_is_refused(tmp_path):
     with pytest.raises(InputError, match="no truth 'sandbox'; known: none"):
         run_suite(config, "the command")
     with pytest.raises(InputError, match="names no server"):
-        run_suite(config.model_copy(update={"judges": {"t": "vlm:sandbox?model=m"}}), "the command", truths)
+        run_suite(
+            config.model_copy(update={"judges": {"t": "vlm:sandbox?model=m"}}),
+            "the command",
+            truths,
+        )
     with pytest.raises(InputError, match="of the sandbox; set 'truth: sandbox'"):
         run_suite(config.model_copy(update={"truth": None}), "the command", truths)
 
@@ -418,7 +508,10 @@ def test_the_sandbox_teacher_judges_over_http(tmp_path):
     step = Step("recolour", "red", "circle", "blue")
     before = Scene("gray", (Thing("red", "circle"), None, Thing("yellow", "square"), None))
     after = before.put(0, Thing("blue", "circle"))
-    edits = [Edit(str(i), draw(before), draw(scene), step.text(), decompose([step])) for i, scene in enumerate((after, before))]
+    edits = [
+        Edit(str(i), draw(before), draw(scene), step.text(), decompose([step]))
+        for i, scene in enumerate((after, before))
+    ]
     with SandboxTruth().open_judge("sandbox-careful") as judge:
         assert judge.fingerprint == "endpoint|sandbox|sandbox-careful|0.0|4096"
         right, untouched = answers(judge.judge_many, edits)

@@ -1,4 +1,5 @@
-"""Reading any image a user has, refusing the rest in one sentence, the pixel budget, paths from datasets, and the store."""
+"""Reading any image a user has, refusing the rest in one sentence, the pixel budget, paths from
+datasets, and the store."""
 
 from __future__ import annotations
 
@@ -25,7 +26,17 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from rrm import images
 from rrm.errors import InputError
-from rrm.images import FORMATS, MAX_PIXELS, ImageStore, fit, image_bytes, inside, open_image, png_bytes, read_image
+from rrm.images import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageStore,
+    fit,
+    image_bytes,
+    inside,
+    open_image,
+    png_bytes,
+    read_image,
+)
 from rrm.images.pixel_budget import PixelBudget
 from tests.support import ROOT
 
@@ -36,7 +47,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", /, **options) -> bytes:
     buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(
+        buffer, kind, **options
+    )
     return buffer.getvalue()
 
 
@@ -76,10 +89,31 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes, **chunks: 
 
 
 def tiff(width: int, height: int, bits: int, photometric: int, data: bytes) -> bytes:
-    """A little-endian grey TIFF written by hand; `photometric` is 0 where 0 is white and 1 where 0 is black."""
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
-    fields = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + fields + bytes(4)
+    """A little-endian grey TIFF written by hand; `photometric` is 0 where 0 is white and 1 where 0
+    is black."""
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    fields = b"".join(
+        struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value)
+        for tag, value in tags.items()
+    )
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + fields
+        + bytes(4)
+    )
 
 
 def icc(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
@@ -100,27 +134,46 @@ def icc(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
         + d50
     )
     return (
-        struct.pack(">I", start + len(body)) + head + bytes(128 - 4 - len(head)) + struct.pack(">I", len(tags)) + table + body
+        struct.pack(">I", start + len(body))
+        + head
+        + bytes(128 - 4 - len(head))
+        + struct.pack(">I", len(tags))
+        + table
+        + body
     )
 
 
 def matrix_profile(primaries: str, gamma: bytes) -> bytes:
     """sRGB's primaries in the given order, with the given tone curve in place of sRGB's."""
-    xyz = {"r": (0.43607, 0.22249, 0.01392), "g": (0.38515, 0.71687, 0.09708), "b": (0.14307, 0.06061, 0.7141)}
-    columns = [b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(v * 65536) for v in xyz[name])) for name in primaries]
+    xyz = {
+        "r": (0.43607, 0.22249, 0.01392),
+        "g": (0.38515, 0.71687, 0.09708),
+        "b": (0.14307, 0.06061, 0.7141),
+    }
+    columns = [
+        b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(v * 65536) for v in xyz[name]))
+        for name in primaries
+    ]
     names = (b"rXYZ", b"gXYZ", b"bXYZ")
-    return icc(b"RGB ", b"XYZ ", dict(zip(names, columns, strict=True)) | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma))
+    return icc(
+        b"RGB ",
+        b"XYZ ",
+        dict(zip(names, columns, strict=True)) | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma),
+    )
 
 
 LINEAR = b"curv" + bytes(8)
 # sRGB's curve as some vendors write it, by 32 samples: between them a colour can be one level off.
 X = np.linspace(0, 1, 32)
-SAMPLES = np.rint(65535 * np.where(X <= 0.04045, X / 12.92, ((X + 0.055) / 1.055) ** 2.4)).astype(">u2")
+SAMPLES = np.rint(65535 * np.where(X <= 0.04045, X / 12.92, ((X + 0.055) / 1.055) ** 2.4)).astype(
+    ">u2"
+)
 SAMPLED_SRGB = b"curv\0\0\0\0" + struct.pack(">I", 32) + SAMPLES.tobytes()
 
 
 def stored_as(shown: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera writes under an EXIF orientation: its first row and column are the named sides of what is shown."""
+    """What a camera writes under an EXIF orientation: its first row and column are the named sides
+    of what is shown."""
     last_row, last_column = shown.shape[0] - 1, shown.shape[1] - 1
     if orientation <= 4:
         return shown[:: -1 if orientation in (3, 4) else 1, :: -1 if orientation in (2, 3) else 1]
@@ -135,12 +188,20 @@ def stored_as(shown: np.ndarray, orientation: int) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    ("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})]
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
 )
 def test_every_exif_orientation_is_turned_upright(kind, options, orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    payload = encoded(np.ascontiguousarray(stored_as(NOISE, orientation)), kind, exif=exif, **options)
+    payload = encoded(
+        np.ascontiguousarray(stored_as(NOISE, orientation)), kind, exif=exif, **options
+    )
     np.testing.assert_array_equal(pixels(payload), NOISE)
 
 
@@ -157,7 +218,9 @@ def test_the_red_corner_of_a_jpeg_of_orientation_6_ends_at_the_top_right():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("block", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01", b"Exif\0\0no TIFF header"])
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01", b"Exif\0\0no TIFF header"]
+)
 def test_a_broken_exif_block_is_ignored(block):
     np.testing.assert_array_equal(pixels(encoded(NOISE, exif=block)), NOISE)
 
@@ -184,14 +247,23 @@ def test_a_transparent_palette_entry_is_white_and_the_others_keep_their_colour()
     image.putpalette([*RED, *GREEN, *BLUE])
     image.putdata([0, 1, 2])
     assert pixels(encoded(image, transparency=1)).tolist() == [[list(RED), list(WHITE), list(BLUE)]]
-    assert pixels(encoded(image, transparency=b"\xff\xff\x00")).tolist() == [[list(RED), list(GREEN), list(WHITE)]]
-    assert pixels(encoded(image, "GIF", transparency=0)).tolist() == [[list(WHITE), list(GREEN), list(BLUE)]]
+    assert pixels(encoded(image, transparency=b"\xff\xff\x00")).tolist() == [
+        [list(RED), list(GREEN), list(WHITE)]
+    ]
+    assert pixels(encoded(image, "GIF", transparency=0)).tolist() == [
+        [list(WHITE), list(GREEN), list(BLUE)]
+    ]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 @pytest.mark.parametrize(
     ("ink", "shown"),
-    [((255, 0, 0, 0), (0, 255, 255)), ((0, 255, 0, 0), (255, 0, 255)), ((0, 0, 0, 255), BLACK), ((0, 0, 0, 0), WHITE)],
+    [
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 255, 0, 0), (255, 0, 255)),
+        ((0, 0, 0, 255), BLACK),
+        ((0, 0, 0, 0), WHITE),
+    ],
 )
 def test_pure_inks_of_cmyk_have_their_colours(kind, ink, shown):
     np.testing.assert_allclose(pixel(encoded(Image.new("CMYK", (8, 8), ink), kind)), shown, atol=2)
@@ -206,10 +278,26 @@ def test_a_16_bit_ramp_keeps_its_whole_range(kind):
 
 
 def test_other_deep_greys_are_scaled_by_their_range_too():
-    assert pixels(encoded(np.array([[0, 32896, 65535]], np.int32), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
-    assert pixels(encoded(np.array([[0, 0.2, 1]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 51, 255]
-    assert pixels(encoded(np.array([[0, 51, 255]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 51, 255]
-    assert pixels(encoded(np.array([[0, 257, 65535]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 1, 255]
+    assert pixels(encoded(np.array([[0, 32896, 65535]], np.int32), "TIFF"))[0, :, 0].tolist() == [
+        0,
+        128,
+        255,
+    ]
+    assert pixels(encoded(np.array([[0, 0.2, 1]], np.float32), "TIFF"))[0, :, 0].tolist() == [
+        0,
+        51,
+        255,
+    ]
+    assert pixels(encoded(np.array([[0, 51, 255]], np.float32), "TIFF"))[0, :, 0].tolist() == [
+        0,
+        51,
+        255,
+    ]
+    assert pixels(encoded(np.array([[0, 257, 65535]], np.float32), "TIFF"))[0, :, 0].tolist() == [
+        0,
+        1,
+        255,
+    ]
     assert pixels(tiff(2, 1, 12, 1, bytes([0xFF, 0xF0, 0x00])))[0, :, 0].tolist() == [255, 0]
     assert pixels(tiff(2, 1, 16, 0, struct.pack("<HH", 0, 65535)))[0, :, 0].tolist() == [255, 0]
     assert "run from" in refusal(encoded(np.array([[np.nan, 1]], np.float32), "TIFF"))
@@ -230,42 +318,70 @@ def test_the_transparent_colour_of_a_16_bit_png_is_white():
     assert pixels(rgb).tolist() == [[list(WHITE), [0x12, 0, 0]]]
 
 
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})]
+)
 def test_only_the_first_frame_is_shown(kind, options):
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
-    assert pixel(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)) == RED
+    assert (
+        pixel(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)) == RED
+    )
 
 
 def test_an_icc_profile_is_applied():
     grey = Image.new("RGB", (2, 2), (128, 128, 128))
-    # Linear 128/255 = 0.502 in sRGB's curve: 1.055 · 0.502^(1/2.4) − 0.055 = 0.737, times 255 = 188.
-    np.testing.assert_allclose(pixel(encoded(grey, icc_profile=matrix_profile("rgb", LINEAR))), (188, 188, 188), atol=1)
+    # Linear 128/255 = 0.502 in sRGB's curve: 1.055 · 0.502^(1/2.4) − 0.055 = 0.737, times 255 =
+    # 188.
     np.testing.assert_allclose(
-        pixel(encoded(Image.new("RGB", (2, 2), RED), icc_profile=matrix_profile("bgr", LINEAR))), BLUE, atol=2
+        pixel(encoded(grey, icc_profile=matrix_profile("rgb", LINEAR))), (188, 188, 188), atol=1
     )
-    grey_profile = icc(b"GRAY", b"XYZ ", {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061), b"kTRC": LINEAR})
-    np.testing.assert_allclose(pixel(encoded(grey.convert("L"), icc_profile=grey_profile)), (188, 188, 188), atol=1)
-    np.testing.assert_allclose(pixel(encoded(grey.convert("LA"), icc_profile=grey_profile)), (188, 188, 188), atol=1)
+    np.testing.assert_allclose(
+        pixel(encoded(Image.new("RGB", (2, 2), RED), icc_profile=matrix_profile("bgr", LINEAR))),
+        BLUE,
+        atol=2,
+    )
+    grey_profile = icc(
+        b"GRAY",
+        b"XYZ ",
+        {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061), b"kTRC": LINEAR},
+    )
+    np.testing.assert_allclose(
+        pixel(encoded(grey.convert("L"), icc_profile=grey_profile)), (188, 188, 188), atol=1
+    )
+    np.testing.assert_allclose(
+        pixel(encoded(grey.convert("LA"), icc_profile=grey_profile)), (188, 188, 188), atol=1
+    )
     clear = Image.new("RGBA", (2, 2), (128, 128, 128, 0))
     assert pixel(encoded(clear, icc_profile=matrix_profile("rgb", LINEAR))) == WHITE
 
 
 def test_a_cmyk_profile_decides_what_an_ink_looks_like():
     straight = bytes(range(256))
-    corners = b"".join(bytes([0 if corner else 255, 128, 128]) for corner in range(16))  # any full ink is black, in Lab
+    corners = b"".join(
+        bytes([0 if corner else 255, 128, 128]) for corner in range(16)
+    )  # any full ink is black, in Lab
     identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
     lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + straight * 4 + corners + straight * 3
     profile = icc(b"CMYK", b"Lab ", {b"A2B0": lut})
     np.testing.assert_allclose(
-        pixel(encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", icc_profile=profile)), BLACK, atol=3
+        pixel(encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", icc_profile=profile)),
+        BLACK,
+        atol=3,
     )
     np.testing.assert_allclose(
-        pixel(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG", icc_profile=profile)), WHITE, atol=3
+        pixel(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG", icc_profile=profile)),
+        WHITE,
+        atol=3,
     )
 
 
 @pytest.mark.parametrize(
-    "profile", [b"no profile at all" * 20, matrix_profile("rgb", LINEAR)[:200], icc(b"GRAY", b"XYZ ", {b"kTRC": LINEAR})]
+    "profile",
+    [
+        b"no profile at all" * 20,
+        matrix_profile("rgb", LINEAR)[:200],
+        icc(b"GRAY", b"XYZ ", {b"kTRC": LINEAR}),
+    ],
 )
 def test_an_icc_profile_that_is_broken_or_for_another_mode_is_ignored(profile):
     np.testing.assert_array_equal(pixels(encoded(NOISE, icc_profile=profile)), NOISE)
@@ -273,7 +389,9 @@ def test_an_icc_profile_that_is_broken_or_for_another_mode_is_ignored(profile):
 
 def test_bytes_that_are_no_image_are_refused():
     assert "is empty" in refusal(b"")
-    assert "cannot be read as an image: it is of another kind" in refusal(b"this is a text that somebody named .png")
+    assert "cannot be read as an image: it is of another kind" in refusal(
+        b"this is a text that somebody named .png"
+    )
     assert "cannot be read as an image: it is of another kind" in refusal(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
     )
@@ -341,12 +459,15 @@ def test_an_image_without_pixels_or_too_thin_for_the_model_is_refused():
     assert pixels(encoded(np.zeros((1, 200, 3), np.uint8))).shape == (1, 200, 3)
     assert "too thin" in refusal(encoded(np.zeros((1, 201, 3), np.uint8)))
     assert "too thin" in refusal(encoded(np.zeros((402, 2, 3), np.uint8)))
-    assert "without pixels" in refusal(b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 0, 5, 1, 24, 0, 0, 0, 0, 0, 0))
+    assert "without pixels" in refusal(
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 0, 5, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
 
 
 def test_a_photo_of_12_megapixels_is_scaled_into_the_budget():
     photo = encoded(Image.linear_gradient("L").resize((4000, 3000)), "JPEG")
-    # beta = √(12e6 / 1003520) = 3.45803; 4000 / beta = 1156.7 → 41 · 28 = 1148, 3000 / beta = 867.5 → 30 · 28 = 840.
+    # beta = √(12e6 / 1003520) = 3.45803; 4000 / beta = 1156.7 → 41 · 28 = 1148, 3000 / beta = 867.5
+    # → 30 · 28 = 840.
     shown = read_image(photo, max_pixels=MAX_PIXELS)
     assert (MAX_PIXELS, shown.size) == (1_003_520, (1148, 840))
     assert fit(read_image(photo)).tobytes() == shown.tobytes()
@@ -362,9 +483,13 @@ def test_an_image_within_the_budget_is_untouched_and_an_unusable_budget_refused(
     with pytest.raises(InputError, match="784 or more"):
         fit(image, 783)
     with pytest.raises(InputError, match="too thin to be scaled"):
-        fit(Image.new("RGB", (190 * 60, 60)), 28 * 28 * 40)  # beta = 4.67: 60 / beta → no row at all
+        fit(
+            Image.new("RGB", (190 * 60, 60)), 28 * 28 * 40
+        )  # beta = 4.67: 60 / beta → no row at all
     with pytest.raises(InputError, match="too thin to be scaled"):
-        fit(Image.new("RGB", (199 * 80, 80)), 199 * 45 * 45)  # beta = 80 / 45: 28 rows and 8932 columns, a ratio of 319
+        fit(
+            Image.new("RGB", (199 * 80, 80)), 199 * 45 * 45
+        )  # beta = 80 / 45: 28 rows and 8932 columns, a ratio of 319
     with pytest.raises(InputError, match="too thin for the model"):
         fit(Image.new("RGB", (201 * 80, 80)))
 
@@ -376,7 +501,11 @@ def test_what_is_fitted_has_the_size_that_the_models_own_processor_would_give_it
         expected = smart_resize(height, width, 28, 784, budget)
         if width * height > budget:
             fitted = fit(image, budget)
-            assert (fitted.height, fitted.width) == expected == smart_resize(fitted.height, fitted.width, 28, 784, budget)
+            assert (
+                (fitted.height, fitted.width)
+                == expected
+                == smart_resize(fitted.height, fitted.width, 28, 784, budget)
+            )
             assert fit(fitted, budget) is fitted
             scaled += 1
     assert scaled > 40
@@ -391,7 +520,9 @@ def test_a_path_is_named_when_its_image_is_missing_or_refused(tmp_path):
     text.write_text("not an image")
     assert (open_image(good).size, open_image(good).getpixel((99, 49))) == ((100, 50), (9, 9, 9))
     assert open_image(str(good), max_pixels=4999).size == (84, 28)
-    with pytest.raises(InputError, match=re.escape(f"{text} cannot be read as an image: it is of another kind")):
+    with pytest.raises(
+        InputError, match=re.escape(f"{text} cannot be read as an image: it is of another kind")
+    ):
         open_image(text)
     for missing in (tmp_path / "no.png", tmp_path, tmp_path / ("x" * 5000), "nul\0.png"):
         with pytest.raises(InputError, match="There is no image at"):
@@ -409,10 +540,24 @@ def test_a_datasets_path_stays_inside_its_folder(tmp_path):
     (root / "loop").symlink_to(root / "loop")
     (tmp_path / "link").symlink_to(root)
     real = root.resolve() / "images" / "a.png"
-    for name in ("images/a.png", "images/../images/a.png", "in.png", str(root / "images" / "a.png")):
+    for name in (
+        "images/a.png",
+        "images/../images/a.png",
+        "in.png",
+        str(root / "images" / "a.png"),
+    ):
         assert inside(root, name) == inside(tmp_path / "link", name) == real
     assert inside(root, "not/yet.png") == root.resolve() / "not" / "yet.png"
-    for name in ("../secret.png", "out.png", "up/secret.png", "/etc/passwd", "", ".", "../data", "../data-other/a.png"):
+    for name in (
+        "../secret.png",
+        "out.png",
+        "up/secret.png",
+        "/etc/passwd",
+        "",
+        ".",
+        "../data",
+        "../data-other/a.png",
+    ):
         with pytest.raises(InputError, match="leads out of"):
             inside(root, name)
     for name in ("loop", "nul\0.png"):
@@ -442,7 +587,10 @@ def test_the_same_pixels_have_one_digest_whatever_metadata_came_with_them(tmp_pa
     ]
     store = ImageStore(tmp_path)
     raw = [Image.open(io.BytesIO(payload)) for payload in files]
-    assert len({store.add(image) for image in [*raw, *(read_image(payload) for payload in files)]}) == 1
+    assert (
+        len({store.add(image) for image in [*raw, *(read_image(payload) for payload in files)]})
+        == 1
+    )
 
 
 def test_the_store_returns_what_it_was_given_and_notices_damage(tmp_path):
@@ -532,7 +680,9 @@ def test_threads_may_add_one_image_at_once(tmp_path):
 def test_avif_is_read_where_pillow_can():
     if "AVIF" not in FORMATS:
         pytest.skip("this Pillow has no AVIF")
-    np.testing.assert_allclose(pixel(encoded(Image.new("RGB", (16, 16), (200, 30, 40)), "AVIF")), (200, 30, 40), atol=6)
+    np.testing.assert_allclose(
+        pixel(encoded(Image.new("RGB", (16, 16), (200, 30, 40)), "AVIF")), (200, 30, 40), atol=6
+    )
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -558,7 +708,9 @@ def test_a_sound_png_is_read_however_long_its_text_and_profile_are(bulk):
 
 def test_a_profile_of_more_than_a_megabyte_is_applied():
     swapped = matrix_profile("bgr", LINEAR) + bytes(2_000_000)
-    np.testing.assert_allclose(pixel(encoded(Image.new("RGB", (2, 2), RED), icc_profile=swapped)), BLUE, atol=2)
+    np.testing.assert_allclose(
+        pixel(encoded(Image.new("RGB", (2, 2), RED), icc_profile=swapped)), BLUE, atol=2
+    )
 
 
 def test_a_file_too_large_for_any_image_is_not_read(tmp_path, monkeypatch):
@@ -568,11 +720,15 @@ def test_a_file_too_large_for_any_image_is_not_read(tmp_path, monkeypatch):
     with path.open("wb") as sparse:
         sparse.truncate(1_000_001)
     for read in (open_image, image_bytes):
-        with pytest.raises(InputError, match="is a file of more than 1 MB and is not read; save it smaller"):
+        with pytest.raises(
+            InputError, match="is a file of more than 1 MB and is not read; save it smaller"
+        ):
             read(path)
 
 
-def test_threads_decode_no_more_pixels_together_than_the_budget_allows_and_each_in_its_turn(monkeypatch):
+def test_threads_decode_no_more_pixels_together_than_the_budget_allows_and_each_in_its_turn(
+    monkeypatch,
+):
     budget, most = PixelBudget(1000), []
     monkeypatch.setattr(images, "DECODING", budget)
     load = ImageFile.ImageFile.load
@@ -583,7 +739,10 @@ def test_threads_decode_no_more_pixels_together_than_the_budget_allows_and_each_
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", slowly)
-    payloads = [encoded(NOISE[:20, :20]), encoded(np.zeros((50, 50, 3), np.uint8))] * 8  # 400 pixels, and more than all
+    payloads = [
+        encoded(NOISE[:20, :20]),
+        encoded(np.zeros((50, 50, 3), np.uint8)),
+    ] * 8  # 400 pixels, and more than all
     with ThreadPoolExecutor(8) as threads:
         assert [image.width for image in threads.map(read_image, payloads)] == [20, 50] * 8
     assert max(most) == 1000

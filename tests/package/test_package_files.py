@@ -22,7 +22,9 @@ class Training(Config):
     """Where it starts from."""
 
 
-def test_a_file_of_the_package_is_named_from_the_working_folder_where_it_lies_below(monkeypatch, tmp_path):
+def test_a_file_of_the_package_is_named_from_the_working_folder_where_it_lies_below(
+    monkeypatch, tmp_path
+):
     monkeypatch.chdir(ROOT)
     assert package_file("rrm/configs/sandbox") == Path("rrm/configs/sandbox")
     monkeypatch.chdir(tmp_path)
@@ -40,9 +42,24 @@ def test_a_config_names_files_of_the_package_wherever_it_is_read(monkeypatch, tm
 def wheel(tmp_path_factory) -> Path:
     """The project's wheel."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+    ]
     copy = folder / "source"  # setuptools leaves a build folder behind
-    files = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
     for name in filter(None, files.stdout.decode().split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_symlink():
@@ -56,11 +73,14 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_configs_templates_checkpoints_and_types(wheel):
     with zipfile.ZipFile(wheel) as content:
         names = set(content.namelist())
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     data = [
         name
         for name in tracked
-        if name.startswith(("configs/", "rrm/", "eval/", "data_pipeline/")) and not name.endswith(("rrm/configs", "ruff.toml"))
+        if name.startswith(("configs/", "rrm/", "eval/", "data_pipeline/"))
+        and not name.endswith(("rrm/configs", "ruff.toml"))
     ]
     expected = {f"rrm/{name}" if name.startswith("configs/") else name for name in data}
     assert expected <= names, sorted(expected - names)[:5]
@@ -83,6 +103,8 @@ def test_the_installed_wheel_draws_the_demos_world_in_an_empty_folder(wheel, tmp
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=empty, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-1500:]
     assert (empty / "runs/demo/world/candidates.jsonl").is_file()

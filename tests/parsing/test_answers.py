@@ -71,7 +71,11 @@ def test_no_text_makes_a_parser_raise_and_what_is_read_stands_in_the_text(text, 
 def test_a_written_answer_reads_back(verdicts, score, thought):
     read = read_trace(f"{thought}\n{write_answer(verdicts, score)}", len(verdicts))
     assert isinstance(read, Verdicts)
-    assert (read.verdicts, read.score, read.average) == (tuple(verdicts), score, sum(verdicts) / len(verdicts))
+    assert (read.verdicts, read.score, read.average) == (
+        tuple(verdicts),
+        score,
+        sum(verdicts) / len(verdicts),
+    )
 
 
 @given(VERDICTS, SCORES, st.integers(1, 12))
@@ -101,23 +105,58 @@ def test_an_answer_that_breaks_off_is_a_failure(verdicts, score, data):
         (f"{ROWS} <score>11</score>", "unparseable"),
         (f"{ROWS} <score>-1</score>", "unparseable"),
         (f"{ROWS} <score>good</score>", "unparseable"),
-        ('[{"question": 1, "score": 0.5}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
-        ('[{"question": 1, "score": "yes"}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
+        (
+            '[{"question": 1, "score": 0.5}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
+        (
+            '[{"question": 1, "score": "yes"}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
         ('[{"question": 1, "score": 1}] <score>8</score>', "wrong_verdict_count"),
-        ('[{"question": 1, "score": 1}, {"question": 1, "score": 1}] <score>8</score>', "wrong_verdict_count"),
-        ('[{"question": 2, "score": 1}, {"question": 3, "score": 1}] <score>8</score>', "wrong_verdict_count"),
-        ('[{"question": 1.0, "score": 1}, {"question": 2.0, "score": 1}] <score>8</score>', "wrong_verdict_count"),
-        ('[{"question": "Is it red?", "score": 1}, {"question": 2, "score": 1}] <score>8</score>', "wrong_verdict_count"),
+        (
+            '[{"question": 1, "score": 1}, {"question": 1, "score": 1}] <score>8</score>',
+            "wrong_verdict_count",
+        ),
+        (
+            '[{"question": 2, "score": 1}, {"question": 3, "score": 1}] <score>8</score>',
+            "wrong_verdict_count",
+        ),
+        (
+            '[{"question": 1.0, "score": 1}, {"question": 2.0, "score": 1}] <score>8</score>',
+            "wrong_verdict_count",
+        ),
+        (
+            '[{"question": "Is it red?", "score": 1}, {"question": 2, "score": 1}] <score>8</score>',
+            "wrong_verdict_count",
+        ),
         (
             '[{"question": "Is it red?", "score": 1}, {"question": "Is it red?", "score": 0}] <score>8</score>',
             "wrong_verdict_count",
         ),
-        ('[{"question": 1, "score": 1e-400}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
-        ('[{"question": 1, "score": 0.99999999999999999999}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
-        ('[{"question": 1, "score": ' + "1" * 5000 + '}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
-        ('[{"question": 1, "score": 0, "score": 1}, {"question": 2, "score": 1}] <score>8</score>', "unparseable"),
+        (
+            '[{"question": 1, "score": 1e-400}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
+        (
+            '[{"question": 1, "score": 0.99999999999999999999}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
+        (
+            '[{"question": 1, "score": '
+            + "1" * 5000
+            + '}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
+        (
+            '[{"question": 1, "score": 0, "score": 1}, {"question": 2, "score": 1}] <score>8</score>',
+            "unparseable",
+        ),
         (f"{ROWS} <score>8</score> Corrected: {ROWS[:-1]}", "unparseable"),
-        (f'{ROWS} <score>8</score> Corrected: [{{"question": 1, "score": 0}}, {{"question": 2}}]', "unparseable"),
+        (
+            f'{ROWS} <score>8</score> Corrected: [{{"question": 1, "score": 0}}, {{"question": 2}}]',
+            "unparseable",
+        ),
         (f"{ROWS} <score>8</score> <score>9/10</score>", "unparseable"),
         (f"{ROWS} <score>8</score> <score>9", "unparseable"),
         (f"{ROWS} <score>８５</score>", "unparseable"),
@@ -153,7 +192,9 @@ def test_the_average_is_worked_out_whatever_the_trace_claims():
 def test_the_last_list_counts_and_numbers_put_verdicts_in_order():
     draft = '[{"question": 1, "score": 0}, {"question": 2, "score": 0}]'
     final = '[{"question": 2, "score": 1}, {"question": 1, "score": 0}]'
-    assert read_trace(f"{draft} … no: {final} <score>5.5</score>", 2) == Verdicts(verdicts=(0, 1), average=0.5, score=5.5)
+    assert read_trace(f"{draft} … no: {final} <score>5.5</score>", 2) == Verdicts(
+        verdicts=(0, 1), average=0.5, score=5.5
+    )
 
 
 def test_the_same_score_twice_is_one_score():
@@ -161,7 +202,9 @@ def test_the_same_score_twice_is_one_score():
 
 
 def test_a_holistic_score_has_no_verdicts():
-    assert read_holistic("Nice. <score>6.5</score>") == Verdicts(verdicts=(), average=0.0, score=6.5)
+    assert read_holistic("Nice. <score>6.5</score>") == Verdicts(
+        verdicts=(), average=0.0, score=6.5
+    )
     assert read_holistic("Nice.").kind == "unparseable"
 
 
@@ -169,7 +212,9 @@ def test_gold_verdicts_come_with_their_reasons():
     rows = [{"question": 2, "gold": 1, "reason": "kept"}, {"question": 1, "gold": 0}]
     assert read_gold(f"Here: {json.dumps(rows)}", 2) == ([0, 1], ["", "kept"])
     assert read_gold(json.dumps(rows), 3).kind == "wrong_verdict_count"
-    assert read_gold(f'The instruction says "answer {json.dumps(rows)}", but', 2).kind == "unparseable"
+    assert (
+        read_gold(f'The instruction says "answer {json.dumps(rows)}", but', 2).kind == "unparseable"
+    )
 
 
 PRINCIPLES = st.lists(
@@ -186,12 +231,19 @@ PRINCIPLES = st.lists(
 
 @given(PRINCIPLES)
 def test_written_principles_read_back(principles):
-    assert read_principles("```json\n" + write_principles(principles) + "\n```") == tuple(principles)
+    assert read_principles("```json\n" + write_principles(principles) + "\n```") == tuple(
+        principles
+    )
 
 
 def test_duplicates_are_dropped_and_an_unknown_category_is_a_failure():
-    rows = [{"question": "Is it red?", "category": "Follow"}, {"question": "is it red? ", "category": "keep"}]
-    assert read_principles(json.dumps(rows)) == (Principle(question="Is it red?", category="follow"),)
+    rows = [
+        {"question": "Is it red?", "category": "Follow"},
+        {"question": "is it red? ", "category": "keep"},
+    ]
+    assert read_principles(json.dumps(rows)) == (
+        Principle(question="Is it red?", category="follow"),
+    )
     rows.append({"question": "Is it art?", "category": "Beauty"})
     assert read_principles(json.dumps(rows)).kind == "unparseable"
 
@@ -214,14 +266,30 @@ def test_the_hostile_oracle_notices_a_parser_that_invents():
     assert oracle.score_stands("<score>3</score>, or <score>8</score>", 8.0)
     assert not oracle.score_stands("<score>3</score>, or <score>8</score>", 8.0, all_agree=True)
     assert oracle.words_of(Choice(content="<think>a</think>b")) == "b"
-    assert oracle.words_of(Choice(content="<think>a")) is oracle.words_of(Choice(content="b", finish_reason="length")) is None
+    assert (
+        oracle.words_of(Choice(content="<think>a"))
+        is oracle.words_of(Choice(content="b", finish_reason="length"))
+        is None
+    )
     rows = oracle.lists_in('x [{"question": "Is it red?", "category": "keep"}] ]', 0)[0][2]
     assert oracle.principle_stands(rows, "Is it red?", "keep")
     assert not oracle.principle_stands(rows, "Is it red?", "follow")
 
 
 @pytest.mark.parametrize(
-    "unit", ["[", "{", "[{", '[{"', '[{"question":', "[[]a", "<score>", "[" * 300 + "1," * 300, "[{}]", "i can"]
+    "unit",
+    [
+        "[",
+        "{",
+        "[{",
+        '[{"',
+        '[{"question":',
+        "[[]a",
+        "<score>",
+        "[" * 300 + "1," * 300,
+        "[{}]",
+        "i can",
+    ],
 )
 def test_200_kb_of_nonsense_cost_next_to_nothing(unit):
     text = (unit * (200_000 // len(unit) + 1))[:200_000]
@@ -232,7 +300,9 @@ def test_200_kb_of_nonsense_cost_next_to_nothing(unit):
 
 def test_an_answer_beyond_all_measure_is_unparseable_whatever_it_ends_in():
     text = "x" * MOST_CHARACTERS + ROWS + "<score>8</score>"
-    assert [read_trace(text, 2).kind, read_score(text).kind, read_gold(text, 2).kind] == ["unparseable"] * 3
+    assert [read_trace(text, 2).kind, read_score(text).kind, read_gold(text, 2).kind] == [
+        "unparseable"
+    ] * 3
     assert str(MOST_CHARACTERS) in read_score(text).detail
 
 
@@ -242,19 +312,30 @@ def test_nesting_beyond_reason_is_a_failure_and_a_box_beside_a_verdict_is_not():
     assert read_trace(text, 1).verdicts == (1,)
 
 
-@pytest.mark.parametrize("name", ["{}", "Q{}", "Question {}", "{}.", "{}. Is it red?", "{}) [keep] Is it?", "{}: 2 cats?"])
+@pytest.mark.parametrize(
+    "name",
+    ["{}", "Q{}", "Question {}", "{}.", "{}. Is it red?", "{}) [keep] Is it?", "{}: 2 cats?"],
+)
 def test_a_number_that_is_written_as_text_puts_its_verdict_in_order(name):
     rows = [{"question": name.format(2), "score": 1}, {"question": name.format(1), "score": 0}]
     assert read_trace(f"{json.dumps(rows)} <score>5</score>", 2).verdicts == (0, 1)
 
 
 def test_verdicts_on_questions_given_in_words_stay_in_their_order():
-    rows = [{"question": "2 circles at the top?", "score": 1}, {"question": "1 square below?", "score": 0}]
+    rows = [
+        {"question": "2 circles at the top?", "score": 1},
+        {"question": "1 square below?", "score": 0},
+    ]
     assert read_trace(f"{json.dumps(rows)} <score>5</score>", 2).verdicts == (1, 0)
 
 
 def test_a_thought_that_recites_the_prompt_does_not_spoil_the_score():
-    assert read_trace(f"I must end with <score>S</score>, S from 0.\n{ROWS}\n<score> 8.5\n</score>", 2).score == 8.5
+    assert (
+        read_trace(
+            f"I must end with <score>S</score>, S from 0.\n{ROWS}\n<score> 8.5\n</score>", 2
+        ).score
+        == 8.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +374,10 @@ def test_a_score_that_is_beyond_doubt_is_read_however_it_is_written(end, score):
 )
 def test_verdicts_that_are_beyond_doubt_are_read_however_they_are_written(rows):
     draft = '[{"question": 1, "score": 0}, {"question": 2, "score": 0}]'
-    assert read_trace(f"以下是判断：{draft}\n{rows}\n最终得分：<score>6</score>", 2).verdicts == (1, 0)
+    assert read_trace(f"以下是判断：{draft}\n{rows}\n最终得分：<score>6</score>", 2).verdicts == (
+        1,
+        0,
+    )
 
 
 def test_what_cannot_be_a_score_is_named_in_the_failure():
@@ -330,18 +414,33 @@ def test_a_question_that_holds_a_score_is_not_one():
 def test_an_answer_that_was_cut_off_or_refused_is_never_read():
     good = f"{ROWS}<score>8</score>"
     assert read_trace(Choice(content=good), 2).score == 8
-    for reading in (lambda c: read_trace(c, 2), lambda c: read_gold(c, 2), read_holistic, read_principles):
+    for reading in (
+        lambda c: read_trace(c, 2),
+        lambda c: read_gold(c, 2),
+        read_holistic,
+        read_principles,
+    ):
         assert reading(Choice(content=good, finish_reason="length")).kind == "cut_off"
-        assert reading(Choice(content="", reasoning="Let me see", finish_reason="length")).kind == "cut_off"
+        assert (
+            reading(Choice(content="", reasoning="Let me see", finish_reason="length")).kind
+            == "cut_off"
+        )
         assert reading(Choice(content=f"<think>{good}")).kind == "cut_off"
         assert reading(Choice(content=good, finish_reason="content_filter")).kind == "refused"
-        assert reading(Choice(content="", refusal="I won't.")) == Failure(kind="refused", detail="I won't.")
-        assert reading(Choice(content="", reasoning=good)) == Failure(kind="empty", detail="a thought without an answer")
+        assert reading(Choice(content="", refusal="I won't.")) == Failure(
+            kind="refused", detail="I won't."
+        )
+        assert reading(Choice(content="", reasoning=good)) == Failure(
+            kind="empty", detail="a thought without an answer"
+        )
 
 
 def test_the_thought_is_all_that_stands_before_the_list_that_is_read():
     pretty = json.dumps(json.loads(ROWS), indent=2)
-    answer = Choice(content=f"{DRAFT}? No.\n**Verdicts:**\n```json\n{pretty}\n```\n<score>8</score>", reasoning="I look.")
+    answer = Choice(
+        content=f"{DRAFT}? No.\n**Verdicts:**\n```json\n{pretty}\n```\n<score>8</score>",
+        reasoning="I look.",
+    )
     assert thought_of(answer) == f"I look.\n{DRAFT}? No."
     assert thought_of(f"<think>I look.</think>\n\n{ROWS}<score>8</score>") == "I look."
     assert thought_of("Nice.\n\nFinal score: \n<score>8</score>") == "Nice."
@@ -353,10 +452,20 @@ THOUGHTS = st.text(max_size=60) | st.sampled_from(
 )
 
 
-@given(VERDICTS | st.just([]), st.integers(0, 1000).map(lambda cents: cents / 100), THOUGHTS, st.booleans(), st.booleans())
-def test_a_target_in_its_canonical_form_reads_as_its_trace_does(verdicts, score, thought, apart, fenced):
+@given(
+    VERDICTS | st.just([]),
+    st.integers(0, 1000).map(lambda cents: cents / 100),
+    THOUGHTS,
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_target_in_its_canonical_form_reads_as_its_trace_does(
+    verdicts, score, thought, apart, fenced
+):
     end = f"```\n{write_answer(verdicts, score)}\n```" if fenced else write_answer(verdicts, score)
-    answer = Choice(content=end, reasoning=thought) if apart else Choice(content=f"{thought}\n{end}")
+    answer = (
+        Choice(content=end, reasoning=thought) if apart else Choice(content=f"{thought}\n{end}")
+    )
     read = read_answer(answer, len(verdicts))
     if not isinstance(read, Failure):
         target = canonical(answer, read)
@@ -370,7 +479,9 @@ def test_a_target_in_its_canonical_form_reads_as_its_trace_does(verdicts, score,
 
 def test_no_decimal_of_a_score_is_lost_in_writing():
     ends = {8: "8.0", 7.5: "7.5", 8.25: "8.25", 0.00001: "0.00001", 7.000000000001: "7.0"}
-    assert {score: write_answer((), score) for score in ends} == {s: f"<score>{text}</score>" for s, text in ends.items()}
+    assert {score: write_answer((), score) for score in ends} == {
+        s: f"<score>{text}</score>" for s, text in ends.items()
+    }
 
 
 def test_nan_and_infinity_are_no_scores_anywhere():
@@ -386,7 +497,10 @@ def test_nan_and_infinity_are_no_scores_anywhere():
 def test_half_a_surrogate_pair_is_no_question_and_leaves_a_reason():
     principle = [{"question": "Is it \ud83d?", "category": "keep"}]
     assert read_principles(json.dumps(principle)).kind == "unparseable"
-    gold = [{"question": 1, "gold": 1, "reason": "red \ud83d"}, {"question": 2, "gold": 0, "reason": None}]
+    gold = [
+        {"question": 1, "gold": 1, "reason": "red \ud83d"},
+        {"question": 2, "gold": 0, "reason": None},
+    ]
     assert read_gold(json.dumps(gold), 2) == ([1, 0], ["red ?", ""])
 
 
@@ -399,18 +513,32 @@ ANY = {"follow": (0, 9), "keep": (0, 9), "quality": (0, 9)}
 
 def test_a_good_decomposition_has_no_faults():
     principles = [
-        *of("Is the red circle gone?", "Was the square painted blue?", "Doesn't the sign read “OPEN?”"),
+        *of(
+            "Is the red circle gone?",
+            "Was the square painted blue?",
+            "Doesn't the sign read “OPEN?”",
+        ),
         *of("Are the other objects unchanged?", "Does the dog's collar stay red?", category="keep"),
-        *of("Is the image clean?", "Is the light on the left?", "Is the light on the right?", category="quality"),
+        *of(
+            "Is the image clean?",
+            "Is the light on the left?",
+            "Is the light on the right?",
+            category="quality",
+        ),
     ]
-    assert principle_faults(principles, {"follow": (3, 4), "keep": (2, 2), "quality": (2, 3)}, (8, 12)) == []
+    assert (
+        principle_faults(principles, {"follow": (3, 4), "keep": (2, 2), "quality": (2, 3)}, (8, 12))
+        == []
+    )
 
 
 def test_too_few_and_too_many_questions_are_told_per_category_and_in_all():
     principles = of("Is the circle red?", "Is the square blue?", "Is the star gone?") + of(
         "Is the sky as before?", category="keep"
     )
-    assert principle_faults(principles, {"follow": (1, 2), "keep": (2, 3), "quality": (1, 1)}, (5, 6)) == [
+    assert principle_faults(
+        principles, {"follow": (1, 2), "keep": (2, 3), "quality": (1, 1)}, (5, 6)
+    ) == [
         "There are 3 questions of Instruction Following: too many, write 1 to 2.",
         "There is 1 question of Feature Preservation: too few, write 2 to 3.",
         "There are 0 questions of Image Quality: too few, write 1.",
@@ -420,7 +548,13 @@ def test_too_few_and_too_many_questions_are_told_per_category_and_in_all():
 
 @pytest.mark.parametrize(
     "again",
-    ["is the CIRCLE red?", "Is  the circle, red ?", "Is the circle now red?", "Is circle clearly red?", "Ｉｓ the circle red?"],
+    [
+        "is the CIRCLE red?",
+        "Is  the circle, red ?",
+        "Is the circle now red?",
+        "Is circle clearly red?",
+        "Ｉｓ the circle red?",
+    ],
 )
 def test_a_question_that_is_asked_twice_is_told(again):
     principles = of("Is the circle red?", "Is the square red?", again)
@@ -463,7 +597,9 @@ def test_a_yes_no_question_in_chinese_or_with_a_full_width_mark_is_one(question)
 
 def test_a_chinese_question_is_whole_by_its_characters_and_told_when_asked_twice():
     assert principle_faults(of("红吗？"), ANY, (0, 9)) == ["Question 1 is not a whole question."]
-    assert principle_faults(of("背景是否不变？", "背景，是否不变?"), ANY, (0, 9)) == ["Question 2 asks the same as question 1."]
+    assert principle_faults(of("背景是否不变？", "背景，是否不变?"), ANY, (0, 9)) == [
+        "Question 2 asks the same as question 1."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +612,9 @@ def test_a_chinese_question_is_whole_by_its_characters_and_told_when_asked_twice
 )  # fmt: skip
 def test_a_category_is_read_by_any_of_its_names(name, category):
     rows = [{"question": "背景是否不变？", "category": name}]
-    assert read_principles(json.dumps(rows, ensure_ascii=False)) == (Principle(question="背景是否不变？", category=category),)
+    assert read_principles(json.dumps(rows, ensure_ascii=False)) == (
+        Principle(question="背景是否不变？", category=category),
+    )
 
 
 def test_a_lone_word_is_told():
@@ -506,7 +644,12 @@ def test_a_score_that_is_cited_at_the_end_is_none(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["Fine.\n`<score>8</score>`", "**Final score:** `<score>8</score>`", "得分：`<score>8</score>`"]
+    "text",
+    [
+        "Fine.\n`<score>8</score>`",
+        "**Final score:** `<score>8</score>`",
+        "得分：`<score>8</score>`",
+    ],
 )
 def test_a_score_in_code_marks_of_its_own_is_read(text):
     assert read_holistic(text) == Verdicts(verdicts=(), average=0.0, score=8.0)

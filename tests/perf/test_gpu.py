@@ -15,7 +15,8 @@ from tests.support.processes import forked
 
 
 def test_flops_by_hand():
-    # two layers of 608 weights, attention 2·2·8 a token and position, the head 100 × 8 for ten tokens
+    # two layers of 608 weights, attention 2·2·8 a token and position, the head 100 × 8 for ten
+    # tokens
     forward = bench_gpu.forward_flops(SMALL, tokens=30, length=30, scored=10, patches=32)
     assert forward["text"] == 2 * 2 * 608 * 30 + 2 * 2 * 8 * 30 * 30 + 2 * 800 * 10
     assert forward["vision"] == 2 * memory.vision_parameters(SMALL) * 32
@@ -38,7 +39,9 @@ def test_peaks_are_known_by_name_and_others_are_null():
 
 
 def test_the_gpu_bench_runs_the_same_code_on_a_cpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_gpu.subprocess, "run", forked)  # every stage is still a process of its own
+    monkeypatch.setattr(
+        bench_gpu.subprocess, "run", forked
+    )  # every stage is still a process of its own
     out = tmp_path / "gpu.json"
     invoke(["perf", "gpu", "--size", "tiny", "--device", "cpu", "--steps", 2, "--out", out])
     found = json.loads((tmp_path / "gpu.json").read_text())["sizes"]["tiny"]
@@ -51,7 +54,9 @@ def test_the_gpu_bench_runs_the_same_code_on_a_cpu(tmp_path, monkeypatch):
     assert found["gcpo"]["seconds"] == pytest.approx(
         found["gcpo"]["rollout_seconds"] + found["gcpo"]["update_seconds"], abs=1e-3
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]  # checkpoints of gigabytes are not left behind
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "gpu.json"
+    ]  # checkpoints of gigabytes are not left behind
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -14,7 +14,12 @@ from rrm.perf import verifier as bench
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
     # 1/2, 4/2, 9/3: the median is 2, while the medians' own ratio would be 4/2 of other rounds
-    assert bench.ratio([1.0, 4.0, 9.0], [2.0, 2.0, 3.0]) == {"median": 2.0, "n": 3, "least": 0.5, "most": 3.0}
+    assert bench.ratio([1.0, 4.0, 9.0], [2.0, 2.0, 3.0]) == {
+        "median": 2.0,
+        "n": 3,
+        "least": 0.5,
+        "most": 3.0,
+    }
 
 
 def test_turns_alternate_and_the_first_round_is_not_kept():
@@ -49,7 +54,9 @@ def test_the_table_says_which_targets_are_met():
 
 
 def test_pairs_of_one_seed_are_the_same(tmp_path):
-    assert bench.sandbox_pairs(ImageStore(tmp_path), 3, 1) == bench.sandbox_pairs(ImageStore(tmp_path), 3, 1)
+    assert bench.sandbox_pairs(ImageStore(tmp_path), 3, 1) == bench.sandbox_pairs(
+        ImageStore(tmp_path), 3, 1
+    )
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):

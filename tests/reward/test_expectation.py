@@ -17,7 +17,9 @@ def sure(*texts: str) -> list[Token]:
 
 
 def verdicts(*values: int, score: float = 5.0) -> Verdicts:
-    return Verdicts.model_validate({"verdicts": values, "average": sum(values) / max(1, len(values)), "score": score})
+    return Verdicts.model_validate(
+        {"verdicts": values, "average": sum(values) / max(1, len(values)), "score": score}
+    )
 
 
 def trace(score: float, *values: int, thought: str = "") -> Judgement:
@@ -39,7 +41,10 @@ def test_a_rating_is_renormalised_over_the_digits_and_says_what_they_hold():
 
 
 def test_a_digit_counts_with_and_without_a_space_before_it():
-    assert expected_rating({"4": 0.2, " 4": 0.2, "0": 0.4}) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert expected_rating({"4": 0.2, " 4": 0.2, "0": 0.4}) == (
+        pytest.approx(0.4),
+        pytest.approx(0.8),
+    )
 
 
 @pytest.mark.parametrize("p", [{}, {"The": 0.9, "6": 0.1}, {"3": 0.0}])
@@ -76,7 +81,11 @@ def test_a_decimal_place_where_nothing_can_be_read_keeps_what_was_written():
 
 
 def test_with_whole_numbers_as_tokens_each_counts_as_what_it_says():
-    tokens = [*sure("<score>"), Token("9.0", {"9.0": 0.5, "8.5": 0.25, "10.0": 0.25}), *sure("</score>")]
+    tokens = [
+        *sure("<score>"),
+        Token("9.0", {"9.0": 0.5, "8.5": 0.25, "10.0": 0.25}),
+        *sure("</score>"),
+    ]
     assert expected_score(tokens) == (pytest.approx(9.0 * 0.5 + 8.5 * 0.25 + 10 * 0.25), 1.0)
 
 
@@ -86,12 +95,18 @@ def test_a_whole_part_without_decimals_beside_a_whole_number_takes_the_decimal_t
 
 
 def test_a_score_without_a_decimal_has_none():
-    assert expected_score([*sure("<score>"), Token("8", {"8": 0.5, "6": 0.5}), *sure("</score>")]) == (pytest.approx(7.0), 1.0)
+    assert expected_score(
+        [*sure("<score>"), Token("8", {"8": 0.5, "6": 0.5}), *sure("</score>")]
+    ) == (pytest.approx(7.0), 1.0)
 
 
 def test_a_token_of_two_digits_is_the_number_and_nothing_is_beyond_ten():
-    assert expected_score([*sure("<score>"), Token("10", {"10": 0.5, "9": 0.5}), *sure(".", "0", "</score>")]) == (9.5, 1.0)
-    assert expected_score([*sure("<score>"), Token("10", {"10": 0.5, "77": 0.5}), *sure("</score>")]) == (10.0, 1.0)
+    assert expected_score(
+        [*sure("<score>"), Token("10", {"10": 0.5, "9": 0.5}), *sure(".", "0", "</score>")]
+    ) == (9.5, 1.0)
+    assert expected_score(
+        [*sure("<score>"), Token("10", {"10": 0.5, "77": 0.5}), *sure("</score>")]
+    ) == (10.0, 1.0)
 
 
 def test_a_one_that_was_written_is_ten_by_the_mass_of_the_zero_behind_it():
@@ -100,7 +115,12 @@ def test_a_one_that_was_written_is_ten_by_the_mass_of_the_zero_behind_it():
     assert expected_score(ten) == (pytest.approx((0.8 * 10 + 0.2 * 1 + 9) / 2), 1.0)
     small = [*sure("<score>"), first, Token(".", {".": 0.9, "0": 0.1}), *sure("5", "</score>")]
     assert expected_score(small) == (pytest.approx((0.1 * 10 + 0.9 * 1.5 + 9.5) / 2), 1.0)
-    closed = [*sure("<score>"), Token("1", {"1": 1.0}), Token("</", {"</": 0.75, "0</": 0.25}), *sure("score>")]
+    closed = [
+        *sure("<score>"),
+        Token("1", {"1": 1.0}),
+        Token("</", {"</": 0.75, "0</": 0.25}),
+        *sure("score>"),
+    ]
     assert expected_score(closed) == (pytest.approx(0.25 * 10 + 0.75), 1.0)
 
 
@@ -117,7 +137,11 @@ def test_a_one_beside_whole_numbers_is_one():
 
 
 def test_the_last_of_several_scores_is_the_final_one():
-    tokens = [*sure("<score>", "2", "</score> no, <score>"), Token("8", {"8": 0.5, "7": 0.5}), *sure("</score>")]
+    tokens = [
+        *sure("<score>", "2", "</score> no, <score>"),
+        Token("8", {"8": 0.5, "7": 0.5}),
+        *sure("</score>"),
+    ]
     assert expected_score(tokens) == (pytest.approx(7.5), 1.0)
 
 
@@ -129,7 +153,8 @@ def test_what_stands_before_the_score_in_its_token_must_stand_in_the_others_too(
 
 
 @pytest.mark.parametrize(
-    "texts", [(), ("8",), ("<score>", "high", "</score>"), ("<score>", "8"), ("<score>", "123", "</score>")]
+    "texts",
+    [(), ("8",), ("<score>", "high", "</score>"), ("<score>", "8"), ("<score>", "123", "</score>")],
 )
 def test_without_a_final_score_there_is_a_failure(texts):
     failure = expected_score(sure(*texts))
@@ -144,7 +169,9 @@ def test_a_place_of_the_score_without_numbers_is_a_failure():
 
 
 def test_traces_agree_by_the_mean_share_of_the_majority():
-    assert agreement([verdicts(1, 1), verdicts(1, 0), verdicts(1, 0), verdicts(1, 0)]) == pytest.approx((1 + 0.75) / 2)
+    assert agreement(
+        [verdicts(1, 1), verdicts(1, 0), verdicts(1, 0), verdicts(1, 0)]
+    ) == pytest.approx((1 + 0.75) / 2)
     assert agreement([verdicts(1), verdicts(0)]) == 0.5
     assert agreement([verdicts(0, 0), verdicts(0, 0)]) == 1.0
     assert agreement([verdicts(1, 0)]) is None
@@ -153,7 +180,9 @@ def test_traces_agree_by_the_mean_share_of_the_majority():
 
 
 def test_pooled_traces_have_the_mean_score_and_the_words_of_the_nearest():
-    pool = pooled([trace(2, 0, thought="low"), trace(6, 1, thought="middle"), trace(7, 1, thought="high")])
+    pool = pooled(
+        [trace(2, 0, thought="low"), trace(6, 1, thought="middle"), trace(7, 1, thought="high")]
+    )
     assert pool.score == pool.expected == pytest.approx(5.0)
     assert pool.thought == "middle"
     assert pool.samples == (2, 6, 7)
@@ -188,8 +217,13 @@ def test_the_canonical_end_of_a_trace_in_single_characters_gives_its_score():
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -0.5, 3.0])
 def test_a_probability_that_is_none_is_a_failure_and_never_a_score(odd):
     assert isinstance(expected_rating({"4": 0.5, "The": odd}), Failure)
-    assert isinstance(expected_score([*sure("<score>"), Token("8", {"8": odd, "7": 0.5}), *sure("</score>")]), Failure)
-    assert isinstance(expected_score([Token("Hm", {"Hm": odd}), *sure("<score>", "8", "</score>")]), Failure)
+    assert isinstance(
+        expected_score([*sure("<score>"), Token("8", {"8": odd, "7": 0.5}), *sure("</score>")]),
+        Failure,
+    )
+    assert isinstance(
+        expected_score([Token("Hm", {"Hm": odd}), *sure("<score>", "8", "</score>")]), Failure
+    )
 
 
 def test_what_is_equal_but_for_rounding_ties():

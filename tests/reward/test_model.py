@@ -61,36 +61,55 @@ class Fake:
 
 
 def well(question: Question) -> Reply:
-    """Principles where they are asked for, else a judgement with the number in the instruction as its score."""
+    """Principles where they are asked for, else a judgement with the number in the instruction as
+    its score."""
     text = text_of(question)
     if text.startswith("decompose"):
         return (Choice(write_principles(ONE)),)
     return (Choice("seen\n" + write_answer((1,), float(text.split()[2]))),) * question.answers
 
 
-def edit(number: int, principles: tuple[Principle, ...] = ONE, source: Image.Image = GREY) -> EditToJudge:
+def edit(
+    number: int, principles: tuple[Principle, ...] = ONE, source: Image.Image = GREY
+) -> EditToJudge:
     return EditToJudge(source, WHITE, f"edit {number}", principles)
 
 
 def test_judgements_come_in_the_order_of_the_edits_with_failures_in_their_places():
     def answer(question: Question) -> Reply:
-        return Failure(kind="server_gone", detail="away") if "edit 3" in text_of(question) else well(question)
+        return (
+            Failure(kind="server_gone", detail="away")
+            if "edit 3" in text_of(question)
+            else well(question)
+        )
 
     thin = Image.new("RGB", (4000, 10))
     with RewardModel(Fake(answer)) as model:
-        judgements = model.judge_many([edit(1), edit(2, source=thin), edit(3), edit(4, ()), edit(5)])
+        judgements = model.judge_many(
+            [edit(1), edit(2, source=thin), edit(3), edit(4, ()), edit(5)]
+        )
     assert [j.score for j in judgements] == [1, None, None, 4, 5]
-    assert [j.failure.kind if j.failure else None for j in judgements] == [None, "image_unreadable", "server_gone", None, None]
+    assert [j.failure.kind if j.failure else None for j in judgements] == [
+        None,
+        "image_unreadable",
+        "server_gone",
+        None,
+        None,
+    ]
     assert judgements[3].principles == ONE
     assert judgements[0].thought == "seen"
 
 
-@pytest.mark.parametrize("size", [(4000, 10), (40_000, 100)], ids=["within the budget", "beyond it"])
+@pytest.mark.parametrize(
+    "size", [(4000, 10), (40_000, 100)], ids=["within the budget", "beyond it"]
+)
 def test_a_thin_image_is_unreadable_whether_it_is_judged_or_decomposed(size):
     backend = Fake(well)
     with RewardModel(backend) as model:
         thin = Image.new("RGB", size)
-        judgements = model.judge_many([EditToJudge(GREY, thin, "edit 1", ONE), EditToJudge(thin, GREY, "edit 1", ())])
+        judgements = model.judge_many(
+            [EditToJudge(GREY, thin, "edit 1", ONE), EditToJudge(thin, GREY, "edit 1", ())]
+        )
     assert [j.failure.kind for j in judgements if j.failure] == ["image_unreadable"] * 2
     assert not backend.asked
 
@@ -99,7 +118,10 @@ def test_a_large_image_is_asked_about_within_the_budget():
     backend = Fake(well)
     with RewardModel(backend) as model:
         model.judge(Image.new("RGB", (3000, 2000)), GREY, "edit 1", ONE)
-    assert [image.width * image.height <= 1280 * 28 * 28 for image in backend.asked[0].images] == [True, True]
+    assert [image.width * image.height <= 1280 * 28 * 28 for image in backend.asked[0].images] == [
+        True,
+        True,
+    ]
 
 
 def test_an_instruction_is_decomposed_once_for_an_image():
@@ -120,7 +142,15 @@ def test_the_requirement_is_asked_in_every_mode_and_is_part_of_a_task():
     with RewardModel(backend) as model:
         for requirement in (None, "keep the frame", "keep the cat"):
             model.judge(GREY, WHITE, "edit 1", (), requirement)
-        assert len({model.prompt("edit 1", ONE, requirement) for requirement in (None, "keep the frame")}) == 2
+        assert (
+            len(
+                {
+                    model.prompt("edit 1", ONE, requirement)
+                    for requirement in (None, "keep the frame")
+                }
+            )
+            == 2
+        )
     asked = [text_of(q) for q in backend.asked]
     assert [text for text in asked if text.startswith("decompose")] == [
         "decompose: edit 1",
@@ -139,11 +169,18 @@ def test_a_failed_decomposition_is_the_edits_failure_and_is_not_remembered():
     replies = iter([Failure(kind="timed_out"), (Choice("nothing"),), (Choice("[]"),), *[None] * 9])
 
     def answer(question: Question) -> Reply:
-        return (next(replies) if text_of(question).startswith("decompose") else None) or well(question)
+        return (next(replies) if text_of(question).startswith("decompose") else None) or well(
+            question
+        )
 
     with RewardModel(Fake(answer)) as model:
         found = [model.judge_many([edit(1, ())])[0] for _ in range(4)]
-    assert [j.failure.kind if j.failure else None for j in found] == ["timed_out", "unparseable", "unparseable", None]
+    assert [j.failure.kind if j.failure else None for j in found] == [
+        "timed_out",
+        "unparseable",
+        "unparseable",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +197,11 @@ def test_an_answer_that_cannot_be_read_is_named(answer, kind):
     with RewardModel(Fake(lambda question: (answer,))) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
     assert judgement.failure is not None
-    assert (judgement.failure.kind, judgement.score, judgement.thought) == (kind, None, answer.content)
+    assert (judgement.failure.kind, judgement.score, judgement.thought) == (
+        kind,
+        None,
+        answer.content,
+    )
 
 
 def test_a_holistic_judge_is_shown_no_principles_and_asked_for_none():
@@ -173,7 +214,8 @@ def test_a_holistic_judge_is_shown_no_principles_and_asked_for_none():
 def test_several_traces_are_pooled():
     traces = tuple(Choice(write_answer((v,), s)) for v, s in ((1, 4.0), (1, 8.0), (0, 6.0)))
     with RewardModel(
-        Fake(lambda question: (*traces, Choice("?", finish_reason="length"))), Sampling(k=4, temperature=0.7)
+        Fake(lambda question: (*traces, Choice("?", finish_reason="length"))),
+        Sampling(k=4, temperature=0.7),
     ) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
     assert (judgement.score, judgement.samples, judgement.std) == (6.0, (4.0, 8.0, 6.0, None), 2.0)
@@ -181,11 +223,17 @@ def test_several_traces_are_pooled():
 
 
 def test_a_rating_of_zero_to_five_is_put_on_ten_and_needs_no_principles():
-    backend = Fake(lambda question: (Choice("4", finish_reason="length", tokens=(Token("4", {"4": 0.6, "5": 0.2}),)),))
+    backend = Fake(
+        lambda question: (
+            Choice("4", finish_reason="length", tokens=(Token("4", {"4": 0.6, "5": 0.2}),)),
+        )
+    )
     with RewardModel(backend, Sampling(mode="logits")) as model:
         judgement = model.judge(GREY, WHITE, "edit 1")
     assert (judgement.score, judgement.mass) == (pytest.approx(8.5), pytest.approx(0.8))
-    assert [(q.max_tokens, q.watched) for q in backend.asked] == [(1, ("0", "1", "2", "3", "4", "5"))]
+    assert [(q.max_tokens, q.watched) for q in backend.asked] == [
+        (1, ("0", "1", "2", "3", "4", "5"))
+    ]
     with RewardModel(Fake(lambda question: (Choice("4"),)), Sampling(mode="logits")) as model:
         failure = model.judge(GREY, WHITE, "edit 1").failure
     assert failure is not None
@@ -195,8 +243,14 @@ def test_a_rating_of_zero_to_five_is_put_on_ten_and_needs_no_principles():
 def test_an_expectation_needs_a_trace_that_can_be_read():
     text = write_answer((1,), 8.0)
     head, tail = text.split("8.0")
-    tokens = (Token(head, {head: 1.0}), Token("8.0", {"8.0": 0.5, "7.0": 0.5}), Token(tail, {tail: 1.0}))
-    with RewardModel(Fake(lambda question: (Choice(text, tokens=tokens),)), Sampling(mode="expectation")) as model:
+    tokens = (
+        Token(head, {head: 1.0}),
+        Token("8.0", {"8.0": 0.5, "7.0": 0.5}),
+        Token(tail, {tail: 1.0}),
+    )
+    with RewardModel(
+        Fake(lambda question: (Choice(text, tokens=tokens),)), Sampling(mode="expectation")
+    ) as model:
         judgement = model.judge(GREY, WHITE, "edit 1", ONE)
         assert (judgement.score, judgement.mass) == (7.5, 1.0)
         assert judgement.read is not None
@@ -224,7 +278,9 @@ def test_it_is_asked_from_plain_code_and_from_inside_a_running_loop_alike():
     model = RewardModel(backend)
 
     async def inside() -> list[float | None]:
-        both = await asyncio.gather(model.judge_many_async([edit(1)]), model.judge_many_async([edit(2)]))
+        both = await asyncio.gather(
+            model.judge_many_async([edit(1)]), model.judge_many_async([edit(2)])
+        )
         return [j.score for judged in [*both, model.judge_many([edit(3)])] for j in judged]
 
     assert asyncio.run(inside()) == [1, 2, 3]
@@ -274,7 +330,9 @@ def test_a_spec_that_names_no_reward_is_refused_in_a_sentence(spec, message, tmp
 
 def test_a_spec_says_how_the_model_is_asked(monkeypatch):
     monkeypatch.setattr(
-        LocalBackend, "load", lambda folder, batch: Fake(well) if (str(folder), batch) == (str(BASE), 8) else None
+        LocalBackend,
+        "load",
+        lambda folder, batch: Fake(well) if (str(folder), batch) == (str(BASE), 8) else None,
     )
     with open_reward(f"rrm:{BASE}?batch=8&k=4&max_tokens=99&seed=3") as model:
         assert model.sampling == Sampling("reasoning", 4, 0.7, 3)
@@ -300,9 +358,13 @@ def test_the_local_backend_gives_the_judges_greedy_answers(local, asked):
         assert model.judge_many(asked) == expected
 
 
-def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token_is_the_likeliest(local, asked):
+def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token_is_the_likeliest(
+    local, asked
+):
     with RewardModel(local, Sampling(mode="expectation")) as model:
-        questions = [model._question(e, e.principles, (e.source, e.edited), model.sampling) for e in asked]
+        questions = [
+            model._question(e, e.principles, (e.source, e.edited), model.sampling) for e in asked
+        ]
         replies = local.answer(questions, lambda *_: None)
         judgements = model.judge_many(asked)
     for reply in replies:
@@ -319,9 +381,13 @@ def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token
 @torch.inference_mode()
 def test_the_logits_mode_is_the_softmax_over_the_six_digits_logits(local, asked):
     judge = local.judge
-    inputs = judge.inputs([(rate_messages(asked[0].instruction), [asked[0].source, asked[0].edited])])
+    inputs = judge.inputs(
+        [(rate_messages(asked[0].instruction), [asked[0].source, asked[0].edited])]
+    )
     logits = judge.model(**inputs).logits[0, -1].float()
-    ids = [judge.processor.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(6)]
+    ids = [
+        judge.processor.tokenizer.encode(str(digit), add_special_tokens=False) for digit in range(6)
+    ]
     assert [len(one) for one in ids] == [1] * 6
     digits = torch.stack([logits[one[0]] for one in ids])
     expected = float((digits.softmax(0) * torch.arange(6)).sum()) / 5 * 10
@@ -333,7 +399,9 @@ def test_the_logits_mode_is_the_softmax_over_the_six_digits_logits(local, asked)
     assert judgements[0].mass == pytest.approx(whole, rel=1e-3)
 
 
-def test_four_traces_are_four_samples_the_same_for_a_seed_and_leave_the_callers_draws_alone(local, asked):
+def test_four_traces_are_four_samples_the_same_for_a_seed_and_leave_the_callers_draws_alone(
+    local, asked
+):
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -386,7 +454,9 @@ def test_a_backend_that_fails_to_close_leaves_no_thread_and_nothing_that_was_ope
 @pytest.mark.parametrize("does", [RewardModel.close, lambda model: model.judge_many([edit(2)])])
 def test_what_is_told_of_a_judgement_can_neither_ask_nor_close_and_says_so_instead_of_hanging(does):
     with RewardModel(Fake(well)) as model, ThreadPoolExecutor(1) as threads:
-        judging = threads.submit(model.judge_many, [edit(1)], None, lambda place, found: does(model))
+        judging = threads.submit(
+            model.judge_many, [edit(1)], None, lambda place, found: does(model)
+        )
         with pytest.raises(InputError, match="own thread"):
             judging.result(timeout=5)
         assert model.judge_many([edit(3)])[0].score == 3
@@ -421,7 +491,11 @@ def test_every_judgement_is_told_of_when_it_is_there_and_they_come_back_in_order
     with RewardModel(Fake(well)) as model:
         edits = [edit(1), edit(2, source=thin), edit(3)]
         judgements = model.judge_many(edits, done=told.__setitem__)
-        tasks = [TaskToDecompose(GREY, "edit 4"), TaskToDecompose(thin, "edit 4"), TaskToDecompose(GREY, "edit 4")]
+        tasks = [
+            TaskToDecompose(GREY, "edit 4"),
+            TaskToDecompose(thin, "edit 4"),
+            TaskToDecompose(GREY, "edit 4"),
+        ]
         made = model.decompose_many(tasks, done=principles.__setitem__)
     assert list(told) == [1, 2, 0]  # what cannot be asked, then as the backend ends
     assert [told[place] for place in range(3)] == judgements
@@ -437,6 +511,16 @@ def test_an_image_that_turns_out_to_be_torn_loses_its_own_edit_alone():
         return Image.open(io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2]))
 
     with RewardModel(Fake(well)) as model:
-        judged = model.judge_many([EditToJudge(GREY, half(), "edit 1", ONE), EditToJudge(half(), GREY, "edit 1", ()), edit(2)])
-    assert [j.failure and j.failure.kind for j in judged] == ["image_unreadable", "image_unreadable", None]
+        judged = model.judge_many(
+            [
+                EditToJudge(GREY, half(), "edit 1", ONE),
+                EditToJudge(half(), GREY, "edit 1", ()),
+                edit(2),
+            ]
+        )
+    assert [j.failure and j.failure.kind for j in judged] == [
+        "image_unreadable",
+        "image_unreadable",
+        None,
+    ]
     assert judged[2].score == 2

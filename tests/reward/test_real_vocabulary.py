@@ -40,15 +40,26 @@ def test_the_vocabulary_is_that_of_tiktoken(tokenizer: PreTrainedTokenizerFast, 
     assert tokenizer(text)["input_ids"] == list(theirs)
 
 
-def test_the_special_tokens_have_their_published_numbers(tokenizer: PreTrainedTokenizerFast) -> None:
-    published = {"<|endoftext|>": 151643, "<|im_end|>": 151645, "<|vision_start|>": 151652, "<|image_pad|>": 151655}
+def test_the_special_tokens_have_their_published_numbers(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    published = {
+        "<|endoftext|>": 151643,
+        "<|im_end|>": 151645,
+        "<|vision_start|>": 151652,
+        "<|image_pad|>": 151655,
+    }
     assert {token: tokenizer.convert_tokens_to_ids(token) for token in published} == published
     assert len(tokenizer) == 151665 < EMBEDDINGS
 
 
-def test_a_saved_tokenizer_is_the_same_one(checkpoint: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_saved_tokenizer_is_the_same_one(
+    checkpoint: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     loaded = AutoTokenizer.from_pretrained(checkpoint)
-    assert [loaded(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert [loaded(text)["input_ids"] for text in TEXTS] == [
+        tokenizer(text)["input_ids"] for text in TEXTS
+    ]
 
 
 def test_a_photograph_is_judged(checkpoint: Path) -> None:
@@ -56,7 +67,10 @@ def test_a_photograph_is_judged(checkpoint: Path) -> None:
     judge.max_new_tokens = 8
     source = Image.fromarray(photographs.astronaut())
     judgement = judge.judge(
-        source, source.rotate(3), "把头盔改成蓝色", [Principle(question="头盔是蓝色的吗？", category="follow")]
+        source,
+        source.rotate(3),
+        "把头盔改成蓝色",
+        [Principle(question="头盔是蓝色的吗？", category="follow")],
     )
     assert judgement.score is None  # the weights are random: nothing is made up
     assert judgement.failure is not None

@@ -25,7 +25,16 @@ from rrm.perf.serving import free_port
 from rrm.reward import serve
 from rrm.reward.keyed import KeyRequired
 from rrm.reward.listing import ALIAS
-from rrm.reward.serve import NOWHERE, Serving, alias, arguments, check, environment, last_error, length_of
+from rrm.reward.serve import (
+    NOWHERE,
+    Serving,
+    alias,
+    arguments,
+    check,
+    environment,
+    last_error,
+    length_of,
+)
 
 BASE = Path(rrm.__file__).parent / "sandbox/checkpoints/rrm-base"
 
@@ -71,7 +80,9 @@ def test_images_come_in_twos_from_the_request_alone_and_within_the_budget():
 
 def test_domains_and_a_folder_of_images_are_open_only_where_they_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = arguments(Serving(BASE, media_domains=("a.org", "b.org"), media_folder=Path("images")), 8000, True)
+    line = arguments(
+        Serving(BASE, media_domains=("a.org", "b.org"), media_folder=Path("images")), 8000, True
+    )
     assert values_of(line, "--allowed-media-domains") == ["a.org", "b.org"]
     assert values_of(line, "--allowed-local-media-path") == [str(tmp_path / "images")]
 
@@ -81,8 +92,15 @@ def test_the_key_is_in_the_environment_and_never_on_the_command_line():
     serving = Serving(BASE)
     for on_gpu in (False, True):
         assert environment(serving, 0, on_gpu, base)["VLLM_API_KEY"] == "sesame"
-        assert not any("sesame" in word or "api-key" in word for word in arguments(serving, 8000, on_gpu))
-    assert environment(Serving(BASE, key_variable="MINE"), 0, False, {**base, "MINE": "x"})["VLLM_API_KEY"] == "x"
+        assert not any(
+            "sesame" in word or "api-key" in word for word in arguments(serving, 8000, on_gpu)
+        )
+    assert (
+        environment(Serving(BASE, key_variable="MINE"), 0, False, {**base, "MINE": "x"})[
+            "VLLM_API_KEY"
+        ]
+        == "x"
+    )
     assert "VLLM_API_KEY" not in environment(Serving(BASE, key_variable="MINE"), 0, False, base)
     assert environment(serving, 0, False, base)["HOME"] == "/home/me"
     assert base["VLLM_API_KEY"] == "another"
@@ -99,7 +117,10 @@ def test_every_replica_has_gpus_of_its_own_of_those_that_are_visible():
     serving = Serving(BASE, replicas=2, tensor_parallel=2)
 
     def seen(base: dict[str, str]) -> list[str]:
-        return [environment(serving, replica, True, base)["CUDA_VISIBLE_DEVICES"] for replica in range(2)]
+        return [
+            environment(serving, replica, True, base)["CUDA_VISIBLE_DEVICES"]
+            for replica in range(2)
+        ]
 
     assert seen({}) == seen({"CUDA_VISIBLE_DEVICES": ""}) == ["0,1", "2,3"]
     assert seen({"CUDA_VISIBLE_DEVICES": "7,5,GPU-3a,1"}) == ["7,5", "GPU-3a,1"]
@@ -113,7 +134,9 @@ def test_on_the_cpu_no_gpu_is_named_and_nothing_is_compiled():
     line = arguments(serving, 8000, False)
     assert "--enforce-eager" in line
     assert values_of(line, "--dtype") == ["float32"]
-    assert values_of(arguments(Serving(BASE, dtype="bfloat16"), 8000, False), "--dtype") == ["bfloat16"]
+    assert values_of(arguments(Serving(BASE, dtype="bfloat16"), 8000, False), "--dtype") == [
+        "bfloat16"
+    ]
     assert "--tensor-parallel-size" not in line
 
 
@@ -126,7 +149,10 @@ def test_on_gpus_memory_and_parallelism_are_as_told():
 
 
 def test_the_second_name_tells_style_and_weights_and_the_client_reads_it(checkpoint):
-    assert values_of(arguments(Serving(BASE, name="mine"), 8000, False), "--served-model-name") == ["mine", alias(BASE)]
+    assert values_of(arguments(Serving(BASE, name="mine"), 8000, False), "--served-model-name") == [
+        "mine",
+        alias(BASE),
+    ]
     found = ALIAS.fullmatch(alias(checkpoint))
     assert found is not None
     assert found["style"] == "brief"
@@ -167,11 +193,14 @@ def test_a_port_that_is_taken_or_that_is_none_is_refused():
         taken.listen()
         port = taken.getsockname()[1]
         assert re.search(
-            rf"Port {port} of 127.0.0.1 cannot be had \(.+\); choose another --port", refused(Serving(BASE, port=port), 0)
+            rf"Port {port} of 127.0.0.1 cannot be had \(.+\); choose another --port",
+            refused(Serving(BASE, port=port), 0),
         )
         assert f"Port {port} " in refused(Serving(BASE, port=port - 1, replicas=2), 0)
     assert "Port 65536 " in refused(Serving(BASE, port=65536), 0)
-    assert "of no-such-host.invalid" in refused(Serving(BASE, host="no-such-host.invalid", port=8000), 0)
+    assert "of no-such-host.invalid" in refused(
+        Serving(BASE, host="no-such-host.invalid", port=8000), 0
+    )
 
 
 @pytest.mark.usefixtures("with_vllm")
@@ -201,7 +230,9 @@ def test_more_gpus_than_there_are_are_refused():
 @pytest.mark.usefixtures("with_vllm")
 def test_heads_that_vllm_cannot_attend_with_on_the_cpu_are_refused_there_alone(checkpoint):
     configure(checkpoint, num_attention_heads=8)
-    assert "heads of 32 values or more; this model's have 16" in refused(Serving(checkpoint, port=free_port()), 0)
+    assert "heads of 32 values or more; this model's have 16" in refused(
+        Serving(checkpoint, port=free_port()), 0
+    )
     check(Serving(checkpoint, port=free_port()), 1)
 
 
@@ -228,9 +259,14 @@ def group_lives(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 130), (signal.SIGHUP, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGTERM, 130), (signal.SIGHUP, 130), (signal.SIGKILL, -signal.SIGKILL)],
+)
 def test_the_servers_and_what_they_started_end_with_the_command_however_it_is_ended(how, code):
-    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         try:
             line = next(line for line in parent.stdout if line.startswith("ready"))
@@ -259,7 +295,9 @@ def test_a_forked_child_does_not_keep_the_watcher_waiting_and_a_released_group_l
         "print(*groups, child, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    said = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout
     watched, released, child = map(int, said.split())
     try:
         end = time.monotonic() + 10
@@ -290,7 +328,17 @@ def asked_of_keyed(scope: dict[str, object]) -> int | str:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models", "/invocations", "/tokenize", "/metrics", "/load", "/healthy", "/v1/../health", "/"]
+    "path",
+    [
+        "/v1/models",
+        "/invocations",
+        "/tokenize",
+        "/metrics",
+        "/load",
+        "/healthy",
+        "/v1/../health",
+        "/",
+    ],
 )
 def test_a_server_with_a_key_wants_it_wherever_it_is_asked_but_for_its_health(monkeypatch, path):
     monkeypatch.setenv("VLLM_API_KEY", "sesame")
@@ -309,7 +357,9 @@ def test_a_server_with_a_key_wants_it_wherever_it_is_asked_but_for_its_health(mo
 
 def test_the_guard_stands_before_a_server_with_a_key_alone_and_no_page_of_another_origin_is_answered():
     assert "--middleware" not in arguments(Serving(BASE), 8000, False)
-    assert values_of(arguments(Serving(BASE), 8000, False, keyed=True), "--middleware") == ["rrm.reward.keyed.KeyRequired"]
+    assert values_of(arguments(Serving(BASE), 8000, False, keyed=True), "--middleware") == [
+        "rrm.reward.keyed.KeyRequired"
+    ]
     assert values_of(arguments(Serving(BASE), 8000, False), "--allowed-origins") == ["[]"]
 
 
@@ -320,7 +370,11 @@ def test_without_vllm_it_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize(
     ("log", "said"),
-    [("", "it wrote nothing"), ("one\ntwo\n\n", "two"), ("start\nValueError: no room\nbye\n", "ValueError: no room")],
+    [
+        ("", "it wrote nothing"),
+        ("one\ntwo\n\n", "two"),
+        ("start\nValueError: no room\nbye\n", "ValueError: no room"),
+    ],
 )
 def test_the_last_words_of_a_server_are_its_last_error(tmp_path, log, said):
     (tmp_path / "log").write_text(log)

@@ -37,17 +37,31 @@ Response = tuple[int, dict[str, str], bytes]
 def encoded(value: Any, status: int = 200, **headers: str) -> Response:
     return (
         status,
-        {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}},
+        {
+            "Content-Type": "application/json",
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        },
         json.dumps(value).encode(),
     )
 
 
 def completion(*texts: Any, **more: Any) -> dict[str, Any]:
     choices = [
-        {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **more}
+        {
+            "index": i,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text},
+            **more,
+        }
         for i, text in enumerate(texts)
     ]
-    return {"id": "0", "object": "chat.completion", "created": 0, "model": "rrm", "choices": choices}
+    return {
+        "id": "0",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "rrm",
+        "choices": choices,
+    }
 
 
 def index_of(body: dict[str, Any]) -> int:
@@ -61,13 +75,19 @@ def good(body: dict[str, Any], number: int = 0) -> Response:
 
 
 class Fake:
-    """A server: what it was asked, what it answered well, and how many requests it had at once at most."""
+    """A server: what it was asked, what it answered well, and how many requests it had at once at
+    most."""
 
     def __init__(
-        self, answer: Callable[[dict[str, Any], int], Response | None], models: Response | None = None, seconds: float = 0.0
+        self,
+        answer: Callable[[dict[str, Any], int], Response | None],
+        models: Response | None = None,
+        seconds: float = 0.0,
     ):
         self.answer, self.seconds = answer, seconds
-        self.tokenize: Callable[[str], Response | None] = lambda text: encoded({"tokens": [100 + int(text)]})
+        self.tokenize: Callable[[str], Response | None] = lambda text: encoded(
+            {"tokens": [100 + int(text)]}
+        )
         self.models = models or encoded({"object": "list", "data": [{"id": "rrm"}, {"id": ALIAS}]})
         self.asked: list[int] = []
         self.at: list[float] = []
@@ -129,7 +149,9 @@ class Fake:
 
         self.http = Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.thread.start()
 
     def die(self) -> None:
@@ -158,7 +180,11 @@ def edits(count: int) -> list[EditToJudge]:
 
 
 def connected(
-    urls: list[str], asking: Sampling | None = None, model: Any = None, style: Any = None, **patience: Any
+    urls: list[str],
+    asking: Sampling | None = None,
+    model: Any = None,
+    style: Any = None,
+    **patience: Any,
 ) -> RewardModel:
     waits = Patience(**{"deadline": 20.0, "attempt": 5.0, **patience})
     return RewardModel(ServerBackend.connect(urls, model, style, patience=waits), asking)
@@ -212,7 +238,10 @@ def test_with_one_server_dying_one_writing_garbage_and_one_slow_every_edit_is_ju
     dying = Fake(until_it_dies, seconds=0.01)
     garbage = Fake(lambda body, number: GARBAGE[number % len(GARBAGE)])
     slow = Fake(good, seconds=0.15)
-    with running(garbage, dying, slow) as urls, connected(urls, in_flight=8, deadline=30.0) as model:
+    with (
+        running(garbage, dying, slow) as urls,
+        connected(urls, in_flight=8, deadline=30.0) as model,
+    ):
         ended: list[float] = []
         begin = time.monotonic()
         judgements = model.judge_many(edits(120), done=lambda *_: ended.append(time.monotonic()))
@@ -248,10 +277,18 @@ def test_probabilities_of_the_wrong_type_are_a_servers_fault_as_well():
     wrong: list[Any] = [
         {"content": 3},
         {"content": [None]},
-        *({"content": [{"token": "8", "logprob": 0.0, "top_logprobs": []} | entry]} for entry in WRONG_ENTRIES),
+        *(
+            {"content": [{"token": "8", "logprob": 0.0, "top_logprobs": []} | entry]}
+            for entry in WRONG_ENTRIES
+        ),
     ]
-    fake = Fake(lambda body, number: encoded(completion(write_answer((1,), 8.0), logprobs=logprobs)))
-    with running(fake) as urls, connected(urls, Sampling(mode="expectation"), deadline=0.15) as model:
+    fake = Fake(
+        lambda body, number: encoded(completion(write_answer((1,), 8.0), logprobs=logprobs))
+    )
+    with (
+        running(fake) as urls,
+        connected(urls, Sampling(mode="expectation"), deadline=0.15) as model,
+    ):
         for logprobs in wrong:
             assert kinds(well_again(model).judge_many(edits(2))) == ["server_gone"] * 2, logprobs
 
@@ -260,7 +297,13 @@ def test_half_a_surrogate_pair_in_an_answer_is_no_reason_to_lose_the_others():
     def half(body: dict[str, Any], number: int) -> Response:
         return encoded(completion("\ud800")) if index_of(body) == 1 else good(body)
 
-    refusing = encoded({"choices": [{"finish_reason": "stop", "message": {"content": None, "refusal": "no \udc00"}}]})
+    refusing = encoded(
+        {
+            "choices": [
+                {"finish_reason": "stop", "message": {"content": None, "refusal": "no \udc00"}}
+            ]
+        }
+    )
     with running(Fake(half)) as urls, connected(urls) as model:
         assert kinds(model.judge_many(edits(3))) == [None, "unparseable", None]
     with running(Fake(lambda body, number: refusing)) as urls, connected(urls) as model:
@@ -309,7 +352,9 @@ def test_questions_under_way_together_when_a_server_fails_are_one_fault():
     assert (server.faults, server.rests_until) == (2, 20.5)
 
 
-def test_a_server_rests_for_half_a_second_after_its_first_fault_and_twice_as_long_after_each_but_never_too_long(monkeypatch):
+def test_a_server_rests_for_half_a_second_after_its_first_fault_and_twice_as_long_after_each_but_never_too_long(
+    monkeypatch,
+):
     monkeypatch.setattr(servers, "COOLING", 0.5)
     monkeypatch.setattr(servers, "LONGEST_COOLING", 30.0)
     monkeypatch.setattr("random.uniform", lambda low, high: high)
@@ -325,10 +370,16 @@ def test_a_server_rests_for_half_a_second_after_its_first_fault_and_twice_as_lon
 
 
 @pytest.mark.parametrize("header", [{"Retry_After": "0.4"}, {"Retry_After_Ms": "400"}])
-def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_many_were_under_way(header):
+def test_a_server_that_asks_to_be_left_alone_is_left_alone_for_as_long_however_many_were_under_way(
+    header,
+):
     def at_first(body: dict[str, Any], number: int) -> Response:
         time.sleep(0.05)  # all of them are there
-        return good(body) if number >= 12 else encoded({"error": {"message": "slow down"}}, 429, **header)
+        return (
+            good(body)
+            if number >= 12
+            else encoded({"error": {"message": "slow down"}}, 429, **header)
+        )
 
     fake = Fake(at_first)
     with running(fake) as urls, connected(urls, in_flight=12) as model:
@@ -363,7 +414,11 @@ def test_what_a_server_refuses_is_named_and_not_asked_again(status, said, kind):
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
 def test_what_passes_is_asked_again(status):
-    fake = Fake(lambda body, number: encoded({"error": {"message": "later"}}, status) if number == 0 else good(body))
+    fake = Fake(
+        lambda body, number: (
+            encoded({"error": {"message": "later"}}, status) if number == 0 else good(body)
+        )
+    )
     with running(fake) as urls, connected(urls) as model:
         assert kinds(model.judge_many(edits(1))) == [None]
     assert fake.asked == [0, 0]
@@ -374,7 +429,9 @@ def refusing(status: int) -> Fake:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_well_and_is_named(status, capsys):
+def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_well_and_is_named(
+    status, capsys
+):
     wrong, well = refusing(status), Fake(good, seconds=0.03)
     with running(wrong, well) as urls, connected(urls, in_flight=4) as model:
         begin = time.monotonic()
@@ -382,17 +439,23 @@ def test_one_server_that_is_set_up_wrongly_costs_no_question_while_another_is_we
         seconds = time.monotonic() - begin
     assert [j.score for j in judgements] == [pytest.approx(i * 0.08) for i in range(60)]
     assert sorted(well.asked) == list(range(60))
-    # 4 at once, then one after each rest: of 0.005, 0.01, 0.02 and 0.04 s at least, and of 0.05 s ever after
+    # 4 at once, then one after each rest: of 0.005, 0.01, 0.02 and 0.04 s at least, and of 0.05 s
+    # ever after
     assert 4 <= len(wrong.asked) <= 4 + 4 + seconds / 0.05
     assert len(set(wrong.asked)) == len(wrong.asked)  # none was sent there twice
     said = capsys.readouterr().err
-    assert f"warning: one server answered nothing, and others did its work: {urls[0]}: status {status}" in said
+    assert (
+        f"warning: one server answered nothing, and others did its work: {urls[0]}: status {status}"
+        in said
+    )
     assert urls[1] not in said
 
 
 def test_what_every_server_refuses_is_refused_after_each_was_asked_once():
     def not_this(body: dict[str, Any], number: int) -> Response:
-        return encoded({"error": {"message": "not this"}}, 403) if index_of(body) == 1 else good(body)
+        return (
+            encoded({"error": {"message": "not this"}}, 403) if index_of(body) == 1 else good(body)
+        )
 
     fakes = [Fake(not_this), Fake(not_this)]
     with running(*fakes) as urls, connected(urls) as model:
@@ -416,7 +479,13 @@ def test_where_every_server_refuses_everything_the_run_stops_at_the_first_few_in
 
 
 def test_an_account_that_runs_dry_loses_nothing_that_was_answered_and_is_told_at_the_end():
-    fake = Fake(lambda body, number: good(body) if number < 4 else encoded({"error": {"message": "Insufficient Balance"}}, 402))
+    fake = Fake(
+        lambda body, number: (
+            good(body)
+            if number < 4
+            else encoded({"error": {"message": "Insufficient Balance"}}, 402)
+        )
+    )
     with running(fake) as urls, pytest.raises(InputError, match=r"Insufficient Balance.*top up"):  # noqa: SIM117
         with connected(urls, in_flight=1) as model:
             judgements = model.judge_many(edits(40))
@@ -431,14 +500,20 @@ def test_where_one_server_refuses_and_the_others_are_dead_the_failure_is_not_nam
         assert kinds(model.judge_many(edits(3))) == ["server_gone"] * 3
         assert time.monotonic() - begin < 5
     wrong = refusing(404)
-    with running(wrong, Fake(good, seconds=1.0)) as urls, connected(urls, deadline=0.3, attempt=0.1) as model:
+    with (
+        running(wrong, Fake(good, seconds=1.0)) as urls,
+        connected(urls, deadline=0.3, attempt=0.1) as model,
+    ):
         assert kinds(model.judge_many(edits(1))) == ["timed_out"]
     assert wrong.asked == [0]
 
 
 def test_the_key_is_sent_and_one_that_is_wanted_and_missing_is_named(monkeypatch):
     locked = Fake(good, encoded({"error": {"message": "no"}}, 401))
-    with running(locked) as urls, pytest.raises(InputError, match=r"Name the model.*may want a key in MY_KEY"):
+    with (
+        running(locked) as urls,
+        pytest.raises(InputError, match=r"Name the model.*may want a key in MY_KEY"),
+    ):
         open_reward(f"server:{urls[0]}?key=MY_KEY")
     monkeypatch.setenv("MY_KEY", "sesame")
     with running(Fake(good)) as urls:
@@ -454,7 +529,10 @@ def listing(*names: str) -> Response:
 
 def test_servers_of_different_weights_are_refused():
     other = Fake(good, listing("rrm", "edit-rrm/brief/fedcba9876543210"))
-    with running(Fake(good), other) as urls, pytest.raises(InputError, match="serve different weights"):
+    with (
+        running(Fake(good), other) as urls,
+        pytest.raises(InputError, match="serve different weights"),
+    ):
         ServerBackend.connect(urls)
 
 
@@ -463,14 +541,24 @@ def test_a_foreign_server_needs_a_model_by_name():
         with pytest.raises(InputError, match=r"Name the model.* has qwen"):
             ServerBackend.connect(urls)
         backend = ServerBackend.connect(urls, "qwen")
-        assert (backend.style, backend.fingerprint, backend.token_ids) == ("full", "endpoint|qwen", {})
+        assert (backend.style, backend.fingerprint, backend.token_ids) == (
+            "full",
+            "endpoint|qwen",
+            {},
+        )
         asyncio.run(backend.close())
 
 
 def test_a_server_of_ours_tells_style_weights_and_the_ids_of_the_digits():
     with running(Fake(good)) as urls:
-        backend = ServerBackend.connect([*urls, f"http://127.0.0.1:{free_port()}/v1"])  # the other may come later
-        assert (backend.model, backend.style, backend.fingerprint) == (ALIAS, "brief", "served|0123456789abcdef")
+        backend = ServerBackend.connect(
+            [*urls, f"http://127.0.0.1:{free_port()}/v1"]
+        )  # the other may come later
+        assert (backend.model, backend.style, backend.fingerprint) == (
+            ALIAS,
+            "brief",
+            "served|0123456789abcdef",
+        )
         assert backend.token_ids == {str(digit): 100 + digit for digit in range(6)}
         asyncio.run(backend.close())
 
@@ -479,7 +567,9 @@ def test_without_ids_of_the_digits_the_likeliest_tokens_are_asked_for():
     fake = Fake(good)
     fake.tokenize = lambda text: None
     with running(fake) as urls, connected(urls, Sampling(mode="logits")) as model:
-        body = model.backend.request(model._question(edits(1)[0], (), (GREY, GREY), model.sampling)).body()
+        body = model.backend.request(
+            model._question(edits(1)[0], (), (GREY, GREY), model.sampling)
+        ).body()
     assert body["top_logprobs"] == 20
     assert "logprob_token_ids" not in body
 
@@ -492,7 +582,10 @@ def test_a_server_that_dies_or_writes_garbage_when_it_is_asked_for_ids_tells_non
             fake.tokenize = lambda text: encoded({"tokens": [7]}) if text < "3" else response  # noqa: B023
             assert waited(single_tokens(urls[0], "rrm", "KEY", RATINGS)) == {}, response
         fake.tokenize = lambda text: GARBAGE[6 + int(text)]
-        assert waited(single_tokens(urls[0], "rrm", "KEY", [str(i) for i in range(len(GARBAGE) - 6)])) == {}
+        assert (
+            waited(single_tokens(urls[0], "rrm", "KEY", [str(i) for i in range(len(GARBAGE) - 6)]))
+            == {}
+        )
         fake.tokenize = lambda text: encoded({"tokens": [7] if text == "9" else wrong[int(text)]})
         assert waited(single_tokens(urls[0], "rrm", "KEY", [str(i) for i in range(10)])) == {"9": 7}
     assert waited(single_tokens(f"http://127.0.0.1:{free_port()}/v1", "rrm", "KEY", RATINGS)) == {}
@@ -514,7 +607,9 @@ def test_the_list_of_models_is_a_hint(models, capsys):
             assert kinds(model.judge_many(edits(1))) == [None]
         with pytest.raises(InputError, match="Name the model"):
             ServerBackend.connect(urls)
-    assert ("lists no model 'rrm', but another" in capsys.readouterr().err) == (models == listing("another"))
+    assert ("lists no model 'rrm', but another" in capsys.readouterr().err) == (
+        models == listing("another")
+    )
 
 
 def test_where_nobody_is_there_it_is_a_sentence():
@@ -523,12 +618,17 @@ def test_where_nobody_is_there_it_is_a_sentence():
 
 
 def test_a_server_that_does_not_answer_is_a_named_failure():
-    with running(Fake(good, seconds=1.0)) as urls, connected(urls, deadline=0.3, attempt=0.1) as model:
+    with (
+        running(Fake(good, seconds=1.0)) as urls,
+        connected(urls, deadline=0.3, attempt=0.1) as model,
+    ):
         begin = time.monotonic()
         judgements = model.judge_many(edits(2))
         assert time.monotonic() - begin < 0.8
     assert kinds(judgements) == ["timed_out"] * 2
-    assert "did not answer within 0.1 s" in judgements[0].failure.detail + judgements[1].failure.detail
+    assert (
+        "did not answer within 0.1 s" in judgements[0].failure.detail + judgements[1].failure.detail
+    )
 
 
 def test_where_every_server_is_dead_all_fail_at_once_and_none_waits_for_its_deadline():
@@ -562,10 +662,19 @@ def test_what_is_sent_spells_out_sampling_and_asks_for_what_a_mode_reads():
             question = model._question(edits(1)[0], (), (GREY, GREY), model.sampling)
             body = model.backend.request(question).body()
     greedy, several, weighed = fake.bodies
-    assert (greedy["n"], greedy["temperature"], greedy["top_p"], greedy["max_tokens"]) == (1, 0.0, 1.0, 128)
+    assert (greedy["n"], greedy["temperature"], greedy["top_p"], greedy["max_tokens"]) == (
+        1,
+        0.0,
+        1.0,
+        128,
+    )
     assert "logprobs" not in greedy
     assert "seed" not in several
     assert (several["n"], several["temperature"]) == (3, 0.7)
     assert (weighed["logprobs"], weighed["top_logprobs"]) == (True, 20)
     assert (body["max_tokens"], body["logprob_token_ids"]) == (1, [100, 101, 102, 103, 104, 105])
-    assert [part["type"] for part in greedy["messages"][-1]["content"]] == ["image_url", "image_url", "text"]
+    assert [part["type"] for part in greedy["messages"][-1]["content"]] == [
+        "image_url",
+        "image_url",
+        "text",
+    ]

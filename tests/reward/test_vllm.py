@@ -38,7 +38,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of one server that wants a key."""
     before, os.environ["RRM_API_KEY"] = os.environ.get("RRM_API_KEY"), KEY
     try:
-        with serving_replicas(Serving(BASE, port=free_port(), in_flight=32), tmp_path_factory.mktemp("logs")) as replicas:
+        with serving_replicas(
+            Serving(BASE, port=free_port(), in_flight=32), tmp_path_factory.mktemp("logs")
+        ) as replicas:
             yield replicas[0].url
     finally:
         if before is None:
@@ -53,20 +55,35 @@ def asked() -> list[EditToJudge]:
 
 
 def post(url: str, image: str, key: str = KEY) -> httpx.Response:
-    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "caption"}]
+    parts = [
+        {"type": "image_url", "image_url": {"url": image}},
+        {"type": "text", "text": "caption"},
+    ]
     body = {"model": "rrm", "max_tokens": 2, "messages": [{"role": "user", "content": parts}]}
-    return httpx.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+    return httpx.post(
+        f"{url}/chat/completions",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=120,
+    )
 
 
 def test_greedy_answers_are_those_of_transformers(url: str, asked: list[EditToJudge]) -> None:
     with open_reward(f"server:{url}") as served, open_reward(str(BASE)) as local:
         theirs, ours = served.judge_many(asked), local.judge_many(asked)
     assert served.backend.style == local.backend.style
-    assert sum(a.thought == b.thought for a, b in zip(theirs, ours, strict=True)) >= 11  # a near-tie may fall either way
+    assert (
+        sum(a.thought == b.thought for a, b in zip(theirs, ours, strict=True)) >= 11
+    )  # a near-tie may fall either way
 
 
-def test_expected_ratings_are_those_of_transformers_however_unlikely_the_digits_are(url: str, asked: list[EditToJudge]) -> None:
-    with open_reward(f"server:{url}?mode=logits") as served, open_reward(f"rrm:{BASE}?mode=logits") as local:
+def test_expected_ratings_are_those_of_transformers_however_unlikely_the_digits_are(
+    url: str, asked: list[EditToJudge]
+) -> None:
+    with (
+        open_reward(f"server:{url}?mode=logits") as served,
+        open_reward(f"rrm:{BASE}?mode=logits") as local,
+    ):
         theirs, ours = served.judge_many(asked), local.judge_many(asked)
     assert [j.score for j in theirs] == pytest.approx([j.score for j in ours], abs=1e-3)
     assert [j.mass for j in theirs] == pytest.approx([j.mass for j in ours], rel=1e-2)
@@ -83,8 +100,17 @@ def test_a_prompt_has_as_many_tokens_as_in_transformers(url: str, asked: list[Ed
     judge = Judge.load(BASE)
     for edit in asked[:3]:
         messages = judge_messages(judge.style, edit.instruction, edit.principles)
-        body = {"model": "rrm", "max_tokens": 1, "messages": filled(messages, (edit.source, edit.edited))}
-        answer = httpx.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        body = {
+            "model": "rrm",
+            "max_tokens": 1,
+            "messages": filled(messages, (edit.source, edit.edited)),
+        }
+        answer = httpx.post(
+            f"{url}/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=60,
+        )
         expected = judge.inputs([(messages, [edit.source, edit.edited])])["input_ids"].shape[1]
         assert answer.json()["usage"]["prompt_tokens"] == expected
 
@@ -92,7 +118,9 @@ def test_a_prompt_has_as_many_tokens_as_in_transformers(url: str, asked: list[Ed
 def test_the_server_says_which_weights_it_serves(url: str) -> None:
     with open_reward(f"server:{url}") as served:
         assert served.backend.fingerprint == f"served|{alias(BASE).rpartition('/')[2]}"
-    assert LocalBackend.load(BASE).fingerprint.startswith(f"checkpoint|{alias(BASE).rpartition('/')[2]}")
+    assert LocalBackend.load(BASE).fingerprint.startswith(
+        f"checkpoint|{alias(BASE).rpartition('/')[2]}"
+    )
 
 
 def test_a_wrong_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +130,12 @@ def test_a_wrong_key_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> No
         open_reward(f"server:{url}")
 
 
-@pytest.mark.parametrize("path", ["/invocations", "/tokenize", "/metrics", "/load", "/v1/models", "/ping", "/version"])
-def test_nothing_but_the_health_is_told_without_the_key_and_no_other_origin_is_admitted(url: str, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/invocations", "/tokenize", "/metrics", "/load", "/v1/models", "/ping", "/version"]
+)
+def test_nothing_but_the_health_is_told_without_the_key_and_no_other_origin_is_admitted(
+    url: str, path: str
+) -> None:
     root, foreign = url.removesuffix("/v1"), {"Origin": "http://evil.example"}
     for method in ("GET", "POST", "OPTIONS"):
         assert httpx.request(method, root + path, headers=foreign).status_code == 401
@@ -113,7 +145,9 @@ def test_nothing_but_the_health_is_told_without_the_key_and_no_other_origin_is_a
     assert httpx.get(f"{root}/metrics", headers={"Authorization": f"Bearer {KEY}"}).is_success
 
 
-@pytest.mark.parametrize("where", ["http://example.com/a.png", "http://127.0.0.1:1/a.png", "file:///etc/hostname"])
+@pytest.mark.parametrize(
+    "where", ["http://example.com/a.png", "http://127.0.0.1:1/a.png", "file:///etc/hostname"]
+)
 def test_nothing_that_a_request_names_is_fetched_or_opened(url: str, where: str) -> None:
     answer = post(url, where)
     assert not answer.is_success

@@ -30,17 +30,31 @@ def reason(read, values) -> str:
 TASK = {"instruction": "make it red", "image": "a.png"}
 
 
-@pytest.mark.parametrize("name", ["prompt", "instruction", "edit_instruction", "edit_prompt", "instruct_prompt", "edit"])
-@pytest.mark.parametrize("image", ["image", "source_image", "source_img", "input_image", "source", "original_image"])
+@pytest.mark.parametrize(
+    "name", ["prompt", "instruction", "edit_instruction", "edit_prompt", "instruct_prompt", "edit"]
+)
+@pytest.mark.parametrize(
+    "image", ["image", "source_image", "source_img", "input_image", "source", "original_image"]
+)
 def test_a_task_is_read_under_any_of_its_names(name, image):
-    assert read_task({name: "make it red", image: "a.png"}) == TaskRow("make it red", "a.png", None, (), None)
+    assert read_task({name: "make it red", image: "a.png"}) == TaskRow(
+        "make it red", "a.png", None, (), None
+    )
 
 
 def test_the_name_that_means_only_one_thing_goes_before_the_others():
-    values = {"prompt": "a red car", "edit_prompt": "make it red", "image": "edited.png", "source_image": "a.png"}
+    values = {
+        "prompt": "a red car",
+        "edit_prompt": "make it red",
+        "image": "edited.png",
+        "source_image": "a.png",
+    }
     assert read_task(values) == TaskRow("make it red", "a.png", None, (), None)
     assert (
-        read_task({"edit_prompt": float("nan"), "instruction": " ", **values, "source_image": cell(None)}).image == "edited.png"
+        read_task(
+            {"edit_prompt": float("nan"), "instruction": " ", **values, "source_image": cell(None)}
+        ).image
+        == "edited.png"
     )
 
 
@@ -52,40 +66,70 @@ def test_a_task_may_bring_edits_their_editor_and_a_requirement():
         "model": "flux",
     }
     assert read_task(values) == TaskRow("x", b"one", None, ("a.png", b"b"), "flux")
-    assert read_task({**TASK, "edited": "e.png", "requirement": " all red "}).requirement == "all red"
+    assert (
+        read_task({**TASK, "edited": "e.png", "requirement": " all red "}).requirement == "all red"
+    )
     assert read_task({**TASK, "output_image": cell(None, "e.png")}).edits == ("e.png",)
 
 
 def test_an_image_may_stand_in_the_row_in_base64():
     image = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
     text = base64.b64encode(image).decode()
-    for written in (f"data:image/png;base64,{text}", f"DATA:;charset=x;base64,{text[:40]}\n{text[40:]}", text):
+    for written in (
+        f"data:image/png;base64,{text}",
+        f"DATA:;charset=x;base64,{text[:40]}\n{text[40:]}",
+        text,
+    ):
         assert read_task({**TASK, "image": written}).image == image
-    assert reason(read_task, {**TASK, "image": "data:image/png;base64,AAA"}).startswith("'image' holds an image whose base64")
-    assert reason(read_task, {**TASK, "image": "x" * 5000}).startswith("'image' holds 5000 characters, which are neither")
+    assert reason(read_task, {**TASK, "image": "data:image/png;base64,AAA"}).startswith(
+        "'image' holds an image whose base64"
+    )
+    assert reason(read_task, {**TASK, "image": "x" * 5000}).startswith(
+        "'image' holds 5000 characters, which are neither"
+    )
     assert "nothing is fetched" in reason(read_task, {**TASK, "image": "https://example.com/a.png"})
 
 
 def test_text_that_was_decoded_wrongly_before_is_not_used():
-    assert reason(read_task, {**TASK, "instruction": "caf\ufffd"}).startswith("'instruction' holds U+FFFD")
+    assert reason(read_task, {**TASK, "instruction": "caf\ufffd"}).startswith(
+        "'instruction' holds U+FFFD"
+    )
 
 
 def test_of_several_languages_the_english_instruction_is_taken_and_of_one_the_only_one():
-    assert read_task({**TASK, "instruction": {"cn": "变红", "en": "make it red"}}).instruction == "make it red"
+    assert (
+        read_task({**TASK, "instruction": {"cn": "变红", "en": "make it red"}}).instruction
+        == "make it red"
+    )
     assert read_task({**TASK, "instruction": ["make it red"]}).instruction == "make it red"
     assert read_task({**TASK, "instruction": {"cn": "变红", "en": None}}).instruction == "变红"
     several = {"cn": "变红", "jp": "赤く", "en": " "}
-    assert reason(read_task, {**TASK, "instruction": several}) == "'instruction' holds 2 texts, none of them under 'en'"
-    assert reason(read_task, {**TASK, "instruction": ["x", "y"]}) == "'instruction' holds 2 texts, not one"
+    assert (
+        reason(read_task, {**TASK, "instruction": several})
+        == "'instruction' holds 2 texts, none of them under 'en'"
+    )
+    assert (
+        reason(read_task, {**TASK, "instruction": ["x", "y"]})
+        == "'instruction' holds 2 texts, not one"
+    )
 
 
 def test_an_unusable_task_says_what_is_wrong():
-    assert reason(read_task, {"image": "a.png"}).startswith("no instruction: all of edit_instruction, ")
-    assert reason(read_task, {"prompt": "x", "image": cell(None), "id": "0012"}).startswith("no source image: ")
+    assert reason(read_task, {"image": "a.png"}).startswith(
+        "no instruction: all of edit_instruction, "
+    )
+    assert reason(read_task, {"prompt": "x", "image": cell(None), "id": "0012"}).startswith(
+        "no source image: "
+    )
     assert reason(read_task, {**TASK, "instruction": 7}) == "'instruction' must be text, not int"
-    assert reason(read_task, {**TASK, "image": 7}) == "'image' must be the path or the bytes of an image, not int"
+    assert (
+        reason(read_task, {**TASK, "image": 7})
+        == "'image' must be the path or the bytes of an image, not int"
+    )
     assert reason(read_task, {**TASK, "requirement": [1]}) == "'requirement' must be text, not int"
-    assert "half a character" in reason(read_task, {**TASK, "instruction": json.loads('"\\ud83d red"')})
+    assert "half a character" in reason(
+        read_task, {**TASK, "instruction": json.loads('"\\ud83d red"')}
+    )
     assert "half a character" in reason(read_task, {**TASK, "image": json.loads('"\\ud83d.png"')})
     assert reason(read_task, {**TASK, "edited": ["a.png", None]}) == (
         "'edited' must be the path or the bytes of an image, not NoneType"
@@ -93,26 +137,66 @@ def test_an_unusable_task_says_what_is_wrong():
 
 
 def test_a_candidate_names_its_task_or_brings_its_source():
-    ours = {"task": "images/a.png", "instruction": "make it red", "image": "edits/a.png", "editor": "kontext", "seed": 3.0}
-    assert read_candidate(ours) == CandidateRow("images/a.png", None, "make it red", "edits/a.png", "kontext", 3)
-    given = {"source_image": b"src", "prompt": "make it red", "image": "e.png", "model": "flux", "task": "color_alter"}
+    ours = {
+        "task": "images/a.png",
+        "instruction": "make it red",
+        "image": "edits/a.png",
+        "editor": "kontext",
+        "seed": 3.0,
+    }
+    assert read_candidate(ours) == CandidateRow(
+        "images/a.png", None, "make it red", "edits/a.png", "kontext", 3
+    )
+    given = {
+        "source_image": b"src",
+        "prompt": "make it red",
+        "image": "e.png",
+        "model": "flux",
+        "task": "color_alter",
+    }
     assert read_candidate(given) == CandidateRow(None, b"src", "make it red", "e.png", "flux", None)
-    both = {"image": "a.png", "prompt": "make it red", "edited_image": "e.png", "editor": "flux", "seed": None}
+    both = {
+        "image": "a.png",
+        "prompt": "make it red",
+        "edited_image": "e.png",
+        "editor": "flux",
+        "seed": None,
+    }
     assert read_candidate(both) == CandidateRow(None, "a.png", "make it red", "e.png", "flux", None)
 
 
 def test_an_unusable_candidate_says_what_is_wrong():
-    ours = {"task": "images/a.png", "instruction": "make it red", "image": "edits/a.png", "editor": "kontext"}
+    ours = {
+        "task": "images/a.png",
+        "instruction": "make it red",
+        "image": "edits/a.png",
+        "editor": "kontext",
+    }
     assert reason(read_candidate, {**ours, "task": None}) == "neither a source image nor a 'task'"
     assert reason(read_candidate, {**ours, "image": ""}) == "'image' is missing"
-    assert reason(read_candidate, {**ours, "editor": None}) == "no editor: all of editor, model, model_name are missing"
+    assert (
+        reason(read_candidate, {**ours, "editor": None})
+        == "no editor: all of editor, model, model_name are missing"
+    )
     assert read_candidate({**ours, "seed": " 7"}).seed == 7
     for seed in ("x", 1.5, float("inf"), True):
-        assert reason(read_candidate, {**ours, "seed": seed}) == f"'seed' must be a whole number, not {seed!r}"
-    assert reason(read_candidate, {**ours, "output_images": ["a", "b"]}) == "'output_images' holds 2 images, not one"
+        assert (
+            reason(read_candidate, {**ours, "seed": seed})
+            == f"'seed' must be a whole number, not {seed!r}"
+        )
+    assert (
+        reason(read_candidate, {**ours, "output_images": ["a", "b"]})
+        == "'output_images' holds 2 images, not one"
+    )
 
 
-OURS = {"source": "s.png", "instruction": "make it red", "edited_a": "a.png", "edited_b": "b.png", "label": "b"}
+OURS = {
+    "source": "s.png",
+    "instruction": "make it red",
+    "edited_a": "a.png",
+    "edited_b": "b.png",
+    "label": "b",
+}
 
 
 def parquet_pairs(path: Path, rows: list[dict]) -> list[PairRow]:
@@ -121,7 +205,9 @@ def parquet_pairs(path: Path, rows: list[dict]) -> list[PairRow]:
 
 
 def test_our_own_pairs_are_read():
-    assert read_pair(OURS) == PairRow("s.png", "make it red", None, "a.png", "b.png", "b", "edit-rrm")
+    assert read_pair(OURS) == PairRow(
+        "s.png", "make it red", None, "a.png", "b.png", "b", "edit-rrm"
+    )
     assert read_pair({**OURS, "requirement": "keep the cat"}).requirement == "keep the cat"
 
 
@@ -141,16 +227,29 @@ def test_editreward_data_is_read(tmp_path):
     pairs = parquet_pairs(tmp_path / "data.parquet", rows)
     assert [pair.label for pair in pairs] == ["a", "b", "same", "b", "a", "same"]
     assert pairs[0] == PairRow(b"s", "make it red", None, b"l", b"r", "a", "EditReward-Data")
-    assert reason(read_pair, {**row, "left_overall_score": float("nan")}).startswith("no label: all of label, vote_type")
+    assert reason(read_pair, {**row, "left_overall_score": float("nan")}).startswith(
+        "no label: all of label, vote_type"
+    )
 
 
 def test_genai_bench_is_read(tmp_path):
     votes = ["leftvote", "rightvote", "tievote", "bothbad_vote"]
-    images = {"source_image": cell(b"s"), "left_output_image": cell(b"l"), "right_output_image": cell(b"r")}
-    words = {"source_prompt": "a car", "target_prompt": "a red car", "instruct_prompt": "make it red"}
-    pairs = parquet_pairs(tmp_path / "test_v1.parquet", [{**images, **words, "vote_type": vote} for vote in votes])
+    images = {
+        "source_image": cell(b"s"),
+        "left_output_image": cell(b"l"),
+        "right_output_image": cell(b"r"),
+    }
+    words = {
+        "source_prompt": "a car",
+        "target_prompt": "a red car",
+        "instruct_prompt": "make it red",
+    }
+    pairs = parquet_pairs(
+        tmp_path / "test_v1.parquet", [{**images, **words, "vote_type": vote} for vote in votes]
+    )
     assert pairs == [
-        PairRow(b"s", "make it red", None, b"l", b"r", label, "GenAI-Bench") for label in ("a", "b", "same", "same")
+        PairRow(b"s", "make it red", None, b"l", b"r", label, "GenAI-Bench")
+        for label in ("a", "b", "same", "same")
     ]
 
 
@@ -163,16 +262,33 @@ def test_the_first_edit_of_editscore_is_the_preferred_one(tmp_path):
         "task_type": "color_alter",
         "dimension": "overall",
     }
-    expected = PairRow(b"s", "make it red", None, b"good", b"worse", "a", "EditScore EditReward-Bench")
+    expected = PairRow(
+        b"s", "make it red", None, b"good", b"worse", "a", "EditScore EditReward-Bench"
+    )
     assert parquet_pairs(tmp_path / "train.parquet", [row]) == [expected]
-    assert read_pair({**row, "label": "b"}) == PairRow(b"s", "make it red", None, b"good", b"worse", "b", "generic")
-    assert reason(read_pair, {name: row[name] for name in row if name != "key"}).startswith("no label")
-    assert reason(read_pair, {**row, "output_images": [cell(b"1")]}) == "'output_images' holds 1 images, not two"
-    assert reason(read_pair, {**row, "output_images": [cell(b"1"), None]}) == "'output_images[1]' is missing"
+    assert read_pair({**row, "label": "b"}) == PairRow(
+        b"s", "make it red", None, b"good", b"worse", "b", "generic"
+    )
+    assert reason(read_pair, {name: row[name] for name in row if name != "key"}).startswith(
+        "no label"
+    )
+    assert (
+        reason(read_pair, {**row, "output_images": [cell(b"1")]})
+        == "'output_images' holds 1 images, not two"
+    )
+    assert (
+        reason(read_pair, {**row, "output_images": [cell(b"1"), None]})
+        == "'output_images[1]' is missing"
+    )
 
 
 def test_rankings_of_tiger_are_read_in_the_letters_of_their_pair(tmp_path):
-    row = {"instruction": "make it red", "source_image": cell(b"s"), "candidate_1": cell(b"1"), "candidate_2": cell(b"2")}
+    row = {
+        "instruction": "make it red",
+        "source_image": cell(b"s"),
+        "candidate_1": cell(b"1"),
+        "candidate_2": cell(b"2"),
+    }
     cases = {
         ("A>B", "AvsB"): "a",
         ("B>A", "AvsB"): "b",
@@ -182,21 +298,36 @@ def test_rankings_of_tiger_are_read_in_the_letters_of_their_pair(tmp_path):
         ("C>B", "BvsC"): "b",
         ("D>A", "AvsD"): "b",
     }
-    rows = [{**row, "id": "g_1", "ranking": ranking, "comparison_type": pair} for ranking, pair in cases]
+    rows = [
+        {**row, "id": "g_1", "ranking": ranking, "comparison_type": pair} for ranking, pair in cases
+    ]
     pairs = parquet_pairs(tmp_path / "4pair.parquet", rows)
     assert [pair.label for pair in pairs] == list(cases.values())
-    assert pairs[0] == PairRow(b"s", "make it red", None, b"1", b"2", "a", "TIGER-Lab EditReward-Bench")
-    assert reason(read_pair, {**rows[0], "comparison_type": "BvsC"}).startswith("'ranking' is 'A>B', which does not rank")
+    assert pairs[0] == PairRow(
+        b"s", "make it red", None, b"1", b"2", "a", "TIGER-Lab EditReward-Bench"
+    )
+    assert reason(read_pair, {**rows[0], "comparison_type": "BvsC"}).startswith(
+        "'ranking' is 'A>B', which does not rank"
+    )
     assert reason(read_pair, {**rows[0], "ranking": "A>A"}).startswith("'ranking' is 'A>A'")
     assert reason(read_pair, row) == "'ranking' is missing"
 
 
 def test_the_winner_of_editreward_compass_is_an_image():
-    row = {"dimension": "IA", "source_image": "s.png", "prompt": "make it red", "winner": "w.png", "loser": "l.png"}
+    row = {
+        "dimension": "IA",
+        "source_image": "s.png",
+        "prompt": "make it red",
+        "winner": "w.png",
+        "loser": "l.png",
+    }
     expected = PairRow("s.png", "make it red", None, "w.png", "l.png", "a", "EditReward-Compass")
     assert read_pair({**row, "label": "preference"}) == expected
     assert read_pair({**row, "label": "tie"}).label == "same"
-    assert reason(read_pair, {**row, "label": "b"}) == "'label' is 'b', which is none of preference, tie"
+    assert (
+        reason(read_pair, {**row, "label": "b"})
+        == "'label' is 'b', which is none of preference, tie"
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,8 +343,16 @@ def test_the_winner_of_editreward_compass_is_an_image():
 @pytest.mark.parametrize("label", ["label", "winner", "preference", "vote", "vote_type"])
 def test_any_preference_set_is_read(names, label):
     first, second = names.split()
-    values = {"source_image": "s.png", "edit": "make it red", first: "1.png", second: "2.png", label: "right"}
-    assert read_pair(values) == PairRow("s.png", "make it red", None, "1.png", "2.png", "b", "generic")
+    values = {
+        "source_image": "s.png",
+        "edit": "make it red",
+        first: "1.png",
+        second: "2.png",
+        label: "right",
+    }
+    assert read_pair(values) == PairRow(
+        "s.png", "make it red", None, "1.png", "2.png", "b", "generic"
+    )
 
 
 def test_an_unusable_pair_says_what_is_missing():

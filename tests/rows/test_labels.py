@@ -70,14 +70,19 @@ def test_words_that_mean_one_thing_are_read(tmp_path, values, meant):
 )
 def test_labels_that_are_not_certain_stop_and_are_listed(tmp_path, field, values, listed):
     with pytest.raises(
-        InputError, match=rf"not certain which edit the labels in '{field}' prefer: .*{listed}.*; fill in labels: "
+        InputError,
+        match=rf"not certain which edit the labels in '{field}' prefer: .*{listed}.*; fill in labels: ",
     ):
         labels_in(tmp_path, values, field)
 
 
 @pytest.mark.parametrize("values", [[1, 2, 2], [1.0, 2.0, 1.5], ["1", "2", "2.0"]])
 def test_a_preference_of_1_or_2_is_which_edit_is_preferred(tmp_path, values):
-    assert labels_in(tmp_path, values, "preference")[1] == ["a", "b", "same" if 1.5 in values else "b"]
+    assert labels_in(tmp_path, values, "preference")[1] == [
+        "a",
+        "b",
+        "same" if 1.5 in values else "b",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,10 +115,16 @@ def test_a_column_of_free_text_is_no_label(tmp_path):
 
 
 def test_labels_are_counted_without_reading_images(tmp_path):
-    rows = [{**PAIR, "edited_a": b"x" * 100, "vote_type": vote} for vote in ("leftvote", "leftvote", "tie")]
+    rows = [
+        {**PAIR, "edited_a": b"x" * 100, "vote_type": vote}
+        for vote in ("leftvote", "leftvote", "tie")
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
     found = labels_of(str(tmp_path / "pairs.parquet"), PLAIN, None).rows()
-    assert [(row["value"], row["rows"], row["read_as"]) for row in found] == [("leftvote", 2, "a"), ("tie", 1, "same")]
+    assert [(row["value"], row["rows"], row["read_as"]) for row in found] == [
+        ("leftvote", 2, "a"),
+        ("tie", 1, "same"),
+    ]
 
 
 def test_a_row_alone_is_read_by_words_that_are_certain():

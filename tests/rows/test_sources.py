@@ -43,10 +43,21 @@ def seen(where, reading: Reading = PLAIN) -> list[tuple]:
 
 def test_bad_lines_of_jsonl_are_rows_without_values_and_keep_their_numbers(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    lines = ['\ufeff{"n": 1}', "", "{torn", "[2]", '{"n": "one\u2028line"}\r', "[" * 100_000, '{"n": 6}']
+    lines = [
+        '\ufeff{"n": 1}',
+        "",
+        "{torn",
+        "[2]",
+        '{"n": "one\u2028line"}\r',
+        "[" * 100_000,
+        '{"n": 6}',
+    ]
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
     values = [{"n": 1}, None, None, {"n": "one\u2028line"}, None, {"n": 6}]
-    assert seen(path) == [("tasks.jsonl", number, value) for number, value in zip((1, 3, 4, 5, 6, 7), values, strict=True)]
+    assert seen(path) == [
+        ("tasks.jsonl", number, value)
+        for number, value in zip((1, 3, 4, 5, 6, 7), values, strict=True)
+    ]
     assert {row.folder for row in rows_of(str(path))} == {tmp_path}
 
 
@@ -59,7 +70,9 @@ def test_text_in_another_encoding_is_refused_and_read_once_that_is_named(tmp_pat
     }
     for name, text in texts.items():
         (tmp_path / name).write_bytes(text.encode("gbk"))
-        with pytest.raises(InputError, match=rf"{name}, line \d is not utf-8, but probably gb18030"):
+        with pytest.raises(
+            InputError, match=rf"{name}, line \d is not utf-8, but probably gb18030"
+        ):
             seen(tmp_path / name)
         assert [values for *_, values in seen(tmp_path / name, Reading("gbk"))] == [row]
         for encoding in ("utf-8-sig", "utf-16"):
@@ -75,19 +88,27 @@ def test_csv_rows_are_named_by_their_first_line_and_keep_the_number_of_theirs(tm
         ("a.csv", 6, None),
         ("a.csv", 7, {"prompt": "变红", "image": "c.png", "label": "b"}),
     ]
-    assert [row.fault for row in rows_of(str(tmp_path / "a.csv"))][1] == "2 fields, where the first line names 4 columns"
+    assert [row.fault for row in rows_of(str(tmp_path / "a.csv"))][
+        1
+    ] == "2 fields, where the first line names 4 columns"
 
 
 def test_tables_may_be_separated_by_tabs_or_semicolons_and_hold_images(tmp_path):
     long = "data:image/png;base64," + "A" * 200_000
     for name, separator in (("A.TSV", "\t"), ("a.csv", ";"), ("b.csv", "\t")):
-        (tmp_path / name).write_text(f'prompt{separator}image\n"red, blue"{separator}"{long}"\n', encoding="utf-8")
+        (tmp_path / name).write_text(
+            f'prompt{separator}image\n"red, blue"{separator}"{long}"\n', encoding="utf-8"
+        )
         assert seen(tmp_path / name) == [(name, 2, {"prompt": "red, blue", "image": long})]
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [('a,b\n1,"2\n', r"line 2 cannot be read as a table"), ('a,b\n1,"2"3\n', "line 2"), ("a,b,a\n1,2,3\n", "two columns 'a'")],
+    [
+        ('a,b\n1,"2\n', r"line 2 cannot be read as a table"),
+        ('a,b\n1,"2"3\n', "line 2"),
+        ("a,b,a\n1,2,3\n", "two columns 'a'"),
+    ],
 )
 def test_a_damaged_table_is_refused(tmp_path, text, told):
     (tmp_path / "a.csv").write_text(text)
@@ -121,12 +142,16 @@ PIECES = [
 SAVED_AS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gbk", "cp1252"]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=12), st.binary(max_size=4), st.sampled_from(sorted(FILES)),
     st.sampled_from(SAVED_AS), st.sampled_from([None, "gb18030", "utf-16"]),
 )  # fmt: skip
-def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(tmp_path, pieces, more, ending, saved_as, encoding):
+def test_whatever_a_file_holds_it_is_read_or_refused_in_a_sentence(
+    tmp_path, pieces, more, ending, saved_as, encoding
+):
     path = tmp_path / f"any{ending}"
     path.write_bytes("".join(pieces).encode(saved_as, "ignore") + more)
     told = ""
@@ -142,11 +167,14 @@ def test_columns_that_are_not_wanted_stay_unread(tmp_path):
     table = {"label": ["a", "b"], "image": [cell(BROKEN)] * 2}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     for columns, expected in ((["label", "vote"], ["a", "b"]), (["vote"], [None, None])):
-        assert [values for *_, values in seen(tmp_path / "a.parquet", Reading(columns=columns))] == [
-            {"label": label, "image": None} for label in expected
-        ]
+        assert [
+            values for *_, values in seen(tmp_path / "a.parquet", Reading(columns=columns))
+        ] == [{"label": label, "image": None} for label in expected]
     edit_set().save_to_disk(str(tmp_path / "saved"))
-    assert {tuple(values.values()) for *_, values in seen(tmp_path / "saved", Reading(columns=["instruction"]))} == {
+    assert {
+        tuple(values.values())
+        for *_, values in seen(tmp_path / "saved", Reading(columns=["instruction"]))
+    } == {
         (None, None, "make it red"),
         (None, None, "add a hat"),
     }
@@ -156,18 +184,32 @@ def test_a_line_over_the_limit_is_read_past(tmp_path):
     path = tmp_path / "long.jsonl"
     with path.open("wb") as stream:
         stream.write(b'{"n": 1}\n{"n": "' + b"x" * (LIMIT + (1 << 20)) + b'"}\n{"n": 3}\n')
-    assert seen(path) == [("long.jsonl", 1, {"n": 1}), ("long.jsonl", 2, None), ("long.jsonl", 3, {"n": 3})]
+    assert seen(path) == [
+        ("long.jsonl", 1, {"n": 1}),
+        ("long.jsonl", 2, None),
+        ("long.jsonl", 3, {"n": 3}),
+    ]
 
 
 def test_a_json_list_gives_its_items_however_they_fall_into_pieces(tmp_path):
-    items = [{"n": n, "text": '\\"}],[{' * (n * 9973 % 50_000)} for n in range(20)] + ["no object", 12345]
-    (tmp_path / "list.json").write_text("\n" + json.dumps(items, indent=1) + "\n", encoding="utf-8-sig")
+    items = [{"n": n, "text": '\\"}],[{' * (n * 9973 % 50_000)} for n in range(20)] + [
+        "no object",
+        12345,
+    ]
+    (tmp_path / "list.json").write_text(
+        "\n" + json.dumps(items, indent=1) + "\n", encoding="utf-8-sig"
+    )
     expected = [*items[:20], None, None]
-    assert seen(tmp_path / "list.json") == [("list.json", n, value) for n, value in enumerate(expected, 1)]
+    assert seen(tmp_path / "list.json") == [
+        ("list.json", n, value) for n, value in enumerate(expected, 1)
+    ]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    items = [{"prompt": "make it red", "image": f"images/{n}.png", "requirement": None} for n in range(30_000)]
+    items = [
+        {"prompt": "make it red", "image": f"images/{n}.png", "requirement": None}
+        for n in range(30_000)
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, items)))
     (tmp_path / "a.json").write_text(json.dumps(items))
     assert (tmp_path / "a.json").stat().st_size > 2_000_000
@@ -183,14 +225,19 @@ def test_a_folder_of_csv_is_left_to_the_datasets_library(tmp_path):
         "source,prompt,image_a,image_b,label\ns.png,make it red,a.png,b.png,right\n,x,a.png,b.png,left\n"
     )
     first, second = rows_of(str(tmp_path))
-    assert read_pair(first.values) == PairRow("s.png", "make it red", None, "a.png", "b.png", "b", "generic")
+    assert read_pair(first.values) == PairRow(
+        "s.png", "make it red", None, "a.png", "b.png", "b", "generic"
+    )
     with pytest.raises(BadRow, match="no source image"):
         read_pair(second.values)
     assert (first.folder, first.number, second.number) == (tmp_path, 1, 2)
 
 
 def test_the_keys_of_a_json_object_are_put_into_its_rows(tmp_path):
-    bench = {"10 82": {"id": "animal/1.jpg", "prompt": "add a hat", "edit_type": "add"}, 'q"': {"id": "b.jpg", "prompt": "x"}}
+    bench = {
+        "10 82": {"id": "animal/1.jpg", "prompt": "add a hat", "edit_type": "add"},
+        'q"': {"id": "b.jpg", "prompt": "x"},
+    }
     (tmp_path / "singleturn.json").write_text(json.dumps(bench))
     rows = seen(tmp_path / "singleturn.json")
     assert [row[2]["key"] for row in rows] == ["10 82", 'q"']
@@ -198,7 +245,15 @@ def test_the_keys_of_a_json_object_are_put_into_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['[{"a": 1},]', '[{"a": 1} {"a": 2}]', '[{"a": 1}', '{"a": {}}\n{"a": {}}', '"text"', '{"a" {}}']
+    "text",
+    [
+        '[{"a": 1},]',
+        '[{"a": 1} {"a": 2}]',
+        '[{"a": 1}',
+        '{"a": {}}\n{"a": {}}',
+        '"text"',
+        '{"a" {}}',
+    ],
 )
 def test_damaged_json_is_refused(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
@@ -213,7 +268,11 @@ def test_a_parquet_folder_is_read_in_the_order_of_its_names(tmp_path):
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
     rows = seen(tmp_path)
     assert [row[2]["n"] for row in rows] == list(range(42))
-    assert [row[:2] for row in rows[19:22]] == [("a.parquet", 20), ("b.parquet", 1), ("b.parquet", 2)]
+    assert [row[:2] for row in rows[19:22]] == [
+        ("a.parquet", 20),
+        ("b.parquet", 1),
+        ("b.parquet", 2),
+    ]
     assert rows[41] == ("sub/a.parquet", 2, {"n": 41, "image": {"bytes": BROKEN, "path": "x.png"}})
     assert {row.folder for row in rows_of(str(tmp_path))} == {tmp_path}
     assert seen(tmp_path / "sub" / "a.parquet")[0][:2] == ("a.parquet", 1)
@@ -222,7 +281,9 @@ def test_a_parquet_folder_is_read_in_the_order_of_its_names(tmp_path):
 def test_parquet_of_several_splits_is_not_mixed(tmp_path):
     for split in ("train", "test_v1"):
         pq.write_table(pa.table({"n": [1]}), tmp_path / f"{split}-00000-of-00001-0a1b.parquet")
-    with pytest.raises(InputError, match=r"splits test_v1, train; name a folder or file of one split"):
+    with pytest.raises(
+        InputError, match=r"splits test_v1, train; name a folder or file of one split"
+    ):
         rows_of(str(tmp_path))
 
 
@@ -233,7 +294,9 @@ def test_an_edit_r1_folder_gives_its_training_tasks(tmp_path):
         {"prompt": "add a hat", "image": "images/2.png", "requirement": None},
     ]
     (tmp_path / "train_metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "test_metadata.jsonl").write_text('{"prompt": "held out", "image": "images/3.png", "requirement": null}')
+    (tmp_path / "test_metadata.jsonl").write_text(
+        '{"prompt": "held out", "image": "images/3.png", "requirement": null}'
+    )
     rows = list(rows_of(str(tmp_path)))
     assert [read_task(row.values) for row in rows] == [
         TaskRow("make it red", "images/1.png", "keep the cat", (), None),
@@ -263,14 +326,21 @@ def test_a_folder_of_save_to_disk_gives_images_as_they_are_stored(tmp_path):
         TaskRow("make it red", png(1), None, (png(2), BROKEN), None),
         TaskRow("add a hat", BROKEN, None, (), None),
     ]
-    assert [(row.where, row.number, row.folder) for row in rows] == [("saved", n, tmp_path / "saved") for n in (1, 2)]
+    assert [(row.where, row.number, row.folder) for row in rows] == [
+        ("saved", n, tmp_path / "saved") for n in (1, 2)
+    ]
 
 
 def test_of_several_splits_one_must_be_named(tmp_path):
     split = edit_set()
-    datasets.DatasetDict({"train": split, "test": split.select([0])}).save_to_disk(str(tmp_path / "two"))
+    datasets.DatasetDict({"train": split, "test": split.select([0])}).save_to_disk(
+        str(tmp_path / "two")
+    )
     datasets.DatasetDict({"train": split}).save_to_disk(str(tmp_path / "one"))
-    with pytest.raises(InputError, match=r"holds the splits train, test; name the folder of one, such as .*two/train\."):
+    with pytest.raises(
+        InputError,
+        match=r"holds the splits train, test; name the folder of one, such as .*two/train\.",
+    ):
         rows_of(str(tmp_path / "two"))
     assert [len(seen(tmp_path / name)) for name in ("two/train", "two/test", "one")] == [2, 1, 2]
 
@@ -280,11 +350,20 @@ def test_an_imagefolder_gives_paths_below_the_folder(tmp_path, monkeypatch):
     (folder / "images").mkdir(parents=True)
     for name in ("b.png", "a.png", "edit.png"):
         (folder / "images" / name).write_bytes(BROKEN)
-    lines = [{"file_name": f"images/{n}.png", "edited_file_name": "images/edit.png", "instruction": f"edit {n}"} for n in "ba"]
+    lines = [
+        {
+            "file_name": f"images/{n}.png",
+            "edited_file_name": "images/edit.png",
+            "instruction": f"edit {n}",
+        }
+        for n in "ba"
+    ]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(folder)
-    expected = [TaskRow(f"edit {n}", f"images/{n}.png", None, ("images/edit.png",), None) for n in "ba"]
+    expected = [
+        TaskRow(f"edit {n}", f"images/{n}.png", None, ("images/edit.png",), None) for n in "ba"
+    ]
     for where in (str(folder), "drawn", "link"):
         rows = list(rows_of(where))
         assert [read_task(row.values) for row in rows] == expected
@@ -295,7 +374,9 @@ def test_images_in_an_archive_of_the_folder_come_as_bytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("a.png", png(7))
         archive.writestr("metadata.jsonl", '{"file_name": "a.png", "prompt": "make it red"}')
-    assert [read_task(row.values) for row in rows_of(str(tmp_path))] == [TaskRow("make it red", png(7), None, (), None)]
+    assert [read_task(row.values) for row in rows_of(str(tmp_path))] == [
+        TaskRow("make it red", png(7), None, (), None)
+    ]
 
 
 def test_a_data_set_does_not_have_files_read_that_lie_elsewhere(tmp_path):
@@ -338,13 +419,20 @@ def test_a_hub_id_names_revision_configuration_and_split():
     assert hub_source("TIGER-Lab/GenAI-Bench@0a1b2c:image_edition:test_v1") == HubSource(
         "TIGER-Lab/GenAI-Bench", "0a1b2c", "image_edition", "test_v1"
     )
-    assert hub_source("a/b@refs/convert/parquet") == HubSource("a/b", "refs/convert/parquet", None, None)
+    assert hub_source("a/b@refs/convert/parquet") == HubSource(
+        "a/b", "refs/convert/parquet", None, None
+    )
     assert hub_source("a/b@v1:default") == HubSource("a/b", "v1", "default", None)
     assert hub_source("a/b@v1::train") == HubSource("a/b", "v1", None, "train")
 
 
 @pytest.mark.parametrize(
-    "where", ["EditScore/EditReward-Bench", "EditScore/EditReward-Bench@main", "EditScore/EditReward-Bench:x:train"]
+    "where",
+    [
+        "EditScore/EditReward-Bench",
+        "EditScore/EditReward-Bench@main",
+        "EditScore/EditReward-Bench:x:train",
+    ],
 )
 def test_a_hub_id_must_be_pinned(where):
     pinned = r"pin a revision so that the same data come out next time: EditScore/EditReward-Bench@<commit>"
@@ -361,7 +449,10 @@ def test_what_is_no_hub_id_is_no_source():
 
 def test_without_the_hub_its_id_is_refused(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"no/such-set@0a1b2c cannot be loaded from the hub .*download it and name its folder"):
+    with pytest.raises(
+        InputError,
+        match=r"no/such-set@0a1b2c cannot be loaded from the hub .*download it and name its folder",
+    ):
         rows_of("no/such-set@0a1b2c")
 
 

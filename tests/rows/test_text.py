@@ -38,10 +38,15 @@ def test_utf16_of_the_other_byte_order_is_read_by_its_mark(tmp_path):
         ("cp1252", "Ajoute un café"),
     ],
 )
-def test_another_encoding_is_refused_by_line_with_its_likely_name_and_read_once_that_is_given(tmp_path, encoding, text):
+def test_another_encoding_is_refused_by_line_with_its_likely_name_and_read_once_that_is_given(
+    tmp_path, encoding, text
+):
     path = tmp_path / "a.txt"
     path.write_bytes(f"first line\n{text}\n".encode(encoding))
-    with pytest.raises(InputError, match=rf"a\.txt, line 2 is not utf-8, but probably .*{encoding}.*; save it as UTF-8, or"):
+    with pytest.raises(
+        InputError,
+        match=rf"a\.txt, line 2 is not utf-8, but probably .*{encoding}.*; save it as UTF-8, or",
+    ):
         read_text(path)
     assert read_text(path, encoding) == f"first line\n{text}\n"
 

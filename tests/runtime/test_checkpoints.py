@@ -1,4 +1,5 @@
-"""A checkpoint says what it holds; the newest whole one is carried on from, and what is not whole is set aside and named."""
+"""A checkpoint says what it holds; the newest whole one is carried on from, and what is not whole
+is set aside and named."""
 
 from __future__ import annotations
 
@@ -8,9 +9,24 @@ import pytest
 
 from rrm.errors import InputError
 from rrm.runtime import checkpoints
-from rrm.runtime.checkpoints import MANIFEST, check_whole, damage_of, keep_newest, newest_whole, sampled_hash, seal
+from rrm.runtime.checkpoints import (
+    MANIFEST,
+    check_whole,
+    damage_of,
+    keep_newest,
+    newest_whole,
+    sampled_hash,
+    seal,
+)
 
-FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "trainer_state.json", "global_step2/rank_0.pt")
+FILES = (
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state_0.pth",
+    "trainer_state.json",
+    "global_step2/rank_0.pt",
+)
 
 
 def made(folder: Path, *steps: int) -> Path:
@@ -35,13 +51,22 @@ def zeroed(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [Path.unlink, cut, zeroed], ids=["missing", "cut", "zeroed"])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_whatever_is_wrong_with_the_newest_checkpoint_the_one_before_it_is_taken_and_that_is_said(tmp_path, capsys, name, harm):
+def test_whatever_is_wrong_with_the_newest_checkpoint_the_one_before_it_is_taken_and_that_is_said(
+    tmp_path, capsys, name, harm
+):
     folder = made(tmp_path, 2, 9, 10)  # told apart by number, not by name
     harm(folder / "checkpoint-10" / name)
     assert newest_whole(folder) == folder / "checkpoint-9"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-2", "checkpoint-9", "damaged-checkpoint-10"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint-2",
+        "checkpoint-9",
+        "damaged-checkpoint-10",
+    ]
     said = capsys.readouterr().err
-    assert f"checkpoint-10 is not whole ({'it has no ' if name == MANIFEST and harm is Path.unlink else name}" in said
+    assert (
+        f"checkpoint-10 is not whole ({'it has no ' if name == MANIFEST and harm is Path.unlink else name}"
+        in said
+    )
     assert "carries on from there" in said
 
 
@@ -54,7 +79,10 @@ def test_where_none_is_whole_that_is_said_and_none_is_deleted(tmp_path, capsys):
     made(folder, 2)
     (folder / "checkpoint-2/model.safetensors").unlink()
     assert newest_whole(folder) is None  # the name damaged-checkpoint-2 is taken already
-    assert sorted(path.name for path in folder.iterdir()) == ["damaged-checkpoint-1", "damaged-checkpoint-2"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "damaged-checkpoint-1",
+        "damaged-checkpoint-2",
+    ]
     assert newest_whole(tmp_path / "none") is None
 
 
@@ -72,7 +100,11 @@ def test_the_newest_are_kept_by_step(tmp_path):
     folder = made(tmp_path, 8, 9, 10)
     (folder / "damaged-checkpoint-7").mkdir()
     keep_newest(folder, 2)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-10", "checkpoint-9", "damaged-checkpoint-7"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint-10",
+        "checkpoint-9",
+        "damaged-checkpoint-7",
+    ]
 
 
 def test_of_a_large_file_blocks_from_its_first_to_its_last_are_hashed(tmp_path, monkeypatch):

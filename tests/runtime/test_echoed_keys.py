@@ -1,4 +1,5 @@
-"""A server that echoes what it was sent, headers included, puts no key anywhere: not into a file, a page or the screen."""
+"""A server that echoes what it was sent, headers included, puts no key anywhere: not into a file, a
+page or the screen."""
 
 from __future__ import annotations
 
@@ -27,14 +28,20 @@ def nothing_known(monkeypatch):
 
 
 def echoing():
-    """An ASGI app of canned teachers that write what they were sent into every answer; each seventh request it refuses, in the same words."""
+    """An ASGI app of canned teachers that write what they were sent into every answer; each seventh
+    request it refuses, in the same words."""
     numbers = itertools.count()
 
     async def app(scope, receive, send):
         body = await whole(receive) or b""
-        sent = " ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization")
+        sent = " ".join(
+            value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
+        )
         if scope["method"] == "GET":
-            models = {"object": "list", "data": [{"id": name} for name in ("canned", f"model of {sent}")]}
+            models = {
+                "object": "list",
+                "data": [{"id": name} for name in ("canned", f"model of {sent}")],
+            }
             return await send_reply(send, Reply(200, json.dumps(models).encode()))
         echo = f"I was sent {sent} and {json.loads(body).get('api_key')}\x1b[2J."
         if next(numbers) % 7 == 6:
@@ -67,8 +74,18 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
     for number in range(8):
         for name in ("source", "edited"):
             Image.effect_noise((64, 64), 30 + number).save(tmp_path / f"{name}{number}.png")
-        rows.append({"image": f"source{number}.png", "instruction": f"Make it brighter by {number}"})
-    edits = [{**row, "task": row["image"], "image": row["image"].replace("source", "edited"), "editor": "e"} for row in rows]
+        rows.append(
+            {"image": f"source{number}.png", "instruction": f"Make it brighter by {number}"}
+        )
+    edits = [
+        {
+            **row,
+            "task": row["image"],
+            "image": row["image"].replace("source", "edited"),
+            "editor": "e",
+        }
+        for row in rows
+    ]
     for name, lines in (("tasks", rows), ("candidates", edits)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     teacher = {"model": "canned", "temperatures": [0.0], "extra": {"api_key": FIELD}}
@@ -92,7 +109,9 @@ def test_the_pipeline_keeps_no_key_that_a_teacher_echoes(tmp_path, monkeypatch, 
     assert "\x1b[2J" not in said.out + said.err
 
 
-def test_a_benchmark_keeps_no_key_that_its_judge_echoes_nor_one_of_its_spec(tmp_path, monkeypatch, command):
+def test_a_benchmark_keeps_no_key_that_its_judge_echoes_nor_one_of_its_spec(
+    tmp_path, monkeypatch, command
+):
     monkeypatch.setenv("OF_MY_JUDGE", KEY)
     for number, name in enumerate(("source", "p", "q", "r")):
         Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / f"{name}.png")
@@ -104,14 +123,26 @@ def test_a_benchmark_keeps_no_key_that_its_judge_echoes_nor_one_of_its_spec(tmp_
             "edited_b": f"{b}.png",
             "label": label,
         }
-        for n, (a, b, label) in enumerate([("p", "q", "a"), ("q", "r", "b"), ("r", "p", "a"), ("p", "r", "b")])
+        for n, (a, b, label) in enumerate(
+            [("p", "q", "a"), ("q", "r", "b"), ("r", "p", "a"), ("p", "r", "b")]
+        )
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     out = tmp_path / "made"
     with served(echoing()) as url:
         where = url.replace("//", f"//me:{PASSWORD}@")
         spec = f'vlm:{where}?model=canned&key=OF_MY_JUDGE&extra={{"api_key":"{FIELD}"}}'
-        code, *said = command("run", "--bench", "jsonl", "--data", tmp_path / "pairs.jsonl", "--reward", spec, "--out", out)
+        code, *said = command(
+            "run",
+            "--bench",
+            "jsonl",
+            "--data",
+            tmp_path / "pairs.jsonl",
+            "--reward",
+            spec,
+            "--out",
+            out,
+        )
         page = command("report", out)
     kept = contents(out)
     assert code == page[0] == 0, said

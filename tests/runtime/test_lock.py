@@ -1,4 +1,5 @@
-"""One run at a time on an output folder: the second is told who holds it, and nothing of the first is touched."""
+"""One run at a time on an output folder: the second is told who holds it, and nothing of the first
+is touched."""
 
 import errno
 import fcntl
@@ -30,20 +31,31 @@ class Baking(Config):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("oven", [1, 2])
 @pytest.mark.parametrize("afresh", [None, "what failed is asked for again"])
-def test_a_second_run_on_the_same_folder_is_refused_and_the_first_ends_as_if_alone(tmp_path, oven, afresh):
+def test_a_second_run_on_the_same_folder_is_refused_and_the_first_ends_as_if_alone(
+    tmp_path, oven, afresh
+):
     out = tmp_path / "out"
     run_stage("bake", out, Baking(oven=9), [], lambda out: {"loaves": 0})
 
     def bake(out: Path) -> dict:
         (out / "one.dough").write_text("rye")
         before = files_of(tmp_path)
-        with pytest.raises(InputError, match=rf"out is in use by another run \(process {os.getpid()} on .*, since 20"):
-            run_stage("bake", out, Baking(oven=oven), [], lambda out: pytest.fail("it was let in"), afresh)
+        with pytest.raises(
+            InputError,
+            match=rf"out is in use by another run \(process {os.getpid()} on .*, since 20",
+        ):
+            run_stage(
+                "bake", out, Baking(oven=oven), [], lambda out: pytest.fail("it was let in"), afresh
+            )
         assert files_of(tmp_path) == before
         return {"loaves": 1}
 
@@ -55,14 +67,23 @@ def test_a_second_run_on_the_same_folder_is_refused_and_the_first_ends_as_if_alo
 def test_another_name_of_the_folder_is_the_same_folder(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to("out")
-    with locked(tmp_path / "out"), pytest.raises(InputError, match="is in use"), locked(tmp_path / "link"):
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(InputError, match="is in use"),
+        locked(tmp_path / "link"),
+    ):
         pytest.fail("it was let in")
 
 
 def test_a_killed_holder_frees_the_folder_though_a_child_of_its_lives_on(tmp_path):
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", HOLDS_IT, str(out)], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_IT, str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert process.stdout is not None
     child = int(process.stdout.readline())
     try:
@@ -79,7 +100,9 @@ def test_a_killed_holder_frees_the_folder_though_a_child_of_its_lives_on(tmp_pat
 
 
 @pytest.mark.parametrize("reason", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_where_the_file_system_has_no_locks_that_is_said_and_the_run_goes_on(tmp_path, monkeypatch, capsys, reason):
+def test_where_the_file_system_has_no_locks_that_is_said_and_the_run_goes_on(
+    tmp_path, monkeypatch, capsys, reason
+):
     def no_locks(*_: object) -> None:
         raise OSError(reason, os.strerror(reason))
 

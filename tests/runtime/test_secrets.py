@@ -55,7 +55,10 @@ def test_a_placeholder_for_a_key_is_no_secret():
         ("http://h/v1?key=AIzaB", "http://h/v1?key=***"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ('{"authorization": "Bearer abc", "n": 1}', '{"authorization": "Bearer ***", "n": 1}'),
-        (r'{"said": "{\"Authorization\": \"Basic dTpw\"}"}', r'{"said": "{\"Authorization\": \"Basic ***\"}"}'),
+        (
+            r'{"said": "{\"Authorization\": \"Basic dTpw\"}"}',
+            r'{"said": "{\"Authorization\": \"Basic ***\"}"}',
+        ),
         ("got 'Bearer 0123456789abcdef'", "got 'Bearer ***'"),
         ("x-api-key=abc, n=1", "x-api-key=***, n=1"),
         ("Give the flag bearer extraordinary wings", "Give the flag bearer extraordinary wings"),
@@ -63,9 +66,18 @@ def test_a_placeholder_for_a_key_is_no_secret():
         ("authorization: ApiKey sk12345678, n=1", "authorization: ApiKey ***, n=1"),
         ('{"api-key": "abc123de", "accessToken": 5}', '{"api-key": "***", "accessToken": 5}'),
         ("GET /v1?accessToken=abc", "GET /v1?accessToken=***"),
-        ('{"authorization": null, "api-key": 123456789}', '{"authorization": null, "api-key": 123456789}'),
-        ("Write 'Authorization: VIP only' on the door", "Write 'Authorization: VIP only' on the door"),
-        ("A poster: api-key: value, authorization = sign", "A poster: api-key: value, authorization = sign"),
+        (
+            '{"authorization": null, "api-key": 123456789}',
+            '{"authorization": null, "api-key": 123456789}',
+        ),
+        (
+            "Write 'Authorization: VIP only' on the door",
+            "Write 'Authorization: VIP only' on the door",
+        ),
+        (
+            "A poster: api-key: value, authorization = sign",
+            "A poster: api-key: value, authorization = sign",
+        ),
         ("写上网址https://a.com，邮箱me@a.com", "写上网址https://a.com，邮箱me@a.com"),
         ("http://h/p?monkey=1&turkey=yes", "http://h/p?monkey=1&turkey=yes"),
         ("see https://host/@user and mail me@host", "see https://host/@user and mail me@host"),

@@ -100,7 +100,13 @@ def test_a_stage_that_is_refused_leaves_nothing_but_what_it_had_made(tmp_path):
 
     for dough, left in (("", False), ("risen", True)):
         with pytest.raises(InputError):
-            run_stage("bake", tmp_path / "out", Baking(oven=1), [], lambda out, dough=dough: refuse(out, dough))
+            run_stage(
+                "bake",
+                tmp_path / "out",
+                Baking(oven=1),
+                [],
+                lambda out, dough=dough: refuse(out, dough),
+            )
         assert (tmp_path / "out").exists() == left
 
 
@@ -134,7 +140,9 @@ def test_a_command_turns_an_input_error_into_one_sentence_and_exit_code_2(capsys
 # What came in and out
 
 
-def test_the_last_line_says_what_became_of_the_rows_and_nothing_at_all_is_exit_code_1(tmp_path, capsys):
+def test_the_last_line_says_what_became_of_the_rows_and_nothing_at_all_is_exit_code_1(
+    tmp_path, capsys
+):
     rows = {"account": account(12, 9, {"unparseable": 1, "timed_out": 2, "refused": 0})}
     for _ in range(2):
         run_stage("bake", tmp_path / "out", Baking(oven=1), [], lambda out: rows)
@@ -149,7 +157,10 @@ def test_the_last_line_says_what_became_of_the_rows_and_nothing_at_all_is_exit_c
         command(lambda: run_stage("bake", tmp_path / "ash", Baking(oven=1), [], burn) and None)
     assert caught.value.code == 1
     assert "3 rows in, 0 out, 3 failed: 3 refused" in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path / "ash").iterdir()) == ["card.json", "started.json"]  # to be read, and not done
+    assert sorted(p.name for p in (tmp_path / "ash").iterdir()) == [
+        "card.json",
+        "started.json",
+    ]  # to be read, and not done
 
 
 # A disk that does not take what is written
@@ -164,25 +175,62 @@ def sqlite_error(code: int, message: str) -> sqlite3.OperationalError:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "OUT: the disk is full; make room there"),
-        (OSError(errno.ENOSPC, "No space left on device", "/big/one.png"), "/big/one.png: the disk is full"),
-        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "/x: no file can have so long a name; correct it"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/rows.jsonl"), "/x/rows.jsonl: a folder stands where a file"),
-        (FileExistsError(errno.EEXIST, "File exists", "/link"), "/link: what stands there is no folder"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "OUT: the disk is full; make room there",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/big/one.png"),
+            "/big/one.png: the disk is full",
+        ),
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "/x"),
+            "/x: no file can have so long a name; correct it",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", "/x/rows.jsonl"),
+            "/x/rows.jsonl: a folder stands where a file",
+        ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "/link"),
+            "/link: what stands there is no folder",
+        ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "OUT: the disk quota is used up"),
         (OSError(errno.EROFS, "Read-only file system", "/ro/x"), "/ro/x: it cannot be written"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+            "/root/x: permission denied",
+        ),
         (OSError(errno.EMFILE, "Too many open files"), "OUT: too many files are open"),
         (OSError(errno.EFBIG, "File too large"), "OUT: the limit on the size of a file"),
         (sqlite_error(sqlite3.SQLITE_FULL, "database or disk is full"), "OUT: the disk is full"),
-        (sqlite_error(sqlite3.SQLITE_READONLY, "attempt to write a readonly database"), "OUT: it cannot be written"),
-        (sqlite_error(sqlite3.SQLITE_BUSY, "database is locked"), "OUT: another process has a database there in use"),
-        (ExceptionGroup("tasks", [OSError(errno.ENOSPC, "No space left on device")]), "OUT: the disk is full"),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "OUT: the disk is full"),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "OUT: reading or writing failed"),
+        (
+            sqlite_error(sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),
+            "OUT: it cannot be written",
+        ),
+        (
+            sqlite_error(sqlite3.SQLITE_BUSY, "database is locked"),
+            "OUT: another process has a database there in use",
+        ),
+        (
+            ExceptionGroup("tasks", [OSError(errno.ENOSPC, "No space left on device")]),
+            "OUT: the disk is full",
+        ),
+        (
+            RuntimeError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+            "OUT: the disk is full",
+        ),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+            "OUT: reading or writing failed",
+        ),
     ],
 )
-def test_a_disk_that_fails_ends_a_stage_with_one_sentence_and_code_2_and_what_was_made_stays(tmp_path, capsys, error, said):
+def test_a_disk_that_fails_ends_a_stage_with_one_sentence_and_code_2_and_what_was_made_stays(
+    tmp_path, capsys, error, said
+):
     seen = []
 
     def bake(out: Path) -> dict:
@@ -205,7 +253,11 @@ def test_a_disk_that_fails_ends_a_stage_with_one_sentence_and_code_2_and_what_wa
 
 
 def test_an_error_that_is_no_disk_s_keeps_its_traceback(tmp_path):
-    for error in (ValueError("a fault"), ConnectionRefusedError(errno.ECONNREFUSED, "refused"), PermissionError(13, "port 80")):
+    for error in (
+        ValueError("a fault"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        PermissionError(13, "port 80"),
+    ):
         with pytest.raises(type(error)):
             command(lambda error=error: (_ for _ in ()).throw(error))
 
@@ -239,7 +291,9 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("note", ["stage.json", "started.json"])
-@pytest.mark.parametrize("damage", ['{"fingerpr', "[1]", "{}", b"\xff\xfe", "", "[" * 200_000], ids=range(6))
+@pytest.mark.parametrize(
+    "damage", ['{"fingerpr', "[1]", "{}", b"\xff\xfe", "", "[" * 200_000], ids=range(6)
+)
 def test_a_damaged_note_is_one_sentence_and_doing_what_it_says_carries_on(tmp_path, note, damage):
     out = tmp_path / "out"
 
@@ -250,18 +304,27 @@ def test_a_damaged_note_is_one_sentence_and_doing_what_it_says_carries_on(tmp_pa
     run_stage("bake", out, Baking(oven=1), [], bake)
     (out / "stage.json").unlink()
     (out / note).write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-    with pytest.raises(InputError, match=rf"{note} is damaged .* delete the file and write .* into .*started.json") as caught:
+    with pytest.raises(
+        InputError, match=rf"{note} is damaged .* delete the file and write .* into .*started.json"
+    ) as caught:
         run_stage("bake", out, Baking(oven=1), [], bake)
-    with pytest.raises(InputError, match="unfinished" if note == "started.json" else "is damaged .* run the stage that makes"):
+    with pytest.raises(
+        InputError,
+        match="unfinished" if note == "started.json" else "is damaged .* run the stage that makes",
+    ):
         run_stage("eat", tmp_path / "eaten", Baking(oven=1), [out], bake)
     (out / note).unlink()
     write(out / "started.json", re.search(r"\{.*?\}", str(caught.value).split(" write ")[1])[0])
-    seen = run_stage("bake", out, Baking(oven=1), [], lambda out: {"found": (out / "one.dough").read_text()})
+    seen = run_stage(
+        "bake", out, Baking(oven=1), [], lambda out: {"found": (out / "one.dough").read_text()}
+    )
     assert seen == {"found": "risen"}
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_input_that_changes_while_a_stage_runs_is_an_error_and_the_stage_is_not_done(tmp_path, fails):
+def test_an_input_that_changes_while_a_stage_runs_is_an_error_and_the_stage_is_not_done(
+    tmp_path, fails
+):
     flour = write(tmp_path / "flour.txt", "a")
 
     def bake(out: Path) -> dict:
@@ -273,7 +336,9 @@ def test_an_input_that_changes_while_a_stage_runs_is_an_error_and_the_stage_is_n
     with pytest.raises(InputError, match=r"flour\.txt was changed while the stage ran"):
         run_stage("bake", tmp_path / "out", Baking(oven=1), [flour], bake)
     assert not (tmp_path / "out/stage.json").exists()
-    assert run_stage("bake", tmp_path / "out", Baking(oven=1), [flour], lambda out: {"loaves": 1}) == {"loaves": 1}
+    assert run_stage(
+        "bake", tmp_path / "out", Baking(oven=1), [flour], lambda out: {"loaves": 1}
+    ) == {"loaves": 1}
 
 
 # Being stopped, and being set aside
@@ -296,7 +361,13 @@ def test_a_stopped_command_ends_with_130_and_leaves_its_work_to_the_next(tmp_pat
     assert caught.value.code == 130
     assert signal.getsignal(which) == before
     signal.signal(which, ours)
-    found = run_stage("bake", tmp_path / "out", Baking(oven=1), [], lambda out: {"found": (out / "one.dough").exists()})
+    found = run_stage(
+        "bake",
+        tmp_path / "out",
+        Baking(oven=1),
+        [],
+        lambda out: {"found": (out / "one.dough").exists()},
+    )
     assert found == {"found": True}
 
 

@@ -19,12 +19,19 @@ from rrm.records import Failure, Principle, Verdicts
 from rrm.sandbox.fault_injection import FAULTS, Window, fault_of
 from rrm.sandbox.fault_server import FaultConfig, flags_of, running_fault_server, tokens_of
 
-PRINCIPLES = [Principle(question="Is it red?", category="follow"), Principle(question="Is it clean?", category="quality")] * 2
+PRINCIPLES = [
+    Principle(question="Is it red?", category="follow"),
+    Principle(question="Is it clean?", category="quality"),
+] * 2
 JUDGE = prompts.judge_text("full", "make it red", PRINCIPLES)
 
 
 def body_of(system=prompts.JUDGE_SYSTEM, text=JUDGE, model="some-model", **more):
-    return {"messages": [{"role": "system", "content": system}, {"role": "user", "content": text}], "model": model, **more}
+    return {
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": text}],
+        "model": model,
+        **more,
+    }
 
 
 def content(reply):
@@ -35,8 +42,12 @@ def post_all(url, bodies):
     """Every body at once: status and headers of each answer, in the bodies' order."""
 
     async def run():
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=200), timeout=20) as client:
-            replies = await asyncio.gather(*(client.post(f"{url}/chat/completions", json=body) for body in bodies))
+        async with httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=200), timeout=20
+        ) as client:
+            replies = await asyncio.gather(
+                *(client.post(f"{url}/chat/completions", json=body) for body in bodies)
+            )
             return [(reply.status_code, reply.headers) for reply in replies]
 
     return asyncio.run(run())
@@ -48,7 +59,11 @@ def outcomes(url, count, model="some-model"):
     with httpx.Client(timeout=20) as client:
         for number in range(count):
             try:
-                found.append(client.post(f"{url}/chat/completions", json=body_of(model=model, seed=number)).status_code)
+                found.append(
+                    client.post(
+                        f"{url}/chat/completions", json=body_of(model=model, seed=number)
+                    ).status_code
+                )
             except httpx.HTTPError as error:
                 found.append(type(error).__name__)
     return found
@@ -78,27 +93,46 @@ def test_canned_answers_have_the_form_that_each_prompt_asks_for(calm, http):
 
     assert isinstance(read_trace(content(ask(prompts.JUDGE_SYSTEM)), 4), Verdicts)
     assert isinstance(read_trace(content(ask(prompts.SCORE_ONLY_SYSTEM)), 4), Verdicts)
-    assert isinstance(read_holistic(content(ask(prompts.HOLISTIC_SYSTEM, 'Instruction: "x"'))), Verdicts)
+    assert isinstance(
+        read_holistic(content(ask(prompts.HOLISTIC_SYSTEM, 'Instruction: "x"'))), Verdicts
+    )
     assert len(read_gold(content(ask(prompts.GOLD_SYSTEM)), 4)[0]) == 4
     references = prompts.verify_text("make it red", PRINCIPLES, ["1. [keep] Is it there? yes"])
     assert len(read_gold(content(ask(prompts.VERIFY_SYSTEM, references)), 4)[0]) == 4
-    principles = read_principles(content(ask(prompts.DECOMPOSE_SYSTEM + "\nWrite 10.", 'Instruction: "x"')))
-    assert principle_faults(principles, {"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)}, (8, 12)) == []
+    principles = read_principles(
+        content(ask(prompts.DECOMPOSE_SYSTEM + "\nWrite 10.", 'Instruction: "x"'))
+    )
+    assert (
+        principle_faults(principles, {"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)}, (8, 12))
+        == []
+    )
     criteria = json.loads(content(ask(prompts.FILTER_SYSTEM, 'Instruction: "x"')))
-    assert {row["criterion"] for row in criteria} == {"multi-step", "fine-grained", "implicit", "spatial"}
+    assert {row["criterion"] for row in criteria} == {
+        "multi-step",
+        "fine-grained",
+        "implicit",
+        "spatial",
+    }
 
 
 def test_canned_answers_differ_between_samples_and_not_between_calls(calm, http):
-    bodies = [http.post(f"{calm}/chat/completions", json=body_of(n=8)).json()["choices"] for _ in range(2)]
+    bodies = [
+        http.post(f"{calm}/chat/completions", json=body_of(n=8)).json()["choices"] for _ in range(2)
+    ]
     texts = [choice["message"]["content"] for choice in bodies[0]]
     assert bodies[0] == bodies[1]
     assert len(set(texts)) > 1
 
 
 def test_what_is_no_prompt_of_ours_is_refused_in_openais_form(calm, http):
-    with openai.OpenAI(base_url=calm, api_key="none", max_retries=0) as client, pytest.raises(openai.BadRequestError):
+    with (
+        openai.OpenAI(base_url=calm, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError),
+    ):
         client.chat.completions.create(**body_of("Tell me a joke."))
-    assert http.post(f"{calm}/elsewhere", json={}).json()["error"]["type"] == "invalid_request_error"
+    assert (
+        http.post(f"{calm}/elsewhere", json={}).json()["error"]["type"] == "invalid_request_error"
+    )
 
 
 def test_no_second_sees_more_requests_than_are_allowed(tmp_path):
@@ -108,19 +142,27 @@ def test_no_second_sees_more_requests_than_are_allowed(tmp_path):
         for wave in range(8):
             waves += post_all(url, [body_of(seed=wave * 30 + k) for k in range(30)])
             time.sleep(0.12)
-    times = [row["t"] for row in map(json.loads, log.read_text().splitlines()) if row["event"] == "answered"]
+    times = [
+        row["t"]
+        for row in map(json.loads, log.read_text().splitlines())
+        if row["event"] == "answered"
+    ]
     assert len(times) == sum(status == 200 for status, _ in waves) >= 2 * allowed
     assert max(sum(start <= t < start + 0.98 for t in times) for start in times) <= allowed
     limited = [headers for status, headers in waves if status == 429]
     assert len(limited) == 240 - len(times) > 0
     for headers in limited:
         assert 0 < float(headers["retry-after"]) <= 1
-        assert float(headers["retry-after-ms"]) == pytest.approx(1000 * float(headers["retry-after"]))
+        assert float(headers["retry-after-ms"]) == pytest.approx(
+            1000 * float(headers["retry-after"])
+        )
 
 
 def test_a_client_that_waits_as_long_as_it_is_told_is_let_in(http):
     with running_fault_server(requests_per_second=2, canned=True) as url:
-        assert [http.post(f"{url}/chat/completions", json=body_of()).status_code for _ in range(2)] == [200, 200]
+        assert [
+            http.post(f"{url}/chat/completions", json=body_of()).status_code for _ in range(2)
+        ] == [200, 200]
         refused = http.post(f"{url}/chat/completions", json=body_of())
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
@@ -165,7 +207,11 @@ def test_an_answer_takes_as_long_as_the_delay(slow):
 
 def test_a_broken_connection_is_the_clients_connection_error(http):
     kinds = ("reset", "half_body", "hang")
-    expected = {"reset": httpx.ReadError, "hang": httpx.ReadError, "half_body": httpx.RemoteProtocolError}
+    expected = {
+        "reset": httpx.ReadError,
+        "hang": httpx.ReadError,
+        "half_body": httpx.RemoteProtocolError,
+    }
     with running_fault_server(faults=1, kinds=kinds, hang=0.05, canned=True) as url:
         drawn = [fault_of(0, number, 1, kinds) for number in range(1, 9)]
         assert set(drawn) == set(kinds)
@@ -187,13 +233,28 @@ def test_a_hang_outlasts_a_client_that_gives_up(http):
 
 def test_each_spoilt_answer_is_spoilt_in_its_way(calm, http):
     good = content(http.post(f"{calm}/chat/completions", json=body_of()))
-    kinds = ("error_500", "error_503", "no_choices", "null", "refusal", "prose", "cut_off", "one_too_few")
+    kinds = (
+        "error_500",
+        "error_503",
+        "no_choices",
+        "null",
+        "refusal",
+        "prose",
+        "cut_off",
+        "one_too_few",
+    )
     met = {}
     with running_fault_server(faults=1, kinds=kinds, canned=True) as url:
         for number in range(1, 61):
-            met[fault_of(0, number, 1, kinds)] = http.post(f"{url}/chat/completions", json=body_of())
+            met[fault_of(0, number, 1, kinds)] = http.post(
+                f"{url}/chat/completions", json=body_of()
+            )
     assert (met["error_500"].status_code, met["error_503"].status_code) == (500, 503)
-    assert met["error_500"].json()["error"]["type"] == met["error_503"].json()["error"]["type"] == "server_error"
+    assert (
+        met["error_500"].json()["error"]["type"]
+        == met["error_503"].json()["error"]["type"]
+        == "server_error"
+    )
     assert met["no_choices"].json()["choices"] == []
     assert content(met["null"]) is None
     assert read_trace(content(met["refusal"]), 4).kind == "refused"
@@ -207,9 +268,17 @@ def test_each_spoilt_answer_is_spoilt_in_its_way(calm, http):
 @pytest.mark.parametrize("seed", [3, 4])
 def test_faults_depend_on_the_seed_and_the_number_of_the_request_alone(seed):
     kinds = ("error_500", "error_503", "reset", "half_body")
-    expected = {None: 200, "error_500": 500, "error_503": 503, "reset": "ReadError", "half_body": "RemoteProtocolError"}
+    expected = {
+        None: 200,
+        "error_500": 500,
+        "error_503": 503,
+        "reset": "ReadError",
+        "half_body": "RemoteProtocolError",
+    }
     with running_fault_server(faults=0.5, kinds=kinds, seed=seed, canned=True) as url:
-        assert outcomes(url, 30) == [expected[fault_of(seed, number, 0.5, kinds)] for number in range(1, 31)]
+        assert outcomes(url, 30) == [
+            expected[fault_of(seed, number, 0.5, kinds)] for number in range(1, 31)
+        ]
 
 
 def test_the_share_of_faults_and_their_kinds_are_as_asked_for():
@@ -222,14 +291,19 @@ def test_the_share_of_faults_and_their_kinds_are_as_asked_for():
 
 @pytest.mark.parametrize(("dies_by", "end"), [("error_503", 503), ("reset", "ReadError")])
 def test_a_model_that_died_stays_dead_and_the_others_live(dies_by, end):
-    with running_fault_server(dies_after=3, dies_model="mortal", dies_by=dies_by, canned=True) as url:
+    with running_fault_server(
+        dies_after=3, dies_model="mortal", dies_by=dies_by, canned=True
+    ) as url:
         assert outcomes(url, 6, "mortal") == [200, 200, 200, end, end, end]
         assert outcomes(url, 4, "other") == [200] * 4
         assert outcomes(url, 1, "mortal") == [end]
 
 
 def test_a_model_gives_no_more_answers_than_it_lives_for_however_many_are_in_flight(slow):
-    assert sorted(status for status, _ in post_all(slow, [body_of(model="mortal")] * 20)) == [200] * 12 + [503] * 8
+    assert (
+        sorted(status for status, _ in post_all(slow, [body_of(model="mortal")] * 20))
+        == [200] * 12 + [503] * 8
+    )
 
 
 def test_the_log_has_a_line_per_request_and_per_answer(tmp_path, http):
@@ -251,14 +325,18 @@ def test_behind_the_weather_stands_the_sandboxs_teacher(http):
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     image = {
         "type": "image_url",
-        "image_url": {"url": "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()},
+        "image_url": {
+            "url": "data:image/png;base64," + base64.b64encode(picture.getvalue()).decode()
+        },
     }
     text = {"type": "text", "text": 'Instruction: "make the red circle blue"'}
     asked = body_of(prompts.DECOMPOSE_SYSTEM, [image, text], "sandbox-careful", temperature=0)
     with running_fault_server() as url:
         assert http.post(f"{url}/chat/completions", json=body_of()).status_code == 404
         reply = http.post(f"{url}/chat/completions", json=asked)
-    assert "Is the red circle blue now?" in [principle.question for principle in read_principles(content(reply))]
+    assert "Is the red circle blue now?" in [
+        principle.question for principle in read_principles(content(reply))
+    ]
 
 
 def test_a_wrong_setting_is_named():

@@ -40,7 +40,9 @@ def processor():
 
 def run(module: str, config: dict, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     path = tmp_path / f"{module.rsplit('.', 1)[-1]}.yaml"
-    path.write_text(yaml.safe_dump({k: str(v) if isinstance(v, Path) else v for k, v in config.items()}))
+    path.write_text(
+        yaml.safe_dump({k: str(v) if isinstance(v, Path) else v for k, v in config.items()})
+    )
     return run_module(module, "--config", path)
 
 
@@ -78,7 +80,10 @@ def test_the_tokenizer_gives_back_any_text(processor):
 
 
 def test_a_verdict_costs_two_tokens_and_a_score_three(processor):
-    pieces = [processor.tokenizer.decode([i]) for i in processor.tokenizer(write_answer((1, 0), 7.5)).input_ids]
+    pieces = [
+        processor.tokenizer.decode([i])
+        for i in processor.tokenizer(write_answer((1, 0), 7.5)).input_ids
+    ]
     assert pieces == [
         '[{"question": 1, "score": ',
         "1",
@@ -94,8 +99,15 @@ def test_a_verdict_costs_two_tokens_and_a_score_three(processor):
 
 def test_a_sandbox_image_costs_four_tokens(processor):
     image = draw(sample_scene(np.random.default_rng(0)))
-    batch = processor(text=["<|vision_start|><|image_pad|><|vision_end|>"], images=[[image]], return_tensors="pt")
-    assert int((batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum()) == 4
+    batch = processor(
+        text=["<|vision_start|><|image_pad|><|vision_end|>"], images=[[image]], return_tensors="pt"
+    )
+    assert (
+        int(
+            (batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum()
+        )
+        == 4
+    )
 
 
 def test_batched_vision_attention_equals_the_stock_one(tiny_checkpoint, processor):
@@ -107,7 +119,9 @@ def test_batched_vision_attention_equals_the_stock_one(tiny_checkpoint, processo
     expected = stock(**inputs).logits
     batch_vision_attention(stock)
     assert torch.allclose(stock(**inputs).logits, expected, atol=1e-5)
-    mixed = processor.image_processor(images=[draw(sample_scene(rng)), Image.new("RGB", (112, 56))], return_tensors="pt")
+    mixed = processor.image_processor(
+        images=[draw(sample_scene(rng)), Image.new("RGB", (112, 56))], return_tensors="pt"
+    )
     both = [
         load(tiny_checkpoint, fast=True)[0]
         .eval()
@@ -115,8 +129,12 @@ def test_batched_vision_attention_equals_the_stock_one(tiny_checkpoint, processo
         .pooler_output
     ]
     plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
-    both.append(plain.model.visual(mixed["pixel_values"], grid_thw=mixed["image_grid_thw"]).pooler_output)
-    assert torch.allclose(*(torch.cat(list(b)) if isinstance(b, tuple | list) else b for b in both), atol=1e-5)
+    both.append(
+        plain.model.visual(mixed["pixel_values"], grid_thw=mixed["image_grid_thw"]).pooler_output
+    )
+    assert torch.allclose(
+        *(torch.cat(list(b)) if isinstance(b, tuple | list) else b for b in both), atol=1e-5
+    )
 
 
 def test_lessons_carry_loss_on_the_answer_alone(processor):
@@ -134,22 +152,33 @@ def test_lessons_carry_loss_on_the_answer_alone(processor):
 
 
 def test_two_steps_of_sft_leave_a_checkpoint_that_judges(tmp_path, training_data, tiny_checkpoint):
-    done = run("rrm.verifier.sft", sft_config(training_data, tiny_checkpoint, tmp_path / "sft"), tmp_path)
+    done = run(
+        "rrm.verifier.sft", sft_config(training_data, tiny_checkpoint, tmp_path / "sft"), tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    logged = [json.loads(line) for line in (tmp_path / "sft/metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(line) for line in (tmp_path / "sft/metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in logged] == [1, 2]
     assert logged[0]["loss"] == pytest.approx(np.log(len(build_processor().tokenizer)), rel=0.25)
-    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tmp_path / "sft/model"))
+    before, after = (
+        load_file(folder / "model.safetensors")
+        for folder in (tiny_checkpoint, tmp_path / "sft/model")
+    )
     assert any(not torch.equal(before[name], after[name]) for name in before)
     judge = Judge.load(tmp_path / "sft/model", batch=2)
     judge.max_new_tokens = 4
     image = draw(sample_scene(np.random.default_rng(0)))
-    judgements = judge.judge_many([EditToJudge(image, image, "remove the red circle", PRINCIPLES)] * 3)
+    judgements = judge.judge_many(
+        [EditToJudge(image, image, "remove the red circle", PRINCIPLES)] * 3
+    )
     assert [j.score for j in judgements] == [None] * 3
     assert {j.failure.kind for j in judgements if j.failure} == {"cut_off"}
 
 
-def test_sft_resumed_from_a_checkpoint_ends_with_the_weights_of_an_uninterrupted_run(tmp_path, training_data, tiny_checkpoint):
+def test_sft_resumed_from_a_checkpoint_ends_with_the_weights_of_an_uninterrupted_run(
+    tmp_path, training_data, tiny_checkpoint
+):
     cut = sft_config(training_data, tiny_checkpoint, tmp_path / "cut", steps=4)
     assert run("rrm.verifier.sft", cut, tmp_path).returncode == 0
     (tmp_path / "cut/model").rename(tmp_path / "whole")
@@ -181,7 +210,10 @@ def test_a_judgement_is_a_score_or_a_named_failure():
     [
         (lambda p: p / "none", "no config.json"),
         (lambda p: (p / "config.json").write_text('{"model_type": "bert"}') and p, "of 'bert'"),
-        (lambda p: (p / "config.json").write_text('{"model_type": "qwen2_5_vl"}') and p, "no weights"),
+        (
+            lambda p: (p / "config.json").write_text('{"model_type": "qwen2_5_vl"}') and p,
+            "no weights",
+        ),
         (lambda p: (p / "config.json").write_text("{") and p, "not valid JSON"),
     ],
 )

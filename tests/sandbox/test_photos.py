@@ -1,4 +1,5 @@
-"""Edits of real photographs: their language, the truth about them, and the teacher that judges them by their pixels."""
+"""Edits of real photographs: their language, the truth about them, and the teacher that judges them
+by their pixels."""
 
 import base64
 import io
@@ -21,7 +22,18 @@ from rrm.parsing import read_gold, read_holistic, read_principles, read_trace, t
 from rrm.records import Principle, Verdicts
 from rrm.sandbox.photo_edits import EDITORS, photo_editors, script_photo, truth
 from rrm.sandbox.photo_reading import read_verdicts
-from rrm.sandbox.photos import CLEAN, COLOURS, PLACE, SHAPE, PhotoEdit, apply, every_step, parse, principles_of, write
+from rrm.sandbox.photos import (
+    CLEAN,
+    COLOURS,
+    PLACE,
+    SHAPE,
+    PhotoEdit,
+    apply,
+    every_step,
+    parse,
+    principles_of,
+    write,
+)
 from rrm.sandbox.teacher import running_teacher
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry")
@@ -63,12 +75,16 @@ def as_jpeg(image: Image.Image) -> Image.Image:
 def confusion(
     way: Callable[[Image.Image], Image.Image], numbers: range, offsets: tuple[int, ...]
 ) -> tuple[Counter[tuple[int, int]], Counter[str], int]:
-    """(truth, verdict) counts, the editors that were misjudged, and how many of the right edits got every verdict."""
+    """(truth, verdict) counts, the editors that were misjudged, and how many of the right edits got
+    every verdict."""
     counts: Counter[tuple[int, int]] = Counter()
     misjudged: Counter[str] = Counter()
     perfect = 0
     for number, offset in product(numbers, offsets):
-        source, steps = photo(NAMES[number]), steps_of(INSTRUCTIONS[(number + offset) % len(INSTRUCTIONS)])
+        source, steps = (
+            photo(NAMES[number]),
+            steps_of(INSTRUCTIONS[(number + offset) % len(INSTRUCTIONS)]),
+        )
         shown = way(source)
         for editor in photo_editors(steps):
             edited = script_photo(source, steps, editor, np.random.default_rng(number))
@@ -82,7 +98,10 @@ def confusion(
 def check(counts: Counter[tuple[int, int]], misjudged: Counter[str]) -> None:
     assert counts[0, 0] + counts[1, 1] >= 0.98 * counts.total(), (counts, +misjudged)
     for value in (0, 1):
-        assert counts[value, value] >= 0.95 * (counts[value, 0] + counts[value, 1]), (counts, +misjudged)
+        assert counts[value, value] >= 0.95 * (counts[value, 0] + counts[value, 1]), (
+            counts,
+            +misjudged,
+        )
 
 
 def test_the_photos_are_of_different_sizes_and_not_all_square() -> None:
@@ -139,7 +158,9 @@ def test_a_source_whose_exif_rotation_was_lost_has_not_kept_its_orientation() ->
 
 @pytest.mark.parametrize("turn", list(Image.Transpose))
 def test_any_unasked_transposition_of_a_square_photo_is_seen(turn: Image.Transpose) -> None:
-    assert read_verdicts(photo("astronaut"), photo("astronaut").transpose(turn), [], (SHAPE, COLOURS)) == (0, 1)
+    assert read_verdicts(
+        photo("astronaut"), photo("astronaut").transpose(turn), [], (SHAPE, COLOURS)
+    ) == (0, 1)
 
 
 def test_another_photo_is_nowhere_in_place() -> None:
@@ -151,7 +172,12 @@ def test_a_symmetric_photo_is_both_mirrored_and_not() -> None:
     half = np.asarray(photo("chelsea"))[:, :200]
     symmetric = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
     assert read_verdicts(symmetric, symmetric, steps_of("mirror the photo"))[0] == 1
-    assert read_verdicts(symmetric, symmetric, steps_of("make it black and white but do not mirror it"))[1] == 1
+    assert (
+        read_verdicts(
+            symmetric, symmetric, steps_of("make it black and white but do not mirror it")
+        )[1]
+        == 1
+    )
 
 
 def test_an_unknown_question_is_unsure_so_0() -> None:
@@ -164,7 +190,9 @@ def test_every_step_is_read_back_from_its_words() -> None:
     assert len({step.principle().question for step in steps}) == len(steps) == 10 + 10 + 24 + 3
     for step in steps:
         if step.negated:
-            assert parse(f"add a thick white frame but don't {write([PhotoEdit(step.kind, step.value)])}") == [
+            assert parse(
+                f"add a thick white frame but don't {write([PhotoEdit(step.kind, step.value)])}"
+            ) == [
                 PhotoEdit("frame", "white"),
                 step,
             ]
@@ -199,7 +227,14 @@ def test_what_is_not_in_the_language_or_contradicts_itself_is_not_read(instructi
 
 
 def test_edits_are_right_pixel_by_pixel() -> None:
-    red, green, blue, white, black, grey = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3, (100,) * 3
+    red, green, blue, white, black, grey = (
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255,) * 3,
+        (0,) * 3,
+        (100,) * 3,
+    )
     small = Image.fromarray(np.array([[red, green, blue], [white, black, grey]], np.uint8))
 
     def rows(instruction: str) -> list[list[tuple[int, ...]]]:
@@ -208,8 +243,16 @@ def test_edits_are_right_pixel_by_pixel() -> None:
 
     assert rows("mirror the photo") == [[blue, green, red], [grey, black, white]]
     assert rows("turn the photo upside down") == [[grey, black, white], [blue, green, red]]
-    assert rows("rotate the photo a quarter turn clockwise") == [[white, red], [black, green], [grey, blue]]
-    assert rows("rotate the photo a quarter turn counterclockwise") == [[blue, grey], [green, black], [red, white]]
+    assert rows("rotate the photo a quarter turn clockwise") == [
+        [white, red],
+        [black, green],
+        [grey, blue],
+    ]
+    assert rows("rotate the photo a quarter turn counterclockwise") == [
+        [blue, grey],
+        [green, black],
+        [red, white],
+    ]
     assert rows("make the photo black and white")[0] == [(76,) * 3, (150,) * 3, (29,) * 3]
     assert rows("give the photo a red tint")[1] == [(255, 153, 153), (102, 0, 0), (162, 60, 60)]
     assert rows("make the photo much darker")[1] == [(102,) * 3, black, (40,) * 3]
@@ -249,14 +292,29 @@ HALF = apply(SOURCE, steps_of("mirror the photo"))
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[openai.OpenAI]:
-    with running_teacher() as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as opened:
+    with (
+        running_teacher() as url,
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as opened,
+    ):
         yield opened
 
 
-def ask(client: openai.OpenAI, system: str, text: str, images: list[Image.Image], jpeg: bool = False, **settings):
+def ask(
+    client: openai.OpenAI,
+    system: str,
+    text: str,
+    images: list[Image.Image],
+    jpeg: bool = False,
+    **settings,
+):
     form, write_bytes = ("jpeg", jpeg_bytes) if jpeg else ("png", png_bytes)
-    urls = [f"data:image/{form};base64,{base64.b64encode(write_bytes(image)).decode()}" for image in images]
-    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls] + [{"type": "text", "text": text}]
+    urls = [
+        f"data:image/{form};base64,{base64.b64encode(write_bytes(image)).decode()}"
+        for image in images
+    ]
+    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls] + [
+        {"type": "text", "text": text}
+    ]
     messages = [{"role": "system", "content": system}, {"role": "user", "content": content}]
     completion = client.chat.completions.create(
         messages=messages, **{"model": "sandbox-photo", "temperature": 0, "seed": 1, **settings}
@@ -264,7 +322,13 @@ def ask(client: openai.OpenAI, system: str, text: str, images: list[Image.Image]
     return [choice.message.content for choice in completion.choices]
 
 
-def judge(client: openai.OpenAI, edited: Image.Image, instruction: str = INSTRUCTION, principles=PRINCIPLES, **settings):
+def judge(
+    client: openai.OpenAI,
+    edited: Image.Image,
+    instruction: str = INSTRUCTION,
+    principles=PRINCIPLES,
+    **settings,
+):
     text = prompts.judge_text("full", instruction, principles)
     return ask(client, prompts.JUDGE_SYSTEM, text, [SOURCE, edited], **settings)
 
@@ -272,7 +336,11 @@ def judge(client: openai.OpenAI, edited: Image.Image, instruction: str = INSTRUC
 @pytest.mark.parametrize("jpeg", [False, True], ids=["png", "jpeg"])
 @pytest.mark.parametrize(
     ("edited", "verdicts", "score"),
-    [(DONE, (1, 1, 1, 1, 1, 1), 10.0), (HALF, (1, 0, 1, 1, 1, 1), 7.0), (SOURCE, (0, 0, 1, 1, 1, 1), 0.0)],
+    [
+        (DONE, (1, 1, 1, 1, 1, 1), 10.0),
+        (HALF, (1, 0, 1, 1, 1, 1), 7.0),
+        (SOURCE, (0, 0, 1, 1, 1, 1), 0.0),
+    ],
     ids=["done", "half", "unchanged"],
 )
 def test_the_teacher_judges_photos_by_their_pixels(client, edited, verdicts, score, jpeg) -> None:
@@ -299,33 +367,50 @@ def test_a_trace_goes_through_every_principle_with_what_was_measured(client) -> 
         assert line.startswith(f"{number}. {principle.question} ")
         assert line.endswith(": no." if number == 2 else ": yes.")
     assert "mirrored left to right" in thought[1]
-    was, is_now = map(float, re.search(r"Mean chroma ([\d.]+) > ([\d.]+), best explained as unchanged", thought[2]).groups())
+    was, is_now = map(
+        float,
+        re.search(
+            r"Mean chroma ([\d.]+) > ([\d.]+), best explained as unchanged", thought[2]
+        ).groups(),
+    )
     chroma = np.ptp(np.asarray(HALF, float), axis=-1).mean()
     assert (was, is_now) == (pytest.approx(chroma, rel=0.03), pytest.approx(chroma, rel=0.03))
 
 
 def test_the_other_roles_answer_in_their_forms(client) -> None:
     pair = [SOURCE, HALF]
-    decomposed = ask(client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", INSTRUCTION), [SOURCE])[0]
+    decomposed = ask(
+        client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", INSTRUCTION), [SOURCE]
+    )[0]
     assert read_principles(decomposed) == PRINCIPLES
-    hard = json.loads(ask(client, prompts.FILTER_SYSTEM, prompts.decompose_text("full", INSTRUCTION), [SOURCE])[0])
+    hard = json.loads(
+        ask(client, prompts.FILTER_SYSTEM, prompts.decompose_text("full", INSTRUCTION), [SOURCE])[0]
+    )
     assert [row["criterion"] for row in hard if row["met"]] == ["multi-step"]
     text = prompts.judge_text("full", INSTRUCTION, PRINCIPLES)
     gold, reasons = read_gold(ask(client, prompts.GOLD_SYSTEM, text, pair)[0], len(PRINCIPLES))
     assert gold == [1, 0, 1, 1, 1, 1]
     assert all(reasons)
     text_with_references = prompts.verify_text(INSTRUCTION, PRINCIPLES, ["all fine"])
-    verified = read_gold(ask(client, prompts.VERIFY_SYSTEM, text_with_references, pair)[0], len(PRINCIPLES))
+    verified = read_gold(
+        ask(client, prompts.VERIFY_SYSTEM, text_with_references, pair)[0], len(PRINCIPLES)
+    )
     assert verified == (gold, reasons)
     bare = ask(client, prompts.SCORE_ONLY_SYSTEM, text, pair)[0]
     assert bare == prompts.write_answer(gold, 7.0)
-    overall = ask(client, prompts.HOLISTIC_SYSTEM, prompts.judge_text("full", INSTRUCTION, ()), pair)[0]
+    overall = ask(
+        client, prompts.HOLISTIC_SYSTEM, prompts.judge_text("full", INSTRUCTION, ()), pair
+    )[0]
     assert read_holistic(overall).score == 7
 
 
-def test_an_instruction_in_words_of_its_own_gets_general_principles_of_which_the_first_is_unsure(client) -> None:
+def test_an_instruction_in_words_of_its_own_gets_general_principles_of_which_the_first_is_unsure(
+    client,
+) -> None:
     own = "make it look like a Vermeer"
-    principles = read_principles(ask(client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", own), [SOURCE])[0])
+    principles = read_principles(
+        ask(client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", own), [SOURCE])[0]
+    )
     assert principles[0].question == f'Was the instruction "{own}" carried out?'
     assert principles[1:] == (PLACE, COLOURS, SHAPE, CLEAN)
     assert read_trace(judge(client, HALF, own, principles)[0], 5).verdicts == (0, 0, 1, 0, 1)
@@ -337,7 +422,9 @@ def test_the_noisy_teacher_flips_some_verdicts_and_a_seed_repeats_them(client) -
     assert texts == again
     assert texts != judge(client, HALF, **{**settings, "seed": 4})
     right = (1, 0, 1, 1, 1, 1)
-    flips = sum(a != b for text in texts for a, b in zip(read_trace(text, 6).verdicts, right, strict=True))
+    flips = sum(
+        a != b for text in texts for a, b in zip(read_trace(text, 6).verdicts, right, strict=True)
+    )
     assert 15 <= flips <= 65  # 384 verdicts, each flipped with a chance of 0.1
     assert len(set(judge(client, HALF, n=8, temperature=1.0))) == 1
 
@@ -345,7 +432,10 @@ def test_the_noisy_teacher_flips_some_verdicts_and_a_seed_repeats_them(client) -
 def test_a_file_that_is_no_image_is_refused(client) -> None:
     messages = [
         {"role": "system", "content": prompts.DECOMPOSE_SYSTEM},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}],
+        },
     ]
     with pytest.raises(openai.BadRequestError, match="valid image"):
         client.chat.completions.create(model="sandbox-photo", messages=messages)

@@ -25,7 +25,10 @@ PRINCIPLES, INSTRUCTION = decompose([STEP]), STEP.text()
 
 @pytest.fixture(scope="module")
 def client():
-    with running_teacher() as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as opened:
+    with (
+        running_teacher() as url,
+        openai.OpenAI(base_url=url, api_key="none", max_retries=0) as opened,
+    ):
         yield opened
 
 
@@ -34,13 +37,27 @@ def url_of(image):
 
 
 def ask(client, system, text, images, model="sandbox-careful", **settings):
-    content = [{"type": "image_url", "image_url": {"url": url if isinstance(url, str) else url_of(url)}} for url in images]
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-    return client.chat.completions.create(model=model, messages=messages, **{"temperature": 0, "seed": 1, **settings})
+    content = [
+        {"type": "image_url", "image_url": {"url": url if isinstance(url, str) else url_of(url)}}
+        for url in images
+    ]
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": [*content, {"type": "text", "text": text}]},
+    ]
+    return client.chat.completions.create(
+        model=model, messages=messages, **{"temperature": 0, "seed": 1, **settings}
+    )
 
 
 def judge(client, edited, principles=PRINCIPLES, instruction=INSTRUCTION, **settings):
-    return ask(client, prompts.JUDGE_SYSTEM, prompts.judge_text("full", instruction, principles), [SOURCE, edited], **settings)
+    return ask(
+        client,
+        prompts.JUDGE_SYSTEM,
+        prompts.judge_text("full", instruction, principles),
+        [SOURCE, edited],
+        **settings,
+    )
 
 
 def text_of(completion):
@@ -53,12 +70,22 @@ def test_an_answer_has_openais_form(client):
     assert raw["model"] == "sandbox-careful"
     assert raw["choices"][0]["finish_reason"] == "stop"
     assert raw["choices"][0]["message"]["role"] == "assistant"
-    assert raw["usage"]["total_tokens"] == raw["usage"]["prompt_tokens"] + raw["usage"]["completion_tokens"] > 0
+    assert (
+        raw["usage"]["total_tokens"]
+        == raw["usage"]["prompt_tokens"] + raw["usage"]["completion_tokens"]
+        > 0
+    )
 
 
 def test_the_models_are_listed(client):
     listed = {model.id for model in client.models.list()}
-    assert {"sandbox-careful", "sandbox-lenient", "sandbox-hasty", "sandbox-vague", "sandbox-editor"} <= listed
+    assert {
+        "sandbox-careful",
+        "sandbox-lenient",
+        "sandbox-hasty",
+        "sandbox-vague",
+        "sandbox-editor",
+    } <= listed
 
 
 @pytest.mark.parametrize(
@@ -78,18 +105,26 @@ def test_a_thought_agrees_with_its_verdicts_even_where_they_are_wrong(client):
         read = read_trace(choice.message.content, len(PRINCIPLES))
         lines = choice.message.content.splitlines()[1 : 1 + len(PRINCIPLES)]
         assert [int(line.endswith(" ok")) for line in lines] == list(read.verdicts)
-    overlooked = [read_trace(c.message.content, len(PRINCIPLES)).verdicts[1] for c in completion.choices]
+    overlooked = [
+        read_trace(c.message.content, len(PRINCIPLES)).verdicts[1] for c in completion.choices
+    ]
     assert 16 < sum(overlooked) < 56
 
 
 def test_a_vague_teacher_is_sometimes_unreadable(client):
     completion = judge(client, DONE, model="sandbox-vague", n=64, temperature=1.0)
-    readable = sum(isinstance(read_trace(c.message.content, len(PRINCIPLES)), Verdicts) for c in completion.choices)
+    readable = sum(
+        isinstance(read_trace(c.message.content, len(PRINCIPLES)), Verdicts)
+        for c in completion.choices
+    )
     assert 32 < readable < 64
 
 
 def test_n_choices_differ_and_a_seed_repeats_them(client):
-    first, second = (judge(client, LEAKED, model="sandbox-lenient", n=8, temperature=1.0, seed=3) for _ in range(2))
+    first, second = (
+        judge(client, LEAKED, model="sandbox-lenient", n=8, temperature=1.0, seed=3)
+        for _ in range(2)
+    )
     texts = [choice.message.content for choice in first.choices]
     assert [choice.index for choice in first.choices] == list(range(8))
     assert len(set(texts)) > 1
@@ -104,9 +139,16 @@ def test_at_temperature_zero_every_choice_is_the_same(client):
 
 
 def test_it_decomposes_its_own_language_and_any_other(client):
-    own = ask(client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", STEP.text()), [SOURCE])
+    own = ask(
+        client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", STEP.text()), [SOURCE]
+    )
     assert read_principles(text_of(own)) == PRINCIPLES
-    foreign = ask(client, prompts.DECOMPOSE_SYSTEM, prompts.decompose_text("full", 'Say "hi",\nplease'), [SOURCE])
+    foreign = ask(
+        client,
+        prompts.DECOMPOSE_SYSTEM,
+        prompts.decompose_text("full", 'Say "hi",\nplease'),
+        [SOURCE],
+    )
     read = read_principles(text_of(foreign))
     assert read[0].question == 'Was the instruction "Say "hi",\nplease" carried out?'
     assert read[1:] == (OTHERS, SAME_BACKGROUND, CLEAN)
@@ -114,11 +156,15 @@ def test_it_decomposes_its_own_language_and_any_other(client):
 
 def test_gold_and_verify_give_a_verdict_and_a_reason_per_question(client):
     text = prompts.verify_text(STEP.text(), PRINCIPLES, ["1: all fine\n[...]"])
-    verdicts, reasons = read_gold(text_of(ask(client, prompts.VERIFY_SYSTEM, text, [SOURCE, LEAKED])), len(PRINCIPLES))
+    verdicts, reasons = read_gold(
+        text_of(ask(client, prompts.VERIFY_SYSTEM, text, [SOURCE, LEAKED])), len(PRINCIPLES)
+    )
     assert verdicts == [1, 0, 1, 1]
     assert reasons[0] == "red circle > green circle > green circle ok"
     text = prompts.judge_text("full", STEP.text(), PRINCIPLES)
-    assert read_gold(text_of(ask(client, prompts.GOLD_SYSTEM, text, [SOURCE, UNDONE])), len(PRINCIPLES))[0] == [0, 1, 1, 1]
+    assert read_gold(
+        text_of(ask(client, prompts.GOLD_SYSTEM, text, [SOURCE, UNDONE])), len(PRINCIPLES)
+    )[0] == [0, 1, 1, 1]
 
 
 def test_score_only_answers_do_not_think(client):
@@ -129,7 +175,14 @@ def test_score_only_answers_do_not_think(client):
 
 
 def test_a_holistic_answer_is_a_sentence_and_a_score(client):
-    answer = text_of(ask(client, prompts.HOLISTIC_SYSTEM, prompts.judge_text("full", STEP.text(), ()), [SOURCE, DONE]))
+    answer = text_of(
+        ask(
+            client,
+            prompts.HOLISTIC_SYSTEM,
+            prompts.judge_text("full", STEP.text(), ()),
+            [SOURCE, DONE],
+        )
+    )
     assert isinstance(read_holistic(answer), Verdicts)
     assert answer.startswith("The instruction was followed")
 
@@ -160,7 +213,12 @@ def test_an_unknown_model_is_a_404(client):
 )
 def test_a_bad_image_is_a_400(client, url):
     with pytest.raises(openai.BadRequestError, match=r"[Ii]mage"):
-        ask(client, prompts.JUDGE_SYSTEM, prompts.judge_text("full", STEP.text(), PRINCIPLES), [SOURCE, url])
+        ask(
+            client,
+            prompts.JUDGE_SYSTEM,
+            prompts.judge_text("full", STEP.text(), PRINCIPLES),
+            [SOURCE, url],
+        )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +236,9 @@ def test_a_request_it_cannot_serve_is_a_400(client, system, text, count):
 
 
 def test_a_body_that_is_not_json_is_a_400(client):
-    request = urllib.request.Request(f"{str(client.base_url).rstrip('/')}/chat/completions", b"{", method="POST")
+    request = urllib.request.Request(
+        f"{str(client.base_url).rstrip('/')}/chat/completions", b"{", method="POST"
+    )
     with pytest.raises(urllib.error.HTTPError) as raised:
         urllib.request.urlopen(request)
     assert raised.value.code == 400
@@ -187,7 +247,9 @@ def test_a_body_that_is_not_json_is_a_400(client):
 
 def test_what_a_teacher_draws_depends_on_what_it_is_asked_and_not_on_delimiters():
     said = "all fine\n[1]"
-    text = prompts.again_text(prompts.verify_text('make "it" red', PRINCIPLES, [said], "keep it"), "no", ["no list"])
+    text = prompts.again_text(
+        prompts.verify_text('make "it" red', PRINCIPLES, [said], "keep it"), "no", ["no list"]
+    )
     questions = prompts.numbered(PRINCIPLES)
     assert bare(text) == (
         f'Instruction: make "it" red\nRequirement: keep it\nQuestions:\n{questions}\nReference judgements:\nReference 1:\n{said}'

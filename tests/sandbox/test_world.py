@@ -1,4 +1,5 @@
-"""The sandbox's world: what is read is what was drawn, what is held out stays out, the build repeats itself."""
+"""The sandbox's world: what is read is what was drawn, what is held out stays out, the build
+repeats itself."""
 
 import hashlib
 import io
@@ -54,7 +55,9 @@ def lines(path):
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @given(SEEDS)
@@ -63,14 +66,19 @@ def test_a_drawn_scene_reads_back(seed):
     scene = sample_scene(np.random.default_rng(seed))
     read = read_scene(draw(scene))
     assert read.background == scene.background
-    assert [read.name(i) for i in range(4)] == [thing.name if thing else "empty" for thing in scene.cells]
+    assert [read.name(i) for i in range(4)] == [
+        thing.name if thing else "empty" for thing in scene.cells
+    ]
     assert read.artefact is None
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_an_artefact_is_seen(artefact):
     rng = np.random.default_rng(0)
-    seen = [read_scene(spoil(draw(sample_scene(rng)), artefact, rng)).artefact is not None for _ in range(40)]
+    seen = [
+        read_scene(spoil(draw(sample_scene(rng)), artefact, rng)).artefact is not None
+        for _ in range(40)
+    ]
     assert np.mean(seen) >= 0.95
 
 
@@ -95,7 +103,11 @@ def test_every_flawed_editor_is_mostly_worse_than_the_right_one():
             scene = sample_scene(rng)
             steps = sample_steps(rng, scene)
             edited = script_edit(rng, scene, steps, editor)
-            utilities.append(human_utility(true_verdicts(read_scene(draw(scene)), read_scene(edited), steps), steps))
+            utilities.append(
+                human_utility(
+                    true_verdicts(read_scene(draw(scene)), read_scene(edited), steps), steps
+                )
+            )
         assert np.mean(utilities) == 10 if editor == "right" else np.mean(utilities) < 9
 
 
@@ -104,13 +116,21 @@ def test_a_background_step_has_no_principle_that_contradicts_it():
     assert SAME_BACKGROUND not in decompose([Step("background", value="tan")])
 
 
-@pytest.mark.parametrize("instruction", ["make it pretty", "", "remove the purple circle", "remove the red circle and dance"])
+@pytest.mark.parametrize(
+    "instruction",
+    ["make it pretty", "", "remove the purple circle", "remove the red circle and dance"],
+)
 def test_other_words_are_no_instruction_of_the_sandbox(instruction):
     assert parse_instruction(instruction) is None
 
 
 def test_people_see_no_difference_below_the_threshold():
-    assert [human_label(5, 5 + gap) for gap in (-SAME_BELOW, 0, SAME_BELOW / 2, SAME_BELOW)] == ["a", "same", "same", "b"]
+    assert [human_label(5, 5 + gap) for gap in (-SAME_BELOW, 0, SAME_BELOW / 2, SAME_BELOW)] == [
+        "a",
+        "same",
+        "same",
+        "b",
+    ]
 
 
 def test_the_same_seed_builds_the_same_world(world, tmp_path):
@@ -124,15 +144,21 @@ def test_the_base_editors_own_samples_join_every_part(tmp_path):
     TinyKontext().save(tmp_path / "editor")
     share = {"editor_base": str(tmp_path / "editor"), "editor_samples": 2, "editor_share": 0.5}
     sizes = build(SMALL.model_copy(update=share), tmp_path / "world")
-    sampled = Counter(row["part"] for row in lines(tmp_path / "world/truth.jsonl") if row["editor"] == "base")
+    sampled = Counter(
+        row["part"] for row in lines(tmp_path / "world/truth.jsonl") if row["editor"] == "base"
+    )
     assert set(sampled) == {"candidates", "pairs", "benchmark"}
     assert sizes["base_editor_samples"] == sum(sampled.values())
-    assert sizes["candidates"] == SMALL.train_tasks * SMALL.candidates_per_task + sampled["candidates"]
+    assert (
+        sizes["candidates"] == SMALL.train_tasks * SMALL.candidates_per_task + sampled["candidates"]
+    )
 
 
 def test_another_seed_builds_another(world, tmp_path):
     build(SMALL.model_copy(update={"seed": 1}), tmp_path)
-    assert (tmp_path / "tasks/train_metadata.jsonl").read_text() != (world / "tasks/train_metadata.jsonl").read_text()
+    assert (tmp_path / "tasks/train_metadata.jsonl").read_text() != (
+        world / "tasks/train_metadata.jsonl"
+    ).read_text()
 
 
 def test_the_task_folder_has_edit_r1s_format(world):
@@ -160,8 +186,16 @@ def test_held_out_scenes_are_in_no_training_part(world):
 
 
 def test_pairs_start_from_other_tasks_than_the_candidates(world):
-    tasks = {(row["source"], row["instruction"]) for row in lines(world / "truth.jsonl") if row["part"] == "candidates"}
-    pairs = {(row["source"], row["instruction"]) for row in lines(world / "truth.jsonl") if row["part"] == "pairs"}
+    tasks = {
+        (row["source"], row["instruction"])
+        for row in lines(world / "truth.jsonl")
+        if row["part"] == "candidates"
+    }
+    pairs = {
+        (row["source"], row["instruction"])
+        for row in lines(world / "truth.jsonl")
+        if row["part"] == "pairs"
+    }
     assert tasks.isdisjoint(pairs)
 
 
@@ -175,12 +209,20 @@ def test_candidates_of_a_task_differ_and_a_fifth_or_more_is_right(world):
 
 
 def test_pairs_are_labelled_by_utility(world):
-    utility = {(r["source"], r["edited"], r["instruction"]): r["utility"] for r in lines(world / "truth.jsonl")}
+    utility = {
+        (r["source"], r["edited"], r["instruction"]): r["utility"]
+        for r in lines(world / "truth.jsonl")
+    }
     rows = lines(world / "pairs.jsonl")
     assert len(rows) == SMALL.pair_count
     for row in rows:
-        name = {k: hashlib.sha256((world / row[k]).read_bytes()).hexdigest() for k in ("source", "edited_a", "edited_b")}
-        a, b = (utility[name["source"], name[k], row["instruction"]] for k in ("edited_a", "edited_b"))
+        name = {
+            k: hashlib.sha256((world / row[k]).read_bytes()).hexdigest()
+            for k in ("source", "edited_a", "edited_b")
+        }
+        a, b = (
+            utility[name["source"], name[k], row["instruction"]] for k in ("edited_a", "edited_b")
+        )
         assert row["label"] == human_label(a, b)
 
 
@@ -188,9 +230,19 @@ def test_the_benchmark_has_editscores_schema_with_the_better_image_first(world):
     import datasets
 
     table = datasets.load_dataset(
-        "parquet", data_files=str(world / "benchmark/data/*.parquet"), split="train", cache_dir=str(world / "cache")
+        "parquet",
+        data_files=str(world / "benchmark/data/*.parquet"),
+        split="train",
+        cache_dir=str(world / "cache"),
     )
-    assert set(table.column_names) == {"key", "instruction", "input_image", "output_images", "task_type", "dimension"}
+    assert set(table.column_names) == {
+        "key",
+        "instruction",
+        "input_image",
+        "output_images",
+        "task_type",
+        "dimension",
+    }
     assert isinstance(table.features["input_image"], datasets.Image)
     assert set(table["dimension"]) == {"overall", "prompt_following", "consistency"}
     assert set(table["task_type"]) <= {
@@ -203,15 +255,29 @@ def test_the_benchmark_has_editscores_schema_with_the_better_image_first(world):
     }
     assert table["dimension"].count("overall") == SMALL.benchmark_pairs
     assert isinstance(table[0]["input_image"], Image.Image)
-    truth = {(r["source"], r["edited"], r["instruction"]): r for r in lines(world / "truth.jsonl") if r["part"] == "benchmark"}
+    truth = {
+        (r["source"], r["edited"], r["instruction"]): r
+        for r in lines(world / "truth.jsonl")
+        if r["part"] == "benchmark"
+    }
 
     def worth(row, payload):
-        key = (hashlib.sha256(row["input_image"]["bytes"]).hexdigest(), hashlib.sha256(payload).hexdigest(), row["instruction"])
+        key = (
+            hashlib.sha256(row["input_image"]["bytes"]).hexdigest(),
+            hashlib.sha256(payload).hexdigest(),
+            row["instruction"],
+        )
         found = truth[key]
         if row["dimension"] == "overall":
             return found["utility"]
         category = "follow" if row["dimension"] == "prompt_following" else "keep"
-        return np.mean([v for v, p in zip(found["verdicts"], found["principles"], strict=True) if p["category"] == category])
+        return np.mean(
+            [
+                v
+                for v, p in zip(found["verdicts"], found["principles"], strict=True)
+                if p["category"] == category
+            ]
+        )
 
     raw = table.cast_column("input_image", datasets.Image(decode=False))
     raw = raw.cast_column("output_images", datasets.Sequence(datasets.Image(decode=False)))

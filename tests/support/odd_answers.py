@@ -1,4 +1,5 @@
-"""A list of answers that servers of OpenAI's protocol have been seen to give, and a server that gives them one after another."""
+"""A list of answers that servers of OpenAI's protocol have been seen to give, and a server that
+gives them one after another."""
 
 from __future__ import annotations
 
@@ -20,14 +21,32 @@ SLOW = 0.05
 """Seconds between the bytes of what comes drop by drop."""
 
 
-def completion(*texts: Any, finish: Any = "stop", usage: Any = None, logprobs: Any = None, **message: Any) -> dict[str, Any]:
+def completion(
+    *texts: Any, finish: Any = "stop", usage: Any = None, logprobs: Any = None, **message: Any
+) -> dict[str, Any]:
     """A chat completion."""
     choices = [
-        {"index": i, "finish_reason": finish, "logprobs": logprobs, "message": {"role": "assistant", "content": t, **message}}
+        {
+            "index": i,
+            "finish_reason": finish,
+            "logprobs": logprobs,
+            "message": {"role": "assistant", "content": t, **message},
+        }
         for i, t in enumerate(texts)
     ]
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} if usage is None else usage
-    return {"id": "0", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
+    usage = (
+        {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        if usage is None
+        else usage
+    )
+    return {
+        "id": "0",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": choices,
+        "usage": usage,
+    }
 
 
 def response(status: int, payload: bytes, *headers: str, kind: str = "application/json") -> bytes:
@@ -46,17 +65,23 @@ def response(status: int, payload: bytes, *headers: str, kind: str = "applicatio
 
 def whole(value: Any, status: int = 200, *headers: str) -> Raw:
     """An answer of this JSON."""
-    return lambda connection, text: connection.sendall(response(status, json.dumps(value).encode(), *headers))
+    return lambda connection, text: connection.sendall(
+        response(status, json.dumps(value).encode(), *headers)
+    )
 
 
 def of_text(make: Callable[[str], Any]) -> Raw:
     """An answer whose JSON holds the good text."""
-    return lambda connection, text: connection.sendall(response(200, json.dumps(make(text)).encode()))
+    return lambda connection, text: connection.sendall(
+        response(200, json.dumps(make(text)).encode())
+    )
 
 
 def plain(payload: bytes, status: int = 200, *headers: str, kind: str = "application/json") -> Raw:
     """An answer of these bytes."""
-    return lambda connection, text: connection.sendall(response(status, payload, *headers, kind=kind))
+    return lambda connection, text: connection.sendall(
+        response(status, payload, *headers, kind=kind)
+    )
 
 
 def said(message: str, **more: Any) -> dict[str, Any]:
@@ -74,7 +99,9 @@ def drop_by_drop(connection: Any, head: bytes) -> None:
 
 def endless(connection: Any, text: str) -> None:
     """A body without an end."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
+    connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    )
     while True:
         connection.sendall(b" " * 2**16)
 
@@ -91,7 +118,15 @@ def bomb(connection: Any, text: str) -> None:
 
 
 BOMB = gzip.compress(bytes(300 * 2**20), 9)
-NAN = {"content": [{"token": "8", "logprob": float("nan"), "top_logprobs": [{"token": "8", "logprob": float("nan")}]}]}
+NAN = {
+    "content": [
+        {
+            "token": "8",
+            "logprob": float("nan"),
+            "top_logprobs": [{"token": "8", "logprob": float("nan")}],
+        }
+    ]
+}
 BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90000\r\n\r\n"
 HTML = b"<!doctype html><html><head><style>p {}</style></head><body>Sign in</body></html>"
 
@@ -174,7 +209,8 @@ ANSWERS: dict[str, tuple[Raw, str | None]] = {
 
 
 class Odd:
-    """A server that gives the answer that `now` names to every question, and the headers and bodies that it was sent."""
+    """A server that gives the answer that `now` names to every question, and the headers and bodies
+    that it was sent."""
 
     def __init__(self, good: Callable[[dict[str, Any]], str]):
         self.now, self.good = "good", good
@@ -207,7 +243,9 @@ class Odd:
 
         self.http = Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
 
 @contextmanager

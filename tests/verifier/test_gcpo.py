@@ -1,4 +1,5 @@
-"""GCPO on tiny real models: its gradients against the paper's formulas, what it logs, resuming, processes.
+"""GCPO on tiny real models: its gradients against the paper's formulas, what it logs, resuming,
+processes.
 
 Run as a script, it trains with replayed rollouts; one of the tests starts it so under torchrun.
 """
@@ -66,12 +67,17 @@ def lines_of(out: Path) -> list[dict]:
 
 def rollouts_of(out: Path, step: int) -> list[dict]:
     """What all processes sampled for the step, in the sampler's order."""
-    return [row for path in sorted(out.glob(f"rollouts/step-{step:06d}-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row
+        for path in sorted(out.glob(f"rollouts/step-{step:06d}-*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """So small a model gains nothing by a second thread, and waits for it where processors are busy."""
+    """So small a model gains nothing by a second thread, and waits for it where processors are
+    busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,7 +88,9 @@ class ScoresAnything:
     """Reads a score off any trace, or a failure: rewards vary although the model is untrained."""
 
     def read(self, inputs, completions, completion_ids):
-        return ["unparseable" if sum(ids) % 7 == 0 else sum(ids) % 11 * 1.0 for ids in completion_ids]
+        return [
+            "unparseable" if sum(ids) % 7 == 0 else sum(ids) % 11 * 1.0 for ids in completion_ids
+        ]
 
 
 class Scored(ScoresAnything, FastGCPOTrainer):
@@ -98,7 +106,12 @@ class Replays(ScoresAnything):
         for row in range(first, first + len(prompt_ids)):
             generator = torch.Generator().manual_seed(row)
             length = int(torch.randint(3, 12, (1,), generator=generator))
-            answers.append([*torch.randint(50, 300, (length,), generator=generator).tolist(), self.eos_token_ids[0]])
+            answers.append(
+                [
+                    *torch.randint(50, 300, (length,), generator=generator).tolist(),
+                    self.eos_token_ids[0],
+                ]
+            )
         return answers, None
 
     def create_optimizer(self, *args):
@@ -115,16 +128,28 @@ class ReplayedPlainly(Replays, GCPOTrainer):
 
 
 def test_the_fast_path_trains_as_the_plain_one(tmp_path, training_data, tiny_checkpoint):
-    """Three updates, two of them on the same rollouts, in micro-batches: losses, what is logged, and the weights.
+    """Three updates, two of them on the same rollouts, in micro-batches: losses, what is logged,
+    and the weights.
 
-    Shares of clipped tokens are means over micro-batches, which trl fills in another order on the plain path.
+    Shares of clipped tokens are means over micro-batches, which trl fills in another order on the
+    plain path.
     """
     runs = {}
     for kind, fast in ((Replayed, True), (ReplayedPlainly, False)):
         out = tmp_path / kind.__name__
-        more = {"steps": 3, "updates": 2, "save_every": 2, "micro_batch": 4, "learning_rate": 0.5, "fast": fast}
+        more = {
+            "steps": 3,
+            "updates": 2,
+            "save_every": 2,
+            "micro_batch": 4,
+            "learning_rate": 0.5,
+            "fast": fast,
+        }
         train(kind, settings(training_data, tiny_checkpoint, out, **more))
-        logged = [{k: v for k, v in line.items() if "seconds" not in k and "clip" not in k} for line in lines_of(out)]
+        logged = [
+            {k: v for k, v in line.items() if "seconds" not in k and "clip" not in k}
+            for line in lines_of(out)
+        ]
         runs[kind] = logged, load_file(out / "model/model.safetensors")
     (fast_log, fast_weights), (plain_log, plain_weights) = runs[Replayed], runs[ReplayedPlainly]
     before = load_file(tiny_checkpoint / "model.safetensors")
@@ -150,8 +175,24 @@ def test_a_trace_that_cannot_be_read_is_named_and_one_that_met_the_length_limit_
 
 
 def test_the_score_tokens_are_those_of_the_final_score():
-    pieces = ["a <sc", "ore> is", " due <score>", "1", "</score>", " no: <", "score>", "7", ".5", "</", "score>", "<|im_end|>"]
-    assert [piece for piece, found in zip(pieces, score_tokens(pieces), strict=True) if found] == ["7", ".5"]
+    pieces = [
+        "a <sc",
+        "ore> is",
+        " due <score>",
+        "1",
+        "</score>",
+        " no: <",
+        "score>",
+        "7",
+        ".5",
+        "</",
+        "score>",
+        "<|im_end|>",
+    ]
+    assert [piece for piece, found in zip(pieces, score_tokens(pieces), strict=True) if found] == [
+        "7",
+        ".5",
+    ]
     assert score_tokens(["no", " score"]) == [False, False]
     assert score_tokens(["<score>", "7"]) == [False, False]
 
@@ -163,7 +204,8 @@ TABLE = [[[7.0, 3.0, "unparseable"], [5.0, 5.0, 2.0]], [[1.0, 8.0, 6.0], ["cut_o
 
 
 class Recorded(FastGCPOTrainer):
-    """Scores its traces by the table; keeps them with their prompts, and every update's weights and gradients before clipping."""
+    """Scores its traces by the table; keeps them with their prompts, and every update's weights and
+    gradients before clipping."""
 
     table = TABLE
 
@@ -172,7 +214,10 @@ class Recorded(FastGCPOTrainer):
         Recorded.last, self.traces, self.updates, self.with_a_graph = self, [], [], []
 
     def read(self, inputs, completions, completion_ids):
-        self.traces = [(row["prompt"], row["images"], ids) for row, ids in zip(inputs, completion_ids, strict=True)]
+        self.traces = [
+            (row["prompt"], row["images"], ids)
+            for row, ids in zip(inputs, completion_ids, strict=True)
+        ]
         return [score for pair in self.table for group in pair for score in group]
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, *args, **kwargs):
@@ -187,13 +232,15 @@ class Recorded(FastGCPOTrainer):
 
 
 class HalfAtRest(Recorded):
-    """The first pair's traces all win; of the second's, one of either image has just its group's mean, ⅔: eight advantages of 0."""
+    """The first pair's traces all win; of the second's, one of either image has just its group's
+    mean, ⅔: eight advantages of 0."""
 
     table = (((7.0, 7.0, 7.0), (5.0, 5.0, 5.0)), ((5.0, 8.0, 2.0), (1.0, 6.0, 3.0)))
 
 
 class Written(Recorded):
-    """Writes what the tokenizer makes of an answer, or a thought without one: the places of the score's tokens are known."""
+    """Writes what the tokenizer makes of an answer, or a thought without one: the places of the
+    score's tokens are known."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args):
         self.score_places = []
@@ -213,7 +260,10 @@ def advantages_of(table: Sequence) -> list[float]:
     """A = r − mean r, in the table's order, from the definitions."""
     found = []
     for preferred, other in table:
-        beats = [[not isinstance(w, str) and not isinstance(o, str) and w > o for o in other] for w in preferred]
+        beats = [
+            [not isinstance(w, str) and not isinstance(o, str) and w > o for o in other]
+            for w in preferred
+        ]
         wins = [sum(row) / len(other) for row in beats]
         losses = [sum(column) / len(preferred) for column in zip(*beats, strict=True)]
         found += [r - sum(ratios) / len(ratios) for ratios in (wins, losses) for r in ratios]
@@ -221,7 +271,8 @@ def advantages_of(table: Sequence) -> list[float]:
 
 
 def log_policies(model, processor, traces, temperature: float) -> list[torch.Tensor]:
-    """log π at each token of each trace, (T, V) each, from the stock model's logits on prompt and trace, padded at the end."""
+    """log π at each token of each trace, (T, V) each, from the stock model's logits on prompt and
+    trace, padded at the end."""
     rows, kinds, pixels, grids = [], [], [], []
     for prompt, images, ids in traces:
         text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
@@ -244,18 +295,26 @@ def log_policies(model, processor, traces, temperature: float) -> list[torch.Ten
 
 def of_the_tokens(policies: list[torch.Tensor], traces) -> list[torch.Tensor]:
     """log π of each token of each trace, (T,) each."""
-    return [log.gather(1, torch.tensor(ids)[:, None])[:, 0] for log, (_, _, ids) in zip(policies, traces, strict=True)]
+    return [
+        log.gather(1, torch.tensor(ids)[:, None])[:, 0]
+        for log, (_, _, ids) in zip(policies, traces, strict=True)
+    ]
 
 
 def mean_entropy(policies: list[torch.Tensor], micro_batch: int) -> float:
     """The mean over micro-batches, in order, of the mean over a micro-batch's tokens."""
     entropies = [-(log.exp() * log).sum(-1) for log in policies]
-    parts = [entropies[first : first + micro_batch] for first in range(0, len(entropies), micro_batch)]
+    parts = [
+        entropies[first : first + micro_batch] for first in range(0, len(entropies), micro_batch)
+    ]
     return sum(float(torch.cat(part).mean()) for part in parts) / len(parts)
 
 
-def stock_model(base: Path, weights: dict[str, torch.Tensor] | None = None) -> Qwen2_5_VLForConditionalGeneration:
-    """The checkpoint as transformers loads it, in double precision, with these weights instead of its own."""
+def stock_model(
+    base: Path, weights: dict[str, torch.Tensor] | None = None
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The checkpoint as transformers loads it, in double precision, with these weights instead of
+    its own."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(base).double()
     for name, parameter in model.named_parameters():
         if weights is not None:
@@ -265,7 +324,8 @@ def stock_model(base: Path, weights: dict[str, torch.Tensor] | None = None) -> Q
 
 @pytest.fixture(scope="module")
 def ending_checkpoint(tmp_path_factory, tiny_checkpoint):
-    """The untrained verifier, for which every eighth token ends a trace: traces have unequal lengths."""
+    """The untrained verifier, for which every eighth token ends a trace: traces have unequal
+    lengths."""
     folder = tmp_path_factory.mktemp("ending") / "model"
     shutil.copytree(tiny_checkpoint, folder)
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -285,7 +345,9 @@ def ending_checkpoint(tmp_path_factory, tiny_checkpoint):
         (Written, {"kl_weight": 0.3, "gradient_tokens": "score"}),
     ],
 )
-def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_data, ending_checkpoint, kind, more):
+def test_an_updates_gradients_are_those_of_the_papers_loss(
+    tmp_path, training_data, ending_checkpoint, kind, more
+):
     keys = settings(
         training_data,
         ending_checkpoint,
@@ -309,10 +371,14 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
     places = getattr(trainer, "score_places", [range(1000, 1000)] * 12)
     shares = []
     for update in trainer.updates:
-        model = stock_model(ending_checkpoint, {name: weight for name, (weight, _) in update.items()})
+        model = stock_model(
+            ending_checkpoint, {name: weight for name, (weight, _) in update.items()}
+        )
         policy = of_the_tokens(log_policies(model, processor, trainer.traces, 0.9), trainer.traces)
         total, clipped, counted = 0.0, 0, 0
-        for new, old, place, advantage in zip(policy, base, places, advantages_of(trainer.table), strict=True):
+        for new, old, place, advantage in zip(
+            policy, base, places, advantages_of(trainer.table), strict=True
+        ):
             loss = 0.0
             for t, ratio in enumerate((new - old).exp()):
                 if more.get("gradient_tokens") != "score" or t in place:
@@ -323,18 +389,24 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
                 if more.get("kl_tokens") == "all" or len(place) == 0 or t < place.start:
                     d = old[t] - new[t]
                     loss = loss + beta * (d.exp() - d - 1)
-            total = total + loss / len(new) / (2 * 3) / 2  # over its tokens, 1/2N, the mean over two pairs
+            total = (
+                total + loss / len(new) / (2 * 3) / 2
+            )  # over its tokens, 1/2N, the mean over two pairs
         total.backward()
         shares.append(clipped / counted)
         expected = {name: p.grad for name, p in model.named_parameters()}
         assert set(expected) == set(update)
         for name, (_, gradient) in update.items():
-            assert (gradient - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max(), name
+            assert (gradient - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max(), (
+                name
+            )
         assert max(g.abs().max() for g in expected.values()) > 1e-3
     first, second = lines_of(tmp_path / "out")
     assert shares[0] == first["clip_low"] + first["clip_high"] == 0
     assert 0 < shares[1] < 1
-    if more.get("gradient_tokens") != "score":  # else micro-batches differ in how many tokens they have
+    if (
+        more.get("gradient_tokens") != "score"
+    ):  # else micro-batches differ in how many tokens they have
         assert second["clip_low"] + second["clip_high"] > 0
     if (
         kind is HalfAtRest
@@ -349,21 +421,27 @@ def test_an_updates_gradients_are_those_of_the_papers_loss(tmp_path, training_da
         assert second["kl"] > 1e-6
 
 
-def test_traces_at_rest_are_left_out_under_lora_and_checkpointing_too(tmp_path, training_data, ending_checkpoint):
+def test_traces_at_rest_are_left_out_under_lora_and_checkpointing_too(
+    tmp_path, training_data, ending_checkpoint
+):
     class Whole(HalfAtRest):
         def trace_logps(self, model, inputs):
             return GCPOTrainer.trace_logps(self, model, inputs)
 
     found = []
     for kind in (HalfAtRest, Whole):
-        keys = settings(training_data, ending_checkpoint, tmp_path / kind.__name__, micro_batch=4, lora_rank=4)
+        keys = settings(
+            training_data, ending_checkpoint, tmp_path / kind.__name__, micro_batch=4, lora_rank=4
+        )
         train(kind, {**keys, "gradient_checkpointing": True})
         found.append(Recorded.last)
     ours, whole = found
     assert (ours.with_a_graph, whole.with_a_graph) == ([1, 1, 3] * 2, [4, 4, 4] * 2)
     gradients = {name: gradient for name, (_, gradient) in ours.updates[0].items()}
     for name, (_, gradient) in whole.updates[0].items():
-        assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())), name
+        assert torch.allclose(
+            gradients[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())
+        ), name
     first, same = (lines_of(tmp_path / kind.__name__)[0] for kind in (HalfAtRest, Whole))
     assert {k: v for k, v in first.items() if "seconds" not in k} == pytest.approx(
         {k: same[k] for k in first if "seconds" not in k}, rel=1e-4
@@ -373,17 +451,23 @@ def test_traces_at_rest_are_left_out_under_lora_and_checkpointing_too(tmp_path, 
 # ── what is logged ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_step_logs_what_the_paper_watches_and_keeps_its_rollouts(tmp_path, training_data, tiny_checkpoint):
+def test_every_step_logs_what_the_paper_watches_and_keeps_its_rollouts(
+    tmp_path, training_data, tiny_checkpoint
+):
     train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1))
     (line,) = lines_of(tmp_path / "out")
     rows = rollouts_of(tmp_path / "out", 1)
-    # pair 1: 7 beats 5, 5, 2 and 3 beats 2; pair 2: 1 beats none, 8 and 6 beat 4 alone (8 against 8 is a tie)
+    # pair 1: 7 beats 5, 5, 2 and 3 beats 2; pair 2: 1 beats none, 8 and 6 beat 4 alone (8 against 8
+    # is a tie)
     rewards = [1, 1 / 3, 0, 1 / 3, 1 / 3, 2 / 3, 0, 1 / 3, 1 / 3, 0, 2 / 3, 0]
     advantages = advantages_of(TABLE)
     assert [row["reward"] for row in rows] == pytest.approx(rewards)
     assert [row["advantage"] for row in rows] == pytest.approx(advantages, abs=1e-7)
     assert [row["score"] for row in rows] == [7, 3, None, 5, 5, 2, 1, 8, 6, None, 4, 8]
-    assert {i: row["failure"] for i, row in enumerate(rows) if row["failure"]} == {2: "unparseable", 9: "cut_off"}
+    assert {i: row["failure"] for i, row in enumerate(rows) if row["failure"]} == {
+        2: "unparseable",
+        9: "cut_off",
+    }
     assert [row["side"] for row in rows] == (["preferred"] * 3 + ["other"] * 3) * 2
     assert [row["trace"] for row in rows] == [0, 1, 2] * 4
     assert {row["step"] for row in rows} == {1}
@@ -414,7 +498,9 @@ def steps_of(out: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize(("updates", "steps"), [(1, 4), (2, 6)])
-def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(tmp_path, training_data, ending_checkpoint, updates, steps):
+def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(
+    tmp_path, training_data, ending_checkpoint, updates, steps
+):
     """5 of 12 pairs per batch: the third batch of rollouts goes on with the next permutation."""
     whole = tmp_path / "whole"
     keys = settings(
@@ -436,17 +522,25 @@ def test_a_run_resumed_from_any_checkpoint_is_the_uninterrupted_one(tmp_path, tr
         for later in out.glob("checkpoints/checkpoint-*"):
             if int(later.name.split("-")[1]) > step:
                 shutil.rmtree(later)
-        stale = out / f"rollouts/step-{step + 1:06d}-7.parquet"  # of a process that is not there any more
+        stale = (
+            out / f"rollouts/step-{step + 1:06d}-7.parquet"
+        )  # of a process that is not there any more
         stale.write_bytes(b"")
         train(Scored, {**keys, "out": str(out)})
         weights = [load_file(run / last / "model.safetensors") for run in (whole, out)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         states = [torch.load(run / last / "optimizer.pt")["state"] for run in (whole, out)]
-        assert all(torch.equal(states[0][i][name], states[1][i][name]) for i in states[0] for name in states[0][i])
+        assert all(
+            torch.equal(states[0][i][name], states[1][i][name])
+            for i in states[0]
+            for name in states[0][i]
+        )
         assert steps_of(out) == steps_of(whole)
         assert not stale.exists()
         sampled = range(1, steps + 1, updates)
-        assert sorted(path.name for path in out.glob("rollouts/*")) == [f"step-{s:06d}-0.parquet" for s in sampled]
+        assert sorted(path.name for path in out.glob("rollouts/*")) == [
+            f"step-{s:06d}-0.parquet" for s in sampled
+        ]
         assert [rollouts_of(out, s) for s in sampled] == [rollouts_of(whole, s) for s in sampled]
     start = load_file(ending_checkpoint / "model.safetensors")
     assert any(not torch.equal(start[name], weights[0][name]) for name in start)
@@ -468,15 +562,15 @@ def test_a_run_of_which_no_trace_can_be_read_ends_and_shows_three_and_a_resume_c
 ):
     monkeypatch.setattr(unreadable, "PATIENCE", 3)
     keys = settings(training_data, tiny_checkpoint, tmp_path / "mute", steps=9, save_every=1)
-    told = (
-        r"step (\d): no trace of the last 3 updates .*cut_off.* raise 'max_tokens'\. Three of them, by their ends: (.*)\. All"
-    )
+    told = r"step (\d): no trace of the last 3 updates .*cut_off.* raise 'max_tokens'\. Three of them, by their ends: (.*)\. All"
     with pytest.raises(InputError, match=told) as ended:
         train(Mute, keys)
     step, shown = re.search(told, str(ended.value)).groups()
     texts = [row["text"] for row in rollouts_of(tmp_path / "mute", 3)]
     assert (step, shown) == ("3", "; ".join(map(repr, texts[:3])))
-    with pytest.raises(InputError, match="stopped at step 3"):  # from checkpoint-2, with two in its log
+    with pytest.raises(
+        InputError, match="stopped at step 3"
+    ):  # from checkpoint-2, with two in its log
         train(Mute, keys)
     monkeypatch.setattr(Mute, "can_be_read_at", 3)
     with pytest.raises(InputError, match="stopped at step 6"):
@@ -487,7 +581,8 @@ def test_a_run_of_which_no_trace_can_be_read_ends_and_shows_three_and_a_resume_c
 
 
 def test_two_processes_are_one_that_accumulates(tmp_path, training_data, tiny_checkpoint):
-    """One pair: the first process judges the preferred image, the second the other; rewards come from both together."""
+    """One pair: the first process judges the preferred image, the second the other; rewards come
+    from both together."""
     keys = settings(
         training_data,
         tiny_checkpoint,
@@ -511,10 +606,17 @@ def test_two_processes_are_one_that_accumulates(tmp_path, training_data, tiny_ch
         "--config",
         str(two),
     ]
-    done = subprocess.run(launch, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        launch,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     before, one, both = (
-        load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tmp_path / "one/model", tmp_path / "two/model")
+        load_file(folder / "model.safetensors")
+        for folder in (tiny_checkpoint, tmp_path / "one/model", tmp_path / "two/model")
     )
     assert max((one[name] - before[name]).abs().max() for name in one) > 1e-3
     for name in one:
@@ -522,8 +624,19 @@ def test_two_processes_are_one_that_accumulates(tmp_path, training_data, tiny_ch
     assert len(list((tmp_path / "two/rollouts").iterdir())) == 2
     assert rollouts_of(tmp_path / "two", 1) == rollouts_of(tmp_path / "one", 1)
     own, shared = steps_of(tmp_path / "one")[0], steps_of(tmp_path / "two")[0]
-    same = ("reward", "win_ratio", "tie_rate", "score_other", "weighted_advantage", "trace_length", "entropy", "grad_norm")
-    assert {name: shared[name] for name in same} == pytest.approx({name: own[name] for name in same}, rel=1e-4)
+    same = (
+        "reward",
+        "win_ratio",
+        "tie_rate",
+        "score_other",
+        "weighted_advantage",
+        "trace_length",
+        "entropy",
+        "grad_norm",
+    )
+    assert {name: shared[name] for name in same} == pytest.approx(
+        {name: own[name] for name in same}, rel=1e-4
+    )
 
 
 # ── vLLM, the reference of the KL, and what is refused ─────────────────────────────────────────────────────────────────────
@@ -533,22 +646,40 @@ def test_trls_client_of_a_vllm_server_is_loaded_when_the_trainer_makes_it(monkey
     client = ModuleType(CLIENT)
     client.VLLMGeneration = lambda *given, **named: (given, named)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, CLIENT, client)
-    assert sys.modules[GRPOTrainer.__module__].VLLMGeneration("policy", mode="server") == (("policy",), {"mode": "server"})
+    assert sys.modules[GRPOTrainer.__module__].VLLMGeneration("policy", mode="server") == (
+        ("policy",),
+        {"mode": "server"},
+    )
 
 
-def test_the_kls_reference_is_the_base_with_the_policys_vision(tmp_path, training_data, tiny_checkpoint):
-    train(Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, kl_weight=0.1))
+def test_the_kls_reference_is_the_base_with_the_policys_vision(
+    tmp_path, training_data, tiny_checkpoint
+):
+    train(
+        Written, settings(training_data, tiny_checkpoint, tmp_path / "out", steps=1, kl_weight=0.1)
+    )
     reference, (loaded, _) = Recorded.last.ref_model, load(tiny_checkpoint, fast=True)
     held = dict(reference.named_parameters())
     assert all(torch.equal(held[name], parameter) for name, parameter in loaded.named_parameters())
     assert all(parameter.grad is None for parameter in held.values())
     patched = {name for name, module in loaded.named_modules() if "forward" in vars(module)}
     assert patched
-    assert patched <= {name for name, module in reference.named_modules() if "forward" in vars(module)}
+    assert patched <= {
+        name for name, module in reference.named_modules() if "forward" in vars(module)
+    }
 
 
-def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(tmp_path, training_data, tiny_checkpoint):
-    keys = settings(training_data, tiny_checkpoint, tmp_path / "out", kl_weight=0.1, lora_rank=4, learning_rate=1e-2)
+def test_under_lora_the_kls_reference_is_the_model_without_its_adapter(
+    tmp_path, training_data, tiny_checkpoint
+):
+    keys = settings(
+        training_data,
+        tiny_checkpoint,
+        tmp_path / "out",
+        kl_weight=0.1,
+        lora_rank=4,
+        learning_rate=1e-2,
+    )
     train(Written, keys)
     assert Recorded.last.ref_model is None
     first, second = lines_of(tmp_path / "out")
@@ -571,8 +702,12 @@ def test_a_batch_that_cannot_be_is_refused(tmp_path, training_data, tiny_checkpo
 
 
 def test_one_trace_per_image_is_refused(tmp_path, training_data, tiny_checkpoint):
-    with pytest.raises(InputError, match="'traces_per_image': Input should be greater than or equal to 2"):
-        GCPOStage.checked(settings(training_data, tiny_checkpoint, tmp_path, traces_per_image=1), "config")
+    with pytest.raises(
+        InputError, match="'traces_per_image': Input should be greater than or equal to 2"
+    ):
+        GCPOStage.checked(
+            settings(training_data, tiny_checkpoint, tmp_path, traces_per_image=1), "config"
+        )
 
 
 if __name__ == "__main__":

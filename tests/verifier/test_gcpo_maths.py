@@ -21,7 +21,8 @@ NAN = float("nan")
 
 
 def test_win_and_loss_ratios_of_a_plain_pair():
-    # preferred 8, 6 against other 7, 5:  8 beats both, 6 beats one; 7 is below one (8), 5 below both
+    # preferred 8, 6 against other 7, 5:  8 beats both, 6 beats one; 7 is below one (8), 5 below
+    # both
     ratios = win_loss_ratios(torch.tensor([[[8.0, 6.0], [7.0, 5.0]]]))
     assert ratios.tolist() == [[[1.0, 0.5], [0.5, 1.0]]]
 
@@ -32,7 +33,8 @@ def test_ties_earn_nothing_on_either_side():
 
 
 def test_an_unreadable_trace_earns_nothing_and_gives_nothing_to_the_other_side():
-    # preferred 8, unreadable against other 7, unreadable: of four comparisons only 8 > 7 counts; N stays 2
+    # preferred 8, unreadable against other 7, unreadable: of four comparisons only 8 > 7 counts; N
+    # stays 2
     ratios = win_loss_ratios(torch.tensor([[[8.0, NAN], [7.0, NAN]]]))
     assert ratios.tolist() == [[[0.5, 0.0], [0.5, 0.0]]]
 
@@ -76,7 +78,9 @@ def test_advantages_are_centred_in_their_own_group_and_not_scaled():
 
 
 def test_weighted_advantage_by_hand():
-    assert weighted_advantage(torch.tensor([0.5, -0.5]), torch.tensor([10, 20])).item() == pytest.approx((0.05 - 0.025) / 2)
+    assert weighted_advantage(
+        torch.tensor([0.5, -0.5]), torch.tensor([10, 20])
+    ).item() == pytest.approx((0.05 - 0.025) / 2)
 
 
 def test_groups_without_variance_are_counted_by_their_rewards():
@@ -118,4 +122,6 @@ def test_the_kl_estimate_is_zero_where_the_policies_agree_and_unbiased_where_the
     # a coin: π = (¾, ¼), reference = (½, ½); the estimate's mean under π is Σ π log(π / reference)
     policy, reference = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
     estimate = kl_estimate(policy.log()[None], reference.log()[None])[0]
-    assert (policy * estimate).sum().item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert (policy * estimate).sum().item() == pytest.approx(
+        0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    )

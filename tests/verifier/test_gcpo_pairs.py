@@ -28,7 +28,8 @@ def test_pairs_stay_together_under_shuffling():
 
 
 def test_a_batch_that_an_epoch_does_not_fill_goes_on_with_the_next_epoch():
-    # 5 pairs, 2 per batch: 10 batches are 4 epochs; batch 3 holds the last pair of the first and the first of the second
+    # 5 pairs, 2 per batch: 10 batches are 4 epochs; batch 3 holds the last pair of the first and
+    # the first of the second
     rows = list(PairSampler(total=5, traces=1, pairs=2, repeats=1, batches=10, seed=3))
     pairs = [row // 2 for row in rows[::2]]
     epochs = [pairs[i : i + 5] for i in range(0, 20, 5)]

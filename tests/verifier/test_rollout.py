@@ -34,7 +34,8 @@ def base():
 
 
 def edits(count: int, seed: int = 0) -> list[EditToJudge]:
-    """Edits with one to many principles, two and two of one source, so that prompts differ in length and share images."""
+    """Edits with one to many principles, two and two of one source, so that prompts differ in
+    length and share images."""
     rng = np.random.default_rng(seed)
     found: list[EditToJudge] = []
     while len(found) < count:
@@ -42,20 +43,33 @@ def edits(count: int, seed: int = 0) -> list[EditToJudge]:
         steps = sample_steps(rng, scene)
         for _ in range(2):
             principles = tuple(decompose(steps))[: int(rng.integers(1, 6))]
-            found.append(EditToJudge(draw_scene(scene), draw_scene(sample_scene(rng)), write_instruction(steps), principles))
+            found.append(
+                EditToJudge(
+                    draw_scene(scene),
+                    draw_scene(sample_scene(rng)),
+                    write_instruction(steps),
+                    principles,
+                )
+            )
     return found[:count]
 
 
 def batch_of(processor, chosen: list[EditToJudge]) -> dict[str, torch.Tensor]:
     texts = [
         processor.apply_chat_template(
-            judge_messages("brief", e.instruction, e.principles), add_generation_prompt=True, tokenize=False
+            judge_messages("brief", e.instruction, e.principles),
+            add_generation_prompt=True,
+            tokenize=False,
         )
         for e in chosen
     ]
     return dict(
         processor(
-            text=texts, images=[[e.source, e.edited] for e in chosen], return_tensors="pt", padding=True, padding_side="left"
+            text=texts,
+            images=[[e.source, e.edited] for e in chosen],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
         )
     )
 
@@ -69,7 +83,9 @@ def six(base):
 
 def answers_of_generate(model, batch, config: GenerationConfig) -> list[list[int]]:
     """What `model.generate` answers, each cut behind its first ending token."""
-    rows = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
+    rows = model.generate(**batch, generation_config=config)[
+        :, batch["input_ids"].shape[1] :
+    ].tolist()
     last = set(config.eos_token_id)
     ends = [next((i + 1 for i, token in enumerate(row) if token in last), len(row)) for row in rows]
     return [row[:end] for row, end in zip(rows, ends, strict=True)]
@@ -77,9 +93,13 @@ def answers_of_generate(model, batch, config: GenerationConfig) -> list[list[int
 
 def greedy(model, batch, tokens: int = 40) -> GenerationConfig:
     """Greedy, ending on tokens that the rows say at different places."""
-    said = model.generate(**batch, do_sample=False, max_new_tokens=tokens, eos_token_id=1)[:, batch["input_ids"].shape[1] :]
+    said = model.generate(**batch, do_sample=False, max_new_tokens=tokens, eos_token_id=1)[
+        :, batch["input_ids"].shape[1] :
+    ]
     last = [int(said[0, 5]), int(said[-1, 17]), int(said[2, 30])]
-    return GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=last, pad_token_id=0)
+    return GenerationConfig(
+        do_sample=False, max_new_tokens=tokens, eos_token_id=last, pad_token_id=0
+    )
 
 
 def record_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
@@ -95,7 +115,9 @@ def record_scores(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 
 def sampling(tokens: int, **more: object) -> GenerationConfig:
-    return GenerationConfig(do_sample=True, temperature=1.0, top_k=0, max_new_tokens=tokens, pad_token_id=0, **more)
+    return GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, max_new_tokens=tokens, pad_token_id=0, **more
+    )
 
 
 def test_greedy_answers_are_those_of_generate_token_for_token(base, six):
@@ -113,7 +135,12 @@ def test_a_cache_that_outgrows_its_room_holds_the_same(base, six, monkeypatch):
 
 def test_logits_processors_are_those_of_generate(base, six):
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=30, repetition_penalty=1.3, min_new_tokens=4, pad_token_id=0, eos_token_id=[2, 0]
+        do_sample=False,
+        max_new_tokens=30,
+        repetition_penalty=1.3,
+        min_new_tokens=4,
+        pad_token_id=0,
+        eos_token_id=[2, 0],
     )
     assert complete(base[0], six, config) == answers_of_generate(base[0], six, config)
 
@@ -171,7 +198,10 @@ def test_the_same_seed_gives_the_same_traces_and_copies_are_drawn_apart(base, si
     images = torch.stack([2 * rows, 2 * rows + 1], 1).flatten()
     patches = six["pixel_values"].view(12, -1, six["pixel_values"].shape[1])
     batch = {name: six[name][rows] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-    batch |= {"pixel_values": patches[images].flatten(0, 1), "image_grid_thw": six["image_grid_thw"][images]}
+    batch |= {
+        "pixel_values": patches[images].flatten(0, 1),
+        "image_grid_thw": six["image_grid_thw"][images],
+    }
     found = []
     for _ in range(2):
         torch.manual_seed(11)
@@ -187,7 +217,8 @@ def read(base) -> Iterator[dict[str, list[int]]]:
     counts: dict[str, list[int]] = {"rows": [], "images": []}
     hooks = [
         model.model.language_model.register_forward_pre_hook(
-            lambda _m, _a, given: counts["rows"].append(len(given["inputs_embeds"])), with_kwargs=True
+            lambda _m, _a, given: counts["rows"].append(len(given["inputs_embeds"])),
+            with_kwargs=True,
         ),
         model.model.visual.register_forward_pre_hook(
             lambda _m, _a, given: counts["images"].append(len(given["grid_thw"])), with_kwargs=True
@@ -211,12 +242,16 @@ def test_rows_that_have_ended_are_left_out_of_the_forwards(base, six, read):
     for counts in read.values():
         counts.clear()
     lengths = [len(answer) for answer in complete(base[0], six, config)]
-    assert read["rows"][1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert read["rows"][1:] == [
+        sum(length > step for length in lengths) for step in range(1, max(lengths))
+    ]
 
 
 def test_a_token_is_where_the_cumulated_probability_first_exceeds_the_number():
     scores = torch.tensor([0.2, 0.3, 0.5]).log().expand(5, 3)
-    assert draw(scores, torch.tensor([0.0, 0.19, 0.21, 0.49, 0.99], dtype=torch.float64)).tolist() == [0, 0, 1, 1, 2]
+    assert draw(
+        scores, torch.tensor([0.0, 0.19, 0.21, 0.49, 0.99], dtype=torch.float64)
+    ).tolist() == [0, 0, 1, 1, 2]
     lone = torch.tensor([[-torch.inf, 3.0, -torch.inf]]).expand(2, 3)
     assert draw(lone, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 1]
 
@@ -224,7 +259,10 @@ def test_a_token_is_where_the_cumulated_probability_first_exceeds_the_number():
 def test_drawn_shares_are_the_probabilities():
     torch.manual_seed(0)
     scores = torch.randn(7)
-    counts = draw(scores.expand(40000, 7), torch.rand(40000, dtype=torch.float64)).bincount(minlength=7) / 40000
+    counts = (
+        draw(scores.expand(40000, 7), torch.rand(40000, dtype=torch.float64)).bincount(minlength=7)
+        / 40000
+    )
     assert torch.allclose(counts, scores.softmax(0), atol=0.01)
 
 
@@ -237,8 +275,12 @@ def test_equal_images_are_one_and_their_shape_counts():
 
 
 def test_images_of_one_fingerprint_that_differ_stay_apart(monkeypatch):
-    monkeypatch.setattr(torch, "randint", lambda _high, size, **_: torch.zeros(size, dtype=torch.int64))
-    first, which = distinct_images(torch.arange(8.0).view(4, 2), torch.tensor([[1, 1, 2], [1, 1, 2]]))
+    monkeypatch.setattr(
+        torch, "randint", lambda _high, size, **_: torch.zeros(size, dtype=torch.int64)
+    )
+    first, which = distinct_images(
+        torch.arange(8.0).view(4, 2), torch.tensor([[1, 1, 2], [1, 1, 2]])
+    )
     assert (first.tolist(), which.tolist()) == ([0, 1], [0, 1])
 
 
@@ -255,24 +297,36 @@ def test_an_image_that_is_shared_gets_the_gradient_of_all_its_rows(base):
         gradients.append({name: p.grad for name, p in each.model.visual.named_parameters()})
         each.zero_grad()
     for name, expected in gradients[1].items():
-        assert torch.allclose(gradients[0][name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())), name
+        assert torch.allclose(
+            gradients[0][name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+        ), name
 
 
 def test_a_judge_says_what_generate_says(base):
     judge = Judge(*base, style="brief", max_new_tokens=30)
     chosen = edits(5, seed=1)
     batch = batch_of(base[1], chosen)
-    output = base[0].generate(**batch, do_sample=False, max_new_tokens=30)[:, batch["input_ids"].shape[1] :]
-    asked = [(judge_messages("brief", e.instruction, e.principles), [e.source, e.edited]) for e in chosen]
-    assert [said.content for said in judge.generate(asked)] == base[1].batch_decode(output, skip_special_tokens=True)
+    output = base[0].generate(**batch, do_sample=False, max_new_tokens=30)[
+        :, batch["input_ids"].shape[1] :
+    ]
+    asked = [
+        (judge_messages("brief", e.instruction, e.principles), [e.source, e.edited]) for e in chosen
+    ]
+    assert [said.content for said in judge.generate(asked)] == base[1].batch_decode(
+        output, skip_special_tokens=True
+    )
     ended = torch.isin(output, torch.tensor(base[0].generation_config.eos_token_id)).any(1).tolist()
-    assert [said.finish_reason for said in judge.generate(asked)] == ["stop" if end else "length" for end in ended]
+    assert [said.finish_reason for said in judge.generate(asked)] == [
+        "stop" if end else "length" for end in ended
+    ]
     judge.max_new_tokens = 1
     assert {said.finish_reason for said in judge.generate(asked)} == {"length"}
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_checkpoint, tmp_path):
+def test_gcpos_rollouts_are_trls_own_token_for_token(
+    rank, training_data, tiny_checkpoint, tmp_path
+):
     from rrm.images import ImageStore
     from rrm.verifier.fast.trl_without_vllm import GRPOTrainer
     from rrm.verifier.gcpo.config import GCPOStage
@@ -290,7 +344,9 @@ def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_c
         learning_rate=0,
         max_tokens=12,
     )
-    dataset = build_dataset(read_pairs(training_data), "brief", ImageStore(training_data / "images"))
+    dataset = build_dataset(
+        read_pairs(training_data), "brief", ImageStore(training_data / "images")
+    )
     model, processor = load(tiny_checkpoint, "float32", fast=True)
     trainer = FastGCPOTrainer(
         model=model, args=arguments(config, tmp_path, 1), train_dataset=dataset, processing_class=processor,
@@ -315,7 +371,9 @@ def test_gcpos_rollouts_are_trls_own_token_for_token(rank, training_data, tiny_c
 
 
 def test_lists_per_token_are_padded_on_the_left():
-    batch = left_padded([[5], [6, 7]], {"mm_token_type_ids": [[1], [0, 1]], "image_grid_thw": torch.ones(2, 3)}, 9)
+    batch = left_padded(
+        [[5], [6, 7]], {"mm_token_type_ids": [[1], [0, 1]], "image_grid_thw": torch.ones(2, 3)}, 9
+    )
     assert batch["input_ids"].tolist() == [[9, 5], [6, 7]]
     assert batch["attention_mask"].tolist() == [[0, 1], [1, 1]]
     assert batch["mm_token_type_ids"].tolist() == [[0, 1], [0, 1]]
@@ -327,10 +385,15 @@ def test_an_image_without_a_place_in_the_text_is_refused(base, six):
         complete(base[0], {**six, "image_grid_thw": six["image_grid_thw"][:-1]}, sampling(2))
 
 
-def with_traces(batch: dict[str, torch.Tensor], rows: list[int], tokens: int) -> tuple[dict[str, torch.Tensor], int]:
-    """These rows of the batch with traces of unequal length behind them, labelled, and the prompt's width."""
+def with_traces(
+    batch: dict[str, torch.Tensor], rows: list[int], tokens: int
+) -> tuple[dict[str, torch.Tensor], int]:
+    """These rows of the batch with traces of unequal length behind them, labelled, and the prompt's
+    width."""
     images = torch.tensor([i for row in rows for i in (2 * row, 2 * row + 1)])
-    patches = batch["pixel_values"].view(len(batch["image_grid_thw"]), -1, batch["pixel_values"].shape[1])
+    patches = batch["pixel_values"].view(
+        len(batch["image_grid_thw"]), -1, batch["pixel_values"].shape[1]
+    )
     torch.manual_seed(5)
     traces = torch.randint(20, 500, (len(rows), tokens))
     there = (torch.arange(tokens) < torch.randint(2, tokens + 1, (len(rows), 1))).long()
@@ -340,12 +403,17 @@ def with_traces(batch: dict[str, torch.Tensor], rows: list[int], tokens: int) ->
         "mm_token_type_ids": torch.cat([batch["mm_token_type_ids"][rows], 0 * traces], 1),
         "pixel_values": patches[images].flatten(0, 1),
         "image_grid_thw": batch["image_grid_thw"][images],
-        "labels": torch.cat([torch.full_like(batch["input_ids"][rows], -100), traces.masked_fill(there == 0, -100)], 1),
+        "labels": torch.cat(
+            [torch.full_like(batch["input_ids"][rows], -100), traces.masked_fill(there == 0, -100)],
+            1,
+        ),
     }
     return found, batch["input_ids"].shape[1]
 
 
-def losses_and_gradients(model, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def losses_and_gradients(
+    model, rows: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = model(**rows).loss
     loss.backward()
@@ -354,7 +422,9 @@ def losses_and_gradients(model, rows: dict[str, torch.Tensor]) -> tuple[torch.Te
     return loss.detach(), gradients
 
 
-def test_a_prompt_read_once_gives_the_loss_and_the_gradients_of_one_read_for_every_trace(base, six, read):
+def test_a_prompt_read_once_gives_the_loss_and_the_gradients_of_one_read_for_every_trace(
+    base, six, read
+):
     model, _ = base
     rows, prompt = with_traces(six, [4, 1, 4, 1, 4, 0], 9)
     loss, gradients = losses_and_gradients(model, rows)
@@ -366,10 +436,14 @@ def test_a_prompt_read_once_gives_the_loss_and_the_gradients_of_one_read_for_eve
     assert "forward" not in vars(model.model)
     assert torch.allclose(shared, loss, atol=1e-5)
     for name, expected in gradients.items():
-        assert torch.allclose(found[name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())), name
+        assert torch.allclose(
+            found[name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+        ), name
 
 
-def test_prompts_that_are_all_different_and_gradient_checkpointing_take_the_stock_way(base, six, read):
+def test_prompts_that_are_all_different_and_gradient_checkpointing_take_the_stock_way(
+    base, six, read
+):
     model, _ = base
     rows, prompt = with_traces(six, [0, 1, 2], 4)
     with sharing_prompts(model, prompt):

@@ -1,7 +1,8 @@
-"""A tiny FLUX-Kontext: the same transformer class, 16×16 pixels instead of latents, a word table instead of T5.
+"""A tiny FLUX-Kontext: the same transformer class, 16×16 pixels instead of latents, a word table
+instead of T5.
 
-The source image enters as Kontext does it (arXiv 2506.15742): its tokens follow the target's, and their position ids
-carry 1 in the first coordinate.
+The source image enters as Kontext does it (arXiv 2506.15742): its tokens follow the target's, and
+their position ids carry 1 in the first coordinate.
 """
 
 from __future__ import annotations
@@ -32,7 +33,19 @@ LENGTH, WIDTH = 10, 96
 SPACING = 3.0
 FILLERS = frozenset({"the", "a", "and", "at", "into", "to"})
 WORDS = (
-    *("<pad>", "<unk>", "make", "turn", "remove", "add", "background", "top", "bottom", "left", "right"),
+    *(
+        "<pad>",
+        "<unk>",
+        "make",
+        "turn",
+        "remove",
+        "add",
+        "background",
+        "top",
+        "bottom",
+        "left",
+        "right",
+    ),
     *(*COLOURS, *SHAPES, *BACKGROUNDS),
 )
 PAD, UNKNOWN = 0, 1
@@ -41,7 +54,10 @@ KIND = "tiny-kontext"
 
 def tokens_of(images: Sequence[Image.Image]) -> Tensor:
     """(B, TOKENS, CHANNELS) in [−1, 1]; an image of another size is scaled to SIDE×SIDE first."""
-    sized = [i if i.size == (SIDE, SIDE) else i.resize((SIDE, SIDE), Image.Resampling.BOX) for i in images]
+    sized = [
+        i if i.size == (SIDE, SIDE) else i.resize((SIDE, SIDE), Image.Resampling.BOX)
+        for i in images
+    ]
     pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in sized]))
     planes = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     return F.pixel_unshuffle(planes, PATCH).flatten(2).transpose(1, 2).contiguous()
@@ -57,10 +73,14 @@ def images_of(tokens: Tensor) -> list[Image.Image]:
 def position_ids(first: int) -> Tensor:
     """(TOKENS, 3): which image, row, column, in units of SPACING.
 
-    RoPE's wavelengths are made for a grid of 64 and more; spread out, the four rows and columns are told apart sooner.
+    RoPE's wavelengths are made for a grid of 64 and more; spread out, the four rows and columns are
+    told apart sooner.
     """
     row, column = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
-    return torch.stack([torch.full((TOKENS,), first), row.flatten(), column.flatten()], dim=1).float() * SPACING
+    return (
+        torch.stack([torch.full((TOKENS,), first), row.flatten(), column.flatten()], dim=1).float()
+        * SPACING
+    )
 
 
 class TinyKontext(Policy):
@@ -83,22 +103,33 @@ class TinyKontext(Policy):
             axes_dims_rope=(8, 12, 12),
         )
         self.word_table = nn.Embedding(len(self.words), WIDTH)
-        # Flux gives every text token the same position, so the order of the words has to be learned here.
+        # Flux gives every text token the same position, so the order of the words has to be learned
+        # here.
         self.order_table = nn.Embedding(LENGTH, WIDTH)
-        self.register_buffer("image_ids", torch.cat([position_ids(0), position_ids(1)]), persistent=False)
+        self.register_buffer(
+            "image_ids", torch.cat([position_ids(0), position_ids(1)]), persistent=False
+        )
 
     def text_ids(self, instructions: Sequence[str]) -> Tensor:
-        """(B, LENGTH) word numbers. Raises InputError for an instruction of more than LENGTH words: none is cut in silence."""
+        """(B, LENGTH) word numbers. Raises InputError for an instruction of more than LENGTH words:
+        none is cut in silence."""
         rows = []
         for instruction in instructions:
-            words = [word for word in re.findall(r"[a-z]+", instruction.lower()) if word not in FILLERS]
+            words = [
+                word for word in re.findall(r"[a-z]+", instruction.lower()) if word not in FILLERS
+            ]
             if len(words) > LENGTH:
-                raise InputError(f"The tiny editor reads at most {LENGTH} content words; shorten '{instruction[:80]}'.")
-            rows.append([self.numbers.get(word, UNKNOWN) for word in words] + [PAD] * (LENGTH - len(words)))
+                raise InputError(
+                    f"The tiny editor reads at most {LENGTH} content words; shorten '{instruction[:80]}'."
+                )
+            rows.append(
+                [self.numbers.get(word, UNKNOWN) for word in words] + [PAD] * (LENGTH - len(words))
+            )
         return torch.tensor(rows, dtype=torch.long)
 
     def velocity(self, x_t: Tensor, t: Tensor, source: Tensor, text_ids: Tensor) -> Tensor:
-        """v (B, TOKENS, CHANNELS) at x_t (same shape) and t (B,) in 0…1, given source tokens and text_ids (B, LENGTH)."""
+        """v (B, TOKENS, CHANNELS) at x_t (same shape) and t (B,) in 0…1, given source tokens and
+        text_ids (B, LENGTH)."""
         words = self.word_table(text_ids)
         written = (text_ids != PAD).unsqueeze(-1).to(words.dtype)
         pooled = (words * written).sum(1) / written.sum(1).clamp(min=1)
@@ -117,7 +148,9 @@ class TinyKontext(Policy):
     def sample(self, source: Tensor, text_ids: Tensor, rng: torch.Generator, steps: int) -> Tensor:
         """Edited tokens (B, TOKENS, CHANNELS) by `steps` Euler steps from noise drawn from `rng`."""
         noise = torch.randn(source.shape, generator=rng)
-        return sample_ode(lambda x, t: self.velocity(x, t, source, text_ids), noise, time_schedule(steps))
+        return sample_ode(
+            lambda x, t: self.velocity(x, t, source, text_ids), noise, time_schedule(steps)
+        )
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """`tokens_of` the images."""
@@ -131,12 +164,18 @@ class TinyKontext(Policy):
         """Writes config.json and model.safetensors."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"kind": KIND, "words": self.words}, indent=1) + "\n")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            json.dumps({"kind": KIND, "words": self.words}, indent=1) + "\n"
+        )
+        save_file(
+            {name: value.contiguous() for name, value in self.state_dict().items()},
+            folder / "model.safetensors",
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> TinyKontext:
-        """The editor saved in `folder`, in eval mode. Raises InputError where the folder holds no such editor."""
+        """The editor saved in `folder`, in eval mode. Raises InputError where the folder holds no
+        such editor."""
         folder = Path(folder)
         try:
             config = json.loads((folder / "config.json").read_text())

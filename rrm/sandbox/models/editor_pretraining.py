@@ -1,9 +1,11 @@
-"""Pre-trains the sandbox's mediocre editor: flow matching on right targets, then on targets of which half are wrong.
+"""Pre-trains the sandbox's mediocre editor: flow matching on right targets, then on targets of
+which half are wrong.
 
     rrm base editor --out rrm/sandbox/checkpoints/editor-base
 
-The wrong targets were made by the scripted editors that are wrong in one way each, so that there is something for editor
-RL to improve. Scenes come from the world's training part. About six minutes on one CPU core.
+The wrong targets were made by the scripted editors that are wrong in one way each, so that there is
+something for editor RL to improve. Scenes come from the world's training part. About six minutes on
+one CPU core.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from rrm.sandbox.world import ARTEFACTS, draw, sample_scene
 
 SEED, STEPS, BATCH, LEARNING_RATE, WARMUP = 0, 3000, 32, 6e-3, 100
 CLEAN_SHARE = 0.8
-"""Share of the steps, the first ones, in which every target is right: shapes are learned far sooner from those."""
+"""Share of the steps, the first ones, in which every target is right: shapes are learned far sooner
+from those."""
 RIGHT_SHARE = 0.5
 """Share of right targets in the steps after that."""
 ARTEFACT_WEIGHT = 0.3
@@ -45,7 +48,11 @@ def draw_batch(
     for _ in range(count):
         scene = sample_scene(rng, held_out=False)
         steps = sample_steps(rng, scene)
-        editor = "right" if rng.random() < right_share else str(rng.choice(wrong, p=weights / weights.sum()))
+        editor = (
+            "right"
+            if rng.random() < right_share
+            else str(rng.choice(wrong, p=weights / weights.sum()))
+        )
         sources.append(draw(scene))
         targets.append(script_edit(rng, scene, steps, editor))
         instructions.append(write_instruction(steps))
@@ -67,10 +74,14 @@ def pretrain(seed: int, steps: int) -> tuple[TinyKontext, float]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
     losses = []
     for step in (bar := tqdm(range(steps), desc="editor base", mininterval=2)):
-        sources, targets, instructions = draw_batch(rng, BATCH, 1.0 if step < CLEAN_SHARE * steps else RIGHT_SHARE)
+        sources, targets, instructions = draw_batch(
+            rng, BATCH, 1.0 if step < CLEAN_SHARE * steps else RIGHT_SHARE
+        )
         x0 = tokens_of(targets)
         noise, t = torch.randn_like(x0), torch.rand(BATCH)
-        v = model.velocity(noised(x0, noise, t), t, tokens_of(sources), model.text_ids(instructions))
+        v = model.velocity(
+            noised(x0, noise, t), t, tokens_of(sources), model.text_ids(instructions)
+        )
         loss = torch.nn.functional.mse_loss(v, velocity_target(x0, noise))
         optimizer.zero_grad()
         loss.backward()
@@ -84,7 +95,9 @@ def pretrain(seed: int, steps: int) -> tuple[TinyKontext, float]:
 
 def make(out: Path, seed: int = SEED, steps: int = STEPS) -> None:
     """Trains, saves, and writes recipe.json beside the weights."""
-    torch.set_num_threads(1)  # one thread adds up in one order: the same seed gives the same weights
+    torch.set_num_threads(
+        1
+    )  # one thread adds up in one order: the same seed gives the same weights
     model, loss = pretrain(seed, steps)
     model.save(out)
     write_json(

@@ -1,6 +1,8 @@
-"""A Qwen2.5-VL of 1.6 million parameters: the real transformers classes, a shrunken config, a small tokenizer of the same kind.
+"""A Qwen2.5-VL of 1.6 million parameters: the real transformers classes, a shrunken config, a small
+tokenizer of the same kind.
 
-What it builds is a folder that `AutoProcessor` and `Qwen2_5_VLForConditionalGeneration` load like any other Qwen2.5-VL checkpoint.
+What it builds is a folder that `AutoProcessor` and `Qwen2_5_VLForConditionalGeneration` load like
+any other Qwen2.5-VL checkpoint.
 """
 
 from __future__ import annotations
@@ -45,11 +47,20 @@ WORDS = Regex(r"[\n ]?\d+(?:\.\d+)?[:.]?| ?[A-Za-z]+[;:,.?]?| ?[^\sA-Za-z\d]+|\s
 
 
 def answer_tokens() -> list[str]:
-    """The fixed parts of an answer as single tokens, so that a verdict costs two tokens and a score two."""
+    """The fixed parts of an answer as single tokens, so that a verdict costs two tokens and a score
+    two."""
     heads = [f"{'[' if i == 1 else '}, '}{{\"question\": {i}, \"score\": " if i == 1 else f'}}, {{"question": {i}, "score": '
              for i in range(1, MAX_PRINCIPLES + 1)]  # fmt: skip
     names = [f'", "category": "{name}"}}' for name in CATEGORY_NAMES.values()]
-    return [*heads, '}]\n{"average_score": ', "}\n<score>", "</score>", '[{"question": "', ', {"question": "', *names]
+    return [
+        *heads,
+        '}]\n{"average_score": ',
+        "}\n<score>",
+        "</score>",
+        '[{"question": "',
+        ', {"question": "',
+        *names,
+    ]
 
 
 def corpus(seed: int, size: int) -> list[str]:
@@ -59,7 +70,10 @@ def corpus(seed: int, size: int) -> list[str]:
     lines = ["user\n", "assistant\n", "system\n"] * 3 + [
         f" {n} {n}; {n}? > empty; same; diff; ok bad none blob clean" for n in names
     ]
-    lines += [f" {word} {word}. {word}; {word}?" for word in (*ARTEFACTS, *PLACES, *BACKGROUNDS, "clean", "none")]
+    lines += [
+        f" {word} {word}. {word}; {word}?"
+        for word in (*ARTEFACTS, *PLACES, *BACKGROUNDS, "clean", "none")
+    ]
     lines += [f"\n{i}: {i}. {i}" for i in range(11)] + [f"{i / 2:.1f}" for i in range(21)] * 3
     for _ in range(size):
         scene = sample_scene(rng)
@@ -69,21 +83,36 @@ def corpus(seed: int, size: int) -> list[str]:
         verdicts = true_verdicts(before, after, steps)
         instruction = write_instruction(steps)
         lines.append(judge_text("brief", instruction, principles))
-        lines.append(think(before, after, steps, principles, verdicts) + "\n" + write_answer(verdicts, 5.0))
-        lines += [f"decompose: {instruction}", write_principles(principles), f"caption: {instruction}"]
+        lines.append(
+            think(before, after, steps, principles, verdicts) + "\n" + write_answer(verdicts, 5.0)
+        )
+        lines += [
+            f"decompose: {instruction}",
+            write_principles(principles),
+            f"caption: {instruction}",
+        ]
     lines += [f"compare: find {n} find {p} find {n} > {n}" for n in names for p in PLACES]
-    return lines + [f"{v}" for n in range(1, 7) for v in {round(k / n, 2) for k in range(n + 1)}] * 3
+    return (
+        lines + [f"{v}" for n in range(1, 7) for v in {round(k / n, 2) for k in range(n + 1)}] * 3
+    )
 
 
 def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen's special tokens in which every sandbox word is one token; any other text falls to bytes."""
+    """A byte-level BPE tokenizer with Qwen's special tokens in which every sandbox word is one
+    token; any other text falls to bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(WORDS, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024, min_frequency=2, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=1024,
+        min_frequency=2,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     text = list(corpus(seed, 400))
     for token in answer_tokens():
@@ -112,7 +141,8 @@ def build_processor(seed: int = 0) -> Qwen2_5_VLProcessor:
 def build_model(
     processor: Qwen2_5_VLProcessor, seed: int = 0, hidden: int = 128, layers: int = 4
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """A randomly initialised tiny Qwen2.5-VL for this processor; head_dim is 32, the least that vLLM serves."""
+    """A randomly initialised tiny Qwen2.5-VL for this processor; head_dim is 32, the least that
+    vLLM serves."""
     token = processor.tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={

@@ -1,6 +1,8 @@
-"""trl's GRPOTrainer without vLLM's libraries, which it loads wherever they are installed, though most runs never ask a vLLM server.
+"""trl's GRPOTrainer without vLLM's libraries, which it loads wherever they are installed, though
+most runs never ask a vLLM server.
 
-They take nearly as long to load as all the rest that a training needs; here they load when the trainer makes its client of a server.
+They take nearly as long to load as all the rest that a training needs; here they load when the
+trainer makes its client of a server.
 """
 
 from __future__ import annotations

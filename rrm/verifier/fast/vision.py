@@ -1,7 +1,8 @@
 """The vision tower with its attention as one batched call, and with equal images encoded once.
 
-Stock transformers runs the attention image by image, which dominates when images are many and small, and encodes an image again for
-every row that shows it: in a group of traces all rows show the same two. The result is the same.
+Stock transformers runs the attention image by image, which dominates when images are many and
+small, and encodes an image again for every row that shows it: in a group of traces all rows show
+the same two. The result is the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def batched_forward(
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Attention within equally long chunks, (tokens, hidden) → (tokens, hidden); chunks of unequal length take the stock way."""
+    """Attention within equally long chunks, (tokens, hidden) → (tokens, hidden); chunks of unequal
+    length take the stock way."""
     lengths = cu_seqlens[1:] - cu_seqlens[:-1]
     if position_embeddings is None or not bool((lengths == lengths[0]).all()):
         return type(self).forward(self, hidden_states, cu_seqlens, position_embeddings, **kwargs)
@@ -40,31 +42,50 @@ def batched_forward(
     def chunks(x: torch.Tensor) -> torch.Tensor:
         return x.reshape(lengths.numel(), -1, self.num_heads, x.shape[-1]).transpose(1, 2)
 
-    mixed = F.scaled_dot_product_attention(chunks(query), chunks(key), chunks(qkv[:, 2]), scale=self.scaling)
+    mixed = F.scaled_dot_product_attention(
+        chunks(query), chunks(key), chunks(qkv[:, 2]), scale=self.scaling
+    )
     return self.proj(mixed.transpose(1, 2).reshape(tokens, -1))
 
 
 def rows_of(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """The patch rows of these images, one image after another; image i has sizes[i] rows, and they lie in order."""
+    """The patch rows of these images, one image after another; image i has sizes[i] rows, and they
+    lie in order."""
     ends = sizes.cumsum(0)
-    return torch.cat([torch.arange(int(ends[i] - sizes[i]), int(ends[i]), device=sizes.device) for i in images.tolist()])
+    return torch.cat(
+        [
+            torch.arange(int(ends[i] - sizes[i]), int(ends[i]), device=sizes.device)
+            for i in images.tolist()
+        ]
+    )
 
 
 def distinct_images(pixels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the images that are the first of their kind, for every image the place of its kind among those).
+    """(the images that are the first of their kind, for every image the place of its kind among
+    those).
 
-    `pixels` is (patches, values), `grid` is (images, 3), as the processor gives them. Images of one fingerprint are compared value for
-    value; should two that differ have the same, each image is a kind of its own.
+    `pixels` is (patches, values), `grid` is (images, 3), as the processor gives them. Images of one
+    fingerprint are compared value for value; should two that differ have the same, each image is a
+    kind of its own.
     """
     sizes = grid.prod(1)
     image = torch.repeat_interleave(torch.arange(len(sizes), device=pixels.device), sizes)
     place = torch.arange(len(pixels), device=pixels.device) - (sizes.cumsum(0) - sizes)[image]
     bits = pixels.view(BITS[pixels.element_size()])
-    factors = torch.randint(1 << 15, (bits.shape[1],), generator=torch.Generator().manual_seed(0)).to(bits)
-    patches = (bits * factors).sum(1, dtype=bits.dtype).long()  # overflow wraps round, which does no harm
-    prints = torch.zeros(len(sizes), dtype=torch.int64, device=pixels.device).index_add_(0, image, patches * (2 * place + 1))
+    factors = torch.randint(
+        1 << 15, (bits.shape[1],), generator=torch.Generator().manual_seed(0)
+    ).to(bits)
+    patches = (
+        (bits * factors).sum(1, dtype=bits.dtype).long()
+    )  # overflow wraps round, which does no harm
+    prints = torch.zeros(len(sizes), dtype=torch.int64, device=pixels.device).index_add_(
+        0, image, patches * (2 * place + 1)
+    )
     kinds: dict[tuple[int, ...], int] = {}
-    of = [kinds.setdefault((*shape, code), len(kinds)) for shape, code in zip(grid.tolist(), prints.tolist(), strict=True)]
+    of = [
+        kinds.setdefault((*shape, code), len(kinds))
+        for shape, code in zip(grid.tolist(), prints.tolist(), strict=True)
+    ]
     first = torch.tensor([of.index(kind) for kind in range(len(kinds))], device=pixels.device)
     which = torch.tensor(of, device=pixels.device)
     if len(first) < len(which) and not torch.equal(bits[rows_of(first[which], sizes)], bits):
@@ -75,7 +96,8 @@ def distinct_images(pixels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Ten
 def shared_image_features(
     self: Qwen2_5_VLModel, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, **kwargs: Any
 ) -> Any:
-    """`get_image_features` in which equal images are one: every image's embeddings, `last_hidden_state` of the distinct ones alone."""
+    """`get_image_features` in which equal images are one: every image's embeddings,
+    `last_hidden_state` of the distinct ones alone."""
     first, which = distinct_images(pixel_values, image_grid_thw)
     if len(first) < len(which):
         pixel_values = pixel_values[rows_of(first, image_grid_thw.prod(1))]
@@ -86,7 +108,8 @@ def shared_image_features(
 
 
 def batch_vision_attention(model: Qwen2_5_VLForConditionalGeneration) -> None:
-    """Switches the model's vision blocks to `batched_forward`, where attention is neither flash nor eager."""
+    """Switches the model's vision blocks to `batched_forward`, where attention is neither flash nor
+    eager."""
     if model.config._attn_implementation != "sdpa":
         return
     for module in model.modules():

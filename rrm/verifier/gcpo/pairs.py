@@ -1,4 +1,5 @@
-"""Human preference pairs as GCPO reads them: two adjacent rows each, in batches that never tear a pair apart."""
+"""Human preference pairs as GCPO reads them: two adjacent rows each, in batches that never tear a
+pair apart."""
 
 from __future__ import annotations
 
@@ -20,23 +21,34 @@ from rrm.verifier.tables import read_table
 
 
 def read_pairs(data: Path) -> list[PreferencePair]:
-    """The decided pairs of preferences.parquet. Raises InputError where it is missing, empty, damaged, or holds a "same"."""
+    """The decided pairs of preferences.parquet. Raises InputError where it is missing, empty,
+    damaged, or holds a "same"."""
     path = data / "preferences.parquet"
     pairs = read_table(path, PreferencePair)
     if not pairs:
         raise InputError(f"{path} is empty; GCPO needs human preference pairs.")
     if any(pair.label == "same" for pair in pairs):
-        raise InputError(f"{path} holds pairs labelled 'same'; GCPO leaves them out: keep them in same.parquet.")
+        raise InputError(
+            f"{path} holds pairs labelled 'same'; GCPO leaves them out: keep them in same.parquet."
+        )
     return pairs
 
 
 def draw_pairs(pairs: list[PreferencePair], count: int | None, seed: int) -> list[PreferencePair]:
-    """`count` of the pairs, drawn by `seed` (the same draw holds every smaller one), or all. Raises InputError where there are fewer."""
+    """`count` of the pairs, drawn by `seed` (the same draw holds every smaller one), or all. Raises
+    InputError where there are fewer."""
     if count is None:
         return pairs
     if count > len(pairs):
-        raise InputError(f"pair_count asks for {count} pairs, and there are {len(pairs)}; lower it.")
-    return [pairs[i] for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:count].tolist()]
+        raise InputError(
+            f"pair_count asks for {count} pairs, and there are {len(pairs)}; lower it."
+        )
+    return [
+        pairs[i]
+        for i in torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[
+            :count
+        ].tolist()
+    ]
 
 
 def pair_rows(pair: PreferencePair, style: Style, store: ImageStore) -> list[dict[str, Any]]:
@@ -54,20 +66,27 @@ def pair_rows(pair: PreferencePair, style: Style, store: ImageStore) -> list[dic
 
 
 def build_dataset(pairs: list[PreferencePair], style: Style, store: ImageStore) -> datasets.Dataset:
-    """Rows 2i and 2i + 1 are pair i. Raises InputError for a pair without principles, unless the style asks for none."""
+    """Rows 2i and 2i + 1 are pair i. Raises InputError for a pair without principles, unless the
+    style asks for none."""
     for pair in pairs:
         if not pair.principles and not is_holistic(style):
-            raise InputError(f"The pair {pair.pair_id!r} has no principles to judge by; leave it out, or use a holistic base.")
-    dataset = datasets.Dataset.from_list([row for pair in pairs for row in pair_rows(pair, style, store)])
+            raise InputError(
+                f"The pair {pair.pair_id!r} has no principles to judge by; leave it out, or use a holistic base."
+            )
+    dataset = datasets.Dataset.from_list(
+        [row for pair in pairs for row in pair_rows(pair, style, store)]
+    )
     return dataset.cast_column("images", datasets.List(datasets.Image()))
 
 
 class PairSampler(Sampler[int]):
-    """Row indices of a whole run, for pairs in adjacent rows (2i preferred, 2i + 1 other): pairs are permuted, never torn apart.
+    """Row indices of a whole run, for pairs in adjacent rows (2i preferred, 2i + 1 other): pairs
+    are permuted, never torn apart.
 
-    The pairs come as one permutation after another, without a gap: every `total` pairs in a row are each pair once, and a batch that
-    one permutation does not fill goes on with the next (which may bring it a pair for the second time: two more groups). Each of
-    the `batches` of `pairs` pairs is given `repeats` times before the next, every row `traces` times in a run.
+    The pairs come as one permutation after another, without a gap: every `total` pairs in a row are
+    each pair once, and a batch that one permutation does not fill goes on with the next (which may
+    bring it a pair for the second time: two more groups). Each of the `batches` of `pairs` pairs is
+    given `repeats` times before the next, every row `traces` times in a run.
     """
 
     def __init__(self, total: int, traces: int, pairs: int, repeats: int, batches: int, seed: int):

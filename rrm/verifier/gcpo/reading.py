@@ -31,7 +31,8 @@ def score_tokens(pieces: Sequence[str]) -> list[bool]:
 
 
 def score_mask(ids_BT: torch.Tensor, decode: Callable[[list[int]], str]) -> torch.Tensor:
-    """1 for the tokens of each trace's final score, else 0, (B, T); `decode` gives the text of token ids."""
+    """1 for the tokens of each trace's final score, else 0, (B, T); `decode` gives the text of
+    token ids."""
     pieces = {i: decode([i]) for i in ids_BT.unique().tolist()}
     rows = [score_tokens([pieces[i] for i in ids]) for ids in ids_BT.tolist()]
     return torch.tensor(rows, dtype=torch.float32, device=ids_BT.device)

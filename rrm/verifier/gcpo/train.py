@@ -22,7 +22,8 @@ from rrm.verifier.training import MetricsFile, check_processes, finish, lora, ru
 
 
 def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
-    """trl's settings for the paper's algorithm; the batch of pairs is the same however many processes share it."""
+    """trl's settings for the paper's algorithm; the batch of pairs is the same however many
+    processes share it."""
     total = config.pairs_per_step * 2 * config.traces_per_image
     share, rest = divmod(total, processes)
     micro = config.micro_batch or share
@@ -51,7 +52,8 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
 
 
 def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] | None = None) -> dict[str, Any]:
-    """Trains, or carries on from the last checkpoint in `out`, and writes out/model. `kind` is the trainer, for measurements and tests."""
+    """Trains, or carries on from the last checkpoint in `out`, and writes out/model. `kind` is the
+    trainer, for measurements and tests."""
     style = style_of(config.base)
     pairs = draw_pairs(read_pairs(config.data), config.pair_count, config.seed)
     if len(pairs) < config.pairs_per_step:
@@ -59,7 +61,9 @@ def train(config: GCPOStage, out: Path, kind: type[GCPOTrainer] | None = None) -
             f"{config.data} holds {len(pairs)} pairs, fewer than one update's {config.pairs_per_step}; lower 'pairs_per_step'."
         )
     store = ImageStore(config.data / "images")
-    check_images(store, (digest for pair in pairs for digest in (pair.source, pair.edited_a, pair.edited_b)))
+    check_images(
+        store, (digest for pair in pairs for digest in (pair.source, pair.edited_a, pair.edited_b))
+    )
     dataset = build_dataset(pairs, style, store)
     start(config)
     settings = arguments(config, out, int(os.environ.get("WORLD_SIZE", "1")))

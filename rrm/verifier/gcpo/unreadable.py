@@ -10,13 +10,15 @@ from typing import Any
 from rrm.records import FailureKind
 
 PATIENCE = 20
-"""Updates in a row without one readable trace after which a run ends: nothing is learned from them, and each costs as much as others."""
+"""Updates in a row without one readable trace after which a run ends: nothing is learned from them,
+and each costs as much as others."""
 SHOWN, ENDS = 3, 160
 """How many traces are shown, and how many of a trace's last characters."""
 
 
 def last_readable(log: Sequence[Mapping[str, Any]]) -> int:
-    """The last update in a trainer's log whose traces were not all unreadable; 0 where there is none."""
+    """The last update in a trainer's log whose traces were not all unreadable; 0 where there is
+    none."""
     return max((line["step"] for line in log if line.get("unreadable_rate", 1.0) < 1), default=0)
 
 
@@ -28,21 +30,35 @@ class Patience:
         self.readable_until: int | None = None
 
     def reason_to_end(
-        self, step: int, reads: Sequence[float | FailureKind], texts: Sequence[str], log: Sequence[Mapping[str, Any]]
+        self,
+        step: int,
+        reads: Sequence[float | FailureKind],
+        texts: Sequence[str],
+        log: Sequence[Mapping[str, Any]],
     ) -> str | None:
-        """What a user is told once too many updates in a row had no readable trace, else None; `log` is the trainer's."""
+        """What a user is told once too many updates in a row had no readable trace, else None;
+        `log` is the trainer's."""
         if self.readable_until is None:
             self.readable_until = last_readable(log)
         last_update = step + self.updates_per_batch - 1  # the last one on these traces
         if any(not isinstance(read, str) for read in reads):
             self.readable_until = last_update
-        return hopeless(step, reads, texts, self.rollouts) if last_update - self.readable_until >= PATIENCE else None
+        return (
+            hopeless(step, reads, texts, self.rollouts)
+            if last_update - self.readable_until >= PATIENCE
+            else None
+        )
 
 
-def hopeless(step: int, reads: Sequence[float | FailureKind], texts: Sequence[str], rollouts: Path) -> str:
-    """What a user is told, with the ends of three traces; `reads` are of all processes, `texts` this one's."""
+def hopeless(
+    step: int, reads: Sequence[float | FailureKind], texts: Sequence[str], rollouts: Path
+) -> str:
+    """What a user is told, with the ends of three traces; `reads` are of all processes, `texts`
+    this one's."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(map(str, reads)).most_common())
-    shown = "; ".join(repr(text if len(text) <= ENDS else "…" + text[-ENDS:]) for text in texts[:SHOWN])
+    shown = "; ".join(
+        repr(text if len(text) <= ENDS else "…" + text[-ENDS:]) for text in texts[:SHOWN]
+    )
     remedy = (
         "raise 'max_tokens'"
         if "cut_off" in reads
