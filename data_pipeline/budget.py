@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from rrm.errors import InputError
+
 from data_pipeline.ledger import Bill
 from data_pipeline.settings import Teacher
-from rrm.errors import InputError
 
 Settle = Callable[[int | None, int | None], None]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rrm.errors import InputError
+from rrm.images import ImageStore, fit
+from rrm.records import Failure, Quarantined, Task
 from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
@@ -14,9 +17,6 @@ from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig
 from data_pipeline.stored_images import unreadable
-from rrm.errors import InputError
-from rrm.images import ImageStore, fit
-from rrm.records import Failure, Quarantined, Task
 
 EDITS_IN_FLIGHT = 8
 

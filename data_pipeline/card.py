@@ -10,13 +10,14 @@ from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
+from rrm import prompts
+from rrm.records import Gold, Principle, Quadruple, Trace
+
 from data_pipeline.budget import price
 from data_pipeline.judge import Judged
 from data_pipeline.ledger import Bill
 from data_pipeline.select import accuracy
 from data_pipeline.settings import Teacher
-from rrm import prompts
-from rrm.records import Gold, Principle, Quadruple, Trace
 
 PACKAGES = ("edit-rrm", "openai", "pillow", "qwen-vl-utils", "ImageHash", "pyarrow", "pydantic")
 SYSTEM_PROMPTS = ("DECOMPOSE", "FILTER", "JUDGE", "SCORE_ONLY", "HOLISTIC", "VERIFY")

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import yaml
 from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
-
 from rrm.errors import InputError
 from rrm.images import ImageStore, data_url, png_bytes
 from rrm.parsing import read_answer, thought_of

@@ -8,13 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tqdm import tqdm
-
-from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
-from data_pipeline.intake import Intake
-from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import Workbook, short_hash
-from data_pipeline.settings import DataConfig
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure, Quarantined
@@ -22,6 +15,13 @@ from rrm.rows import columns
 from rrm.rows.fields import BadRow, ImageRef
 from rrm.rows.pairs import edits_of
 from rrm.rows.sources import rows_of
+from tqdm import tqdm
+
+from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
+from data_pipeline.intake import Intake
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import Workbook, short_hash
+from data_pipeline.settings import DataConfig
 
 CHUNK = 256
 

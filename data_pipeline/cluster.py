@@ -17,6 +17,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.records import Failure, Record
 
 from data_pipeline.budget import Budget, price_of
 from data_pipeline.flow import in_order
@@ -24,9 +27,6 @@ from data_pipeline.ledger import Bill, Ledger, Paid, Seen
 from data_pipeline.passes import PASSES, Pass
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Teachers
-from rrm.errors import InputError
-from rrm.images import ImageStore
-from rrm.records import Failure, Record
 
 Row = TypeVar("Row", bound=Record)
 Outcome = TypeVar("Outcome", bound=Record)

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
-
-from data_pipeline.questions import Asking, Asks, about
-from data_pipeline.settings import DataConfig
-from data_pipeline.teachers import Call, one_call
 from rrm import prompts
 from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_principles
 from rrm.records import Failure, Principle, Record, Task
 from rrm.rows.formats import whole_rows
+
+from data_pipeline.questions import Asking, Asks, about
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Call, one_call
 
 Language = Literal["en", "zh"]
 ASKED_IN: dict[Language, str] = {

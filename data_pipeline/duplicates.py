@@ -22,10 +22,9 @@ import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from rrm.errors import InputError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-
-from rrm.errors import InputError
 
 BITS, LEVELS = 8, 6
 HASH_BYTES, SIDE = 8, 8

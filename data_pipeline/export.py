@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rrm.parsing import thought_of
+from rrm.records import PreferencePair, SFTRow, Trace
+from rrm.runtime.secrets import mask
+from rrm.runtime.stage import account, write_json
 
 from data_pipeline.card import Tally, money_rows, prompt_hashes, quarantine_counts, versions
 from data_pipeline.judge import Judged
@@ -17,10 +21,6 @@ from data_pipeline.passes import CHOSEN, ready
 from data_pipeline.rows import decompose_row, judge_row, write_table
 from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig
-from rrm.parsing import thought_of
-from rrm.records import PreferencePair, SFTRow, Trace
-from rrm.runtime.secrets import mask
-from rrm.runtime.stage import account, write_json
 
 SPLITS = {"train": "", "validation": "_validation"}
 """What is added to a file's name."""

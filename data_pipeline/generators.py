@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from PIL.Image import Image, Resampling
 from pydantic import Field, model_validator
-
 from rrm.chat import ChatClient, Fault, Form, patiently
 from rrm.config import Config
 from rrm.errors import InputError

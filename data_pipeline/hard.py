@@ -6,15 +6,15 @@ import hashlib
 from typing import Any, Literal
 
 from pydantic import Field
-
-from data_pipeline.questions import Asking, Asks, about
-from data_pipeline.settings import DataConfig
-from data_pipeline.teachers import one_call
 from rrm import prompts
 from rrm.parsing import Answer
 from rrm.parsing.lists import binary, ends, rows_with
 from rrm.parsing.said import said, unreadable
 from rrm.records import Failure, Record, Task
+
+from data_pipeline.questions import Asking, Asks, about
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import one_call
 
 CRITERIA = ("multi-step", "fine-grained", "implicit", "spatial")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from data_pipeline.run_state import Workbook, short_hash
 from rrm.records import Failure, Label, Quarantined, Task
 from rrm.rows.labels import Labels
 from rrm.rows.pairs import PairRow
 from rrm.rows.votes import SWAPPED, Ballot, Vote
+
+from data_pipeline.run_state import Workbook, short_hash
 
 PAIR = """
 SELECT p.edited_a, p.edited_b, t.source, t.instruction, t.requirement FROM pairs p JOIN tasks t USING (task_id) WHERE p.pair_id = ?

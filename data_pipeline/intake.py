@@ -12,13 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
-from data_pipeline.duplicates import look_of
-from data_pipeline.human_pairs import add_vote, settle
-from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import Workbook, short_hash
-from data_pipeline.settings import DataConfig
 from rrm.errors import InputError
 from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task
@@ -28,6 +21,13 @@ from rrm.rows.formats import InputRow
 from rrm.rows.labels import BY_WORDS, Labels
 from rrm.rows.pairs import PairRow, labels_of, read_pair
 from rrm.rows.sources import rows_of
+from tqdm import tqdm
+
+from data_pipeline.duplicates import look_of
+from data_pipeline.human_pairs import add_vote, settle
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import Workbook, short_hash
+from data_pipeline.settings import DataConfig
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
 CHUNK = 256

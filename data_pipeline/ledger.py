@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from data_pipeline.database import Connection, Damaged, Unwritable, open_database
 from rrm.records import Choice, Failure
+
+from data_pipeline.database import Connection, Damaged, Unwritable, open_database
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from rrm.errors import InputError
+from rrm.records import Quadruple, Quarantined, Record, Task
 from tqdm import tqdm
 
 from data_pipeline.decompose import Decomposed, decompose
@@ -18,8 +20,6 @@ from data_pipeline.questions import Asks
 from data_pipeline.run_state import Workbook, principles_text
 from data_pipeline.settings import DataConfig
 from data_pipeline.teacher_client import Line
-from rrm.errors import InputError
-from rrm.records import Quadruple, Quarantined, Record, Task
 
 Row = TypeVar("Row", bound=Record)
 Outcome = TypeVar("Outcome", bound=Record)

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rrm.errors import InputError, NothingMade
+from rrm.images import ImageStore
+from rrm.records import Failure, Principle, Quadruple, Task
+from rrm.runtime.stage import write_json
 
 from data_pipeline.budget import Budget, price, price_of
 from data_pipeline.candidates import make_candidates
@@ -35,10 +39,6 @@ from data_pipeline.run_state import Workbook
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
-from rrm.errors import InputError, NothingMade
-from rrm.images import ImageStore
-from rrm.records import Failure, Principle, Quadruple, Task
-from rrm.runtime.stage import write_json
 
 RESAMPLES = 2000
 MEASURES = ("calls", "prompt_tokens", "completion_tokens", "seconds")

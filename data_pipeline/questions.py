@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from data_pipeline.teachers import Answer, Call
 from rrm.errors import InputError
 from rrm.prompts import again_text
 from rrm.records import Choice, Failure, Task
+
+from data_pipeline.teachers import Answer, Call
 
 Read = TypeVar("Read")
 

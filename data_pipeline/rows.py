@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from data_pipeline.judge import Judged
-from data_pipeline.select import accuracy
 from rrm.errors import InputError
 from rrm.parsing import canonical
 from rrm.prompts import write_principles
 from rrm.records import PreferencePair, Principle, Quadruple, Record, SFTRow, Task, Trace
 from rrm.runtime.disk import written_at_once
 from rrm.runtime.secrets import masked
+
+from data_pipeline.judge import Judged
+from data_pipeline.select import accuracy
 
 Row = TypeVar("Row", bound=Record)
 GROUP = 1024

@@ -25,6 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.rows.sources import fingerprint_files
+from rrm.runtime import local_servers
+from rrm.runtime.stage import previous, run_stage
+
 from data_pipeline.budget import Budget, price_of
 from data_pipeline.candidates import make_candidates
 from data_pipeline.card_page import write_page
@@ -37,11 +43,6 @@ from data_pipeline.run_state import Workbook
 from data_pipeline.settings import SANDBOX, DataConfig
 from data_pipeline.stored_images import damaged
 from data_pipeline.teachers import Teachers
-from rrm.errors import InputError
-from rrm.images import ImageStore
-from rrm.rows.sources import fingerprint_files
-from rrm.runtime import local_servers
-from rrm.runtime.stage import previous, run_stage
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.database import Connection, Damaged, open_database
 from rrm.errors import InputError
 from rrm.records import Failure, PreferencePair, Principle, Quadruple, Quarantined, Task
+
+from data_pipeline.database import Connection, Damaged, open_database
 
 log = logging.getLogger(__name__)
 

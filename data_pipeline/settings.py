@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-
-from data_pipeline.generators import Generator
 from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
 from rrm.records import Category, Label
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
+
+from data_pipeline.generators import Generator
 
 Variant = Literal["T", "V", "T+V", "holistic"]
 Range = tuple[int, int]

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from data_pipeline.run_state import Workbook
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure
+
+from data_pipeline.run_state import Workbook
 
 CHUNK = 1024
 DIGESTS = """

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiolimiter import AsyncLimiter
-
-from data_pipeline.settings import DataConfig, Teacher
 from rrm.chat import ChatClient, ChatRequest, Completion, Fault, StopRule, every_choice
 from rrm.chat.waits import backoff
 from rrm.errors import InputError
 from rrm.records import Failure
 from rrm.runtime.secrets import know_fields
+
+from data_pipeline.settings import DataConfig, Teacher
 
 ATTEMPTS = 5
 """Times that a request is sent before a broken connection, a time-out or a 5xx counts as a lost call."""

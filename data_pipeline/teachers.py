@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from rrm.chat import ChatRequest
+from rrm.errors import InputError
+from rrm.images import ImageStore, data_url
+from rrm.records import Failure
+
 from data_pipeline.budget import Budget
 from data_pipeline.ledger import Ledger, Paid
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.stored_images import unreadable
 from data_pipeline.teacher_client import Line
-from rrm.chat import ChatRequest
-from rrm.errors import InputError
-from rrm.images import ImageStore, data_url
-from rrm.records import Failure
 
 IMAGES_KEPT = 64
 """Images whose data URL is kept in memory."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.settings import DataConfig, Variant
-from data_pipeline.teachers import Answer, Call, calls_to
 from rrm import prompts
 from rrm.parsing import read_answer, sound, written
 from rrm.records import Failure, Quadruple, Trace
+
+from data_pipeline.settings import DataConfig, Variant
+from data_pipeline.teachers import Answer, Call, calls_to
 
 SYSTEMS: dict[Variant, str] = {
     "T": prompts.JUDGE_SYSTEM,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.questions import Asking
-from data_pipeline.settings import DataConfig
-from data_pipeline.teachers import Call, one_call
 from rrm import prompts
 from rrm.parsing import canonical, read_gold
 from rrm.records import Failure, Gold, Quadruple, Trace
+
+from data_pipeline.questions import Asking
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Call, one_call
 
 
 def verify_call(quadruple: Quadruple, traces: Sequence[Trace], config: DataConfig) -> Call:

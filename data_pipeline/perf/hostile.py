@@ -16,11 +16,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from rrm import parsing
+from rrm.records import Choice, Failure
 
 from data_pipeline.perf.hostile_answers import HUGE, MOST_PRINCIPLES, TEMPLATES, draft, mutate
 from data_pipeline.perf.oracle import invented
-from rrm import parsing
-from rrm.records import Choice, Failure
 
 HYPOTHESIS_SHARE = 0.1
 """Of the answers, those that hypothesis writes."""

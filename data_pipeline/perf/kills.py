@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
-
-from data_pipeline.settings import DataConfig
 from rrm.runtime.stage import DONE
 from rrm.sandbox.build import WorldConfig, build
 from rrm.sandbox.fault_server import running_fault_server
+from tqdm import tqdm
+
+from data_pipeline.settings import DataConfig
 
 IN_FLIGHT = 8
 """Requests in flight per teacher; there are three."""

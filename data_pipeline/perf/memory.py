@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rrm.runtime.stage import peak_rss_mb
+from rrm.sandbox.fault_server import running_fault_server
 
 from data_pipeline.perf.rates import config_of
 from data_pipeline.run import run
-from rrm.runtime.stage import peak_rss_mb
-from rrm.sandbox.fault_server import running_fault_server
 
 TASKS_PER_IMAGE = 10
 SIDE = 32

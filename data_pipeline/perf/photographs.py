@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from rrm.images import MAX_PIXELS, ImageStore, fit
+from rrm.sandbox.photo_edits import photo_editors, script_photo, truth
+from rrm.sandbox.photos import parse
+from rrm.sandbox.teacher import running_teacher
 from skimage import data
 
 from data_pipeline.judge import Judged
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig
-from rrm.images import MAX_PIXELS, ImageStore, fit
-from rrm.sandbox.photo_edits import photo_editors, script_photo, truth
-from rrm.sandbox.photos import parse
-from rrm.sandbox.teacher import running_teacher
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry")
 INSTRUCTIONS = (

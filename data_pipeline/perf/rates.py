@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import openai
 from PIL import Image
+from rrm.images import ImageStore
+from rrm.records import Task
+from rrm.sandbox.fault_server import running_fault_server
 
 from data_pipeline.budget import Budget
 from data_pipeline.decompose import Decomposed, decompose_call
@@ -21,9 +24,6 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.passes import DECOMPOSE, LocalEngine
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, Teachers
-from rrm.images import ImageStore
-from rrm.records import Task
-from rrm.sandbox.fault_server import running_fault_server
 
 LIMIT, DELAY = 100.0, 0.2
 """Requests per second that the limited teacher allows, and seconds that the slow one takes."""

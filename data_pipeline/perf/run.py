@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.perf import hostile, kills, memory, photographs, rates
 from rrm.errors import InputError
 from rrm.runtime.stage import write_json
+
+from data_pipeline.perf import hostile, kills, memory, photographs, rates
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "rate_limited": rates.rate_limited,

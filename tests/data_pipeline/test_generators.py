@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from data_pipeline.generators import Generator, fitted, open_generator, working_size
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
@@ -20,8 +21,17 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
+from eval.editors.__main__ import main as run_editor_bench
 from fastapi import FastAPI, Response
 from PIL import Image
+from rrm.errors import InputError
+from rrm.images import png_bytes
+from rrm.records import Failure
+from rrm.sandbox import images_api
+from rrm.sandbox.edits import Step, apply_step, parse_instruction
+from rrm.sandbox.models.verifier import build_model, build_processor
+from rrm.sandbox.reading import read_scene
+from rrm.sandbox.world import Scene, Thing, draw
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -31,16 +41,6 @@ from transformers import (
     T5EncoderModel,
 )
 
-from data_pipeline.generators import Generator, fitted, open_generator, working_size
-from eval.editors.__main__ import main as run_editor_bench
-from rrm.errors import InputError
-from rrm.images import png_bytes
-from rrm.records import Failure
-from rrm.sandbox import images_api
-from rrm.sandbox.edits import Step, apply_step, parse_instruction
-from rrm.sandbox.models.verifier import build_model, build_processor
-from rrm.sandbox.reading import read_scene
-from rrm.sandbox.world import Scene, Thing, draw
 from tests.support.editor_benchmarks import served
 
 SCENE = Scene("gray", (Thing("red", "circle"), None, Thing("blue", "square"), None))
