@@ -14,7 +14,7 @@ from data_pipeline.flow import in_order
 from data_pipeline.generators import Generator, GeneratorClient, open_generator
 from data_pipeline.intake import short_hash
 from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
 from data_pipeline.stored_images import unreadable
 
@@ -42,13 +42,13 @@ async def edit(
     return seen
 
 
-async def make_candidates(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
-    """Every editor's edits of every chosen task, into the workbook, unless that was done."""
-    if not config.generators or book.result("make") is not None:
+async def make_candidates(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> None:
+    """Every editor's edits of every chosen task, into the run state, unless that was done."""
+    if not config.generators or state.result("make") is not None:
         return
-    book.run("DELETE FROM quarantine WHERE stage = 'make'")
+    state.clear_quarantine("make")
     made = failed = 0
-    total = book.count("tasks WHERE chosen IN ('all', 'random', 'hard')")
+    total = state.to_edit_count()
     for editor in config.generators:
         client = open_generator(editor)
 
@@ -59,7 +59,7 @@ async def make_candidates(config: DataConfig, book: Workbook, ledger: Ledger, st
             return task, seed, await edit(task, editor, seed, client, ledger, store, config.max_pixels)
 
         def rows(editor: Generator = editor) -> Iterator[tuple[Task, int]]:
-            for task in book.tasks("chosen IN ('all', 'random', 'hard')"):
+            for task in state.tasks_to_edit():
                 for seed in editor.seeds:
                     yield task, seed
 
@@ -71,10 +71,10 @@ async def make_candidates(config: DataConfig, book: Workbook, ledger: Ledger, st
                     failed += 1
                     evidence = {"instruction": task.instruction, "source": task.source, "editor": editor.name, "seed": seed}
                     key = f"{task.task_id}:{editor.name}:{seed}"
-                    book.quarantine([Quarantined(stage="make", key=key, failure=seen, evidence=evidence)])
+                    state.quarantine([Quarantined(stage="make", key=key, failure=seen, evidence=evidence)])
                 else:
-                    made += book.add_quadruple(short_hash(task.task_id, seen.digest), task.task_id, seen.digest, editor.name)
+                    made += state.add_quadruple(short_hash(task.task_id, seen.digest), task.task_id, seen.digest, editor.name)
             bar.close()
         finally:
             await client.close()
-    book.finish("make", {"made": made, "failed": failed})
+    state.finish("make", {"made": made, "failed": failed})

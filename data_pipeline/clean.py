@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
 from data_pipeline.intake import Intake
 from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import Workbook, short_hash
+from data_pipeline.run_state import RunState, short_hash
 from data_pipeline.settings import DataConfig
 
 CHUNK = 256
@@ -45,7 +45,7 @@ def source_of(values: Mapping[str, Any]) -> tuple[ImageRef, str]:
         return task.image, task.instruction
 
 
-def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut:
+def read_held_out(config: DataConfig, intake: Intake, state: RunState) -> HeldOut:
     """What the set must not overlap with; a benchmark's row that cannot be read is quarantined.
 
     Raises InputError where a benchmark has no readable row.
@@ -62,7 +62,7 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
                         raise BadRow("bad_row", row.fault)
                     parsed.append((row, source_of(row.values)))
                 except BadRow as error:
-                    book.quarantine([Quarantined(stage="benchmark", key=row.place, failure=error.failure)])
+                    state.quarantine([Quarantined(stage="benchmark", key=row.place, failure=error.failure)])
             images = intake.images((ref, row.folder) for row, (ref, _) in parsed)
             for row, (ref, instruction) in parsed:
                 seen = images[ref, row.folder]
@@ -72,7 +72,7 @@ def read_held_out(config: DataConfig, intake: Intake, book: Workbook) -> HeldOut
                     held.files.setdefault(seen.digest, row.where)
                     held.instructions.setdefault(normalised(instruction), row.where)
                 else:
-                    book.quarantine([Quarantined(stage="benchmark", key=row.place, failure=seen)])
+                    state.quarantine([Quarantined(stage="benchmark", key=row.place, failure=seen)])
         if not usable:
             raise InputError(f"{where} holds no readable source image and instruction; correct 'benchmarks'.")
     return held
@@ -87,53 +87,49 @@ def near_held_out(sources: list[str], looks: Looks, held: HeldOut, bits: int) ->
     return reasons
 
 
-def leave_out(book: Workbook, found: list[tuple[int, str, str]]) -> None:
+def leave_out(state: RunState, found: list[tuple[int, str, str]]) -> None:
     """Marks tasks (by n and id) as left out, with the reason, and quarantines them."""
-    book.many("UPDATE tasks SET left_out = ? WHERE n = ?", [(reason.partition(":")[0], n) for n, _, reason in found])
+    state.leave_out((reason.partition(":")[0], n) for n, _, reason in found)
     failures = ((task_id, Failure(kind="duplicate", detail=reason)) for _, task_id, reason in found)
-    book.quarantine([Quarantined(stage="clean", key=task_id, failure=failure) for task_id, failure in failures])
+    state.quarantine([Quarantined(stage="clean", key=task_id, failure=failure) for task_id, failure in failures])
 
 
-def clean(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
+def clean(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> None:
     """Marks the tasks that overlap with a benchmark or repeat one another, and splits by source, unless that was done.
 
     Sources that look alike (`near_duplicate_bits`) fall on the same side of the split, whatever the order of the rows. A task whose
     near-duplicate source has the same instruction already is a repeat.
     """
-    if book.result("clean") is not None:
+    if state.result("clean") is not None:
         return
-    book.run("DELETE FROM quarantine WHERE stage IN ('clean', 'benchmark')")
+    state.clear_quarantine("clean", "benchmark")
     intake = Intake(config, store, ledger)
-    held = read_held_out(config, intake, book)
+    held = read_held_out(config, intake, state)
     intake.threads.shutdown()
-    sources = [row[0] for row in book.run("SELECT DISTINCT source FROM tasks ORDER BY source")]
+    sources = state.sources()
     looks = stacked(ledger.look(source) for source in sources)
     groups = clusters(len(sources), near_pairs(looks, None, config.near_duplicate_bits))
     place = {source: sources[int(group)] for source, group in zip(sources, groups, strict=True)}
     reasons = near_held_out(sources, looks, held, config.near_duplicate_bits)
-    book.many(
-        "UPDATE tasks SET split = ? WHERE source = ?",
-        ((split_of(key, config.seed, config.validation_share), source) for source, key in place.items()),
-    )
+    state.set_splits((split_of(key, config.seed, config.validation_share), source) for source, key in place.items())
     taken: set[str] = set()
     found: list[tuple[int, str, str]] = []
     shared = 0
-    columns = "n, task_id, source, instruction, requirement, origin"
-    for n, task_id, source, instruction, requirement, origin in book.slabs(f"SELECT {columns} FROM tasks WHERE n > ?"):
-        words = normalised(instruction)
-        repeat = short_hash(place[source], words, requirement or "")
-        if source in reasons:
-            found.append((n, task_id, reasons[source]))
+    for n, task, origin in state.all_tasks():
+        words = normalised(task.instruction)
+        repeat = short_hash(place[task.source], words, task.requirement or "")
+        if task.source in reasons:
+            found.append((n, task.task_id, reasons[task.source]))
         elif words in held.instructions and config.leave_out_instructions:
-            found.append((n, task_id, f"instruction: the same as in {held.instructions[words]}"))
+            found.append((n, task.task_id, f"instruction: the same as in {held.instructions[words]}"))
         elif origin == "task" and repeat in taken:
-            found.append((n, task_id, "repeat: another task has this instruction and nearly the same image"))
+            found.append((n, task.task_id, "repeat: another task has this instruction and nearly the same image"))
         else:
             shared += words in held.instructions
             taken.add(repeat)
-    leave_out(book, found)
+    leave_out(state, found)
     counts = Counter(reason.partition(":")[0] for _, _, reason in found)
     kept_words = {"instructions_shared_and_kept": shared}
-    book.finish(
+    state.finish(
         "clean", {**counts, **kept_words, "sources": len(sources), "look_alikes": len(sources) - len(set(place.values()))}
     )

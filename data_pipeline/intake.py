@@ -1,4 +1,4 @@
-"""Taking in: tasks, candidates and human pairs from the user's files into the workbook, their images into the image store.
+"""Taking in: tasks, candidates and human pairs from the user's files into the run state, their images into the image store.
 
 A row that cannot be used is quarantined with the reason; a source without one usable row is an InputError.
 """
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data_pipeline.duplicates import look_of
 from data_pipeline.human_pairs import add_vote, settle
 from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import Workbook, short_hash
+from data_pipeline.run_state import RunState, short_hash
 from data_pipeline.settings import DataConfig
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
@@ -96,7 +96,7 @@ class Intake:
         what: str,
         read: Callable[[dict[str, Any]], Read],
         refs_of: Callable[[Read], list[ImageRef]],
-        book: Workbook,
+        state: RunState,
         stranger: Callable[[Read], str | None] = lambda row: None,
     ) -> Iterator[tuple[InputRow, Read, list[str]]]:
         """Every usable row with the digests of its images, in order; the others are quarantined.
@@ -136,7 +136,7 @@ class Intake:
                 if failure is not None or isinstance(value, Failure):
                     bad = Quarantined(stage="read", key=key, failure=failure or Failure(kind="bad_row"), evidence=shown(row))
                     first = first or bad
-                    book.quarantine([bad])
+                    state.quarantine([bad])
                     continue
                 usable += 1
                 yield row, value, digests
@@ -151,24 +151,24 @@ def shown(row: InputRow) -> dict[str, Any]:
     return {"row": {name: value[:LONGEST_SHOWN] if isinstance(value, str) else value for name, value in plain}}
 
 
-def take_tasks(config: DataConfig, book: Workbook, intake: Intake) -> int:
+def take_tasks(config: DataConfig, state: RunState, intake: Intake) -> int:
     """Adds the tasks, and the edits that a row may bring along; returns how many rows were usable."""
     count = 0
-    rows = intake.rows(config.tasks, "task", read_task, lambda task: [task.image, *task.edits], book)
+    rows = intake.rows(config.tasks, "task", read_task, lambda task: [task.image, *task.edits], state)
     for _, value, (source, *edits) in rows:
         task_id = short_hash(source, value.instruction, value.requirement or "")
         task = Task(task_id=task_id, source=source, instruction=value.instruction, requirement=value.requirement)
-        count += book.add_task(task, "task")
+        count += state.add_task(task, "task")
         if isinstance(value.image, str):
-            book.run("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", (value.image, value.instruction, task_id))
+            state.name_task(value.image, value.instruction, task_id)
         for edited in edits:
-            book.add_quadruple(short_hash(task_id, edited), task_id, edited, value.editor or "given")
+            state.add_quadruple(short_hash(task_id, edited), task_id, edited, value.editor or "given")
         if config.limit and count >= config.limit:
             break
     return count
 
 
-def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
+def take_candidates(config: DataConfig, state: RunState, intake: Intake) -> int:
     """Adds the ready-made candidates; the same image twice for one task counts once, whoever made it. Candidates of tasks that a limit
     leaves out are passed over."""
     assert config.candidates is not None
@@ -179,12 +179,9 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
 
     def tasks_of(value: CandidateRow, source: Sequence[str] = ()) -> list[str]:
         """Several where tasks differ in the requirement alone, and the row names none: an editor is shown no requirement."""
-        there = "names JOIN tasks t USING (task_id) WHERE name = ? AND names.instruction = ?"
         if value.source is not None:
-            there = "tasks t WHERE t.source = ? AND t.instruction = ?"
-        asked = (value.task, *source, value.instruction, value.requirement, value.requirement)
-        query = f"SELECT task_id FROM {there} AND origin = 'task' AND (? IS NULL OR t.requirement = ?) ORDER BY t.n"
-        return [row[0] for row in book.run(query, asked[value.source is not None :])]
+            return state.tasks_of_source(source[0], value.instruction, value.requirement)
+        return state.tasks_named(value.task or "", value.instruction, value.requirement)
 
     def unknown(value: CandidateRow) -> str:
         return "" if config.limit else f"no task has the image '{value.task or 'that is its source'}' and this instruction"
@@ -192,18 +189,18 @@ def take_candidates(config: DataConfig, book: Workbook, intake: Intake) -> int:
     def stranger(value: CandidateRow) -> str | None:
         return unknown(value) if value.source is None and not tasks_of(value) else None
 
-    rows = intake.rows(config.candidates, "candidate", read_candidate, refs, book, stranger)
+    rows = intake.rows(config.candidates, "candidate", read_candidate, refs, state, stranger)
     for row, value, (edited, *source) in rows:
         tasks = tasks_of(value, source)
         for task in tasks:
-            count += book.add_quadruple(short_hash(task, edited), task, edited, value.editor)
+            count += state.add_quadruple(short_hash(task, edited), task, edited, value.editor)
         if not tasks and (reason := unknown(value)):
             failure = Failure(kind="bad_row", detail=reason)
-            book.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
+            state.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
     return count
 
 
-def take_pairs(config: DataConfig, book: Workbook, intake: Intake, labels: Labels) -> int:
+def take_pairs(config: DataConfig, state: RunState, intake: Intake, labels: Labels) -> int:
     """Adds the human pairs, each with its task and one verdict; returns how many rows were usable. The rows behind the last pair that
     a limit allows are not read."""
     assert config.pairs is not None
@@ -212,32 +209,32 @@ def take_pairs(config: DataConfig, book: Workbook, intake: Intake, labels: Label
     def read(values: dict[str, Any]) -> PairRow:
         return read_pair(values, labels)
 
-    rows = intake.rows(config.pairs, "pair", read, lambda pair: [pair.source, pair.a, pair.b], book)
+    rows = intake.rows(config.pairs, "pair", read, lambda pair: [pair.source, pair.a, pair.b], state)
     for row, value, (source, a, b) in rows:
         if a == b:
             failure = Failure(kind="bad_row", detail="both edits are the same image")
-            book.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
+            state.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
             continue
-        add_vote(book, value, source, a, b, row.place)
+        add_vote(state, value, source, a, b, row.place)
         count += 1
-        if config.limit and book.count("pairs") >= config.limit:
+        if config.limit and state.pair_count() >= config.limit:
             break
-    book.finish("pairs", settle(book, labels))
+    state.finish("pairs", settle(state, labels))
     return count
 
 
-def take_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> None:
+def take_in(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> None:
     """Reads all that the config names, unless that was done."""
-    if book.result("read") is not None:
+    if state.result("read") is not None:
         return
     # first: where it is not certain what labels mean, no image need be read
     labels = labels_of(config.pairs, config.reading, config.labels) if config.pairs else BY_WORDS
     intake = Intake(config, store, ledger)
-    with book.whole():
-        counts = {"tasks": take_tasks(config, book, intake)}
+    with state.transaction():
+        counts = {"tasks": take_tasks(config, state, intake)}
         if config.candidates:
-            counts["candidates"] = take_candidates(config, book, intake)
+            counts["candidates"] = take_candidates(config, state, intake)
         if config.pairs:
-            counts["pairs"] = take_pairs(config, book, intake, labels)
-        book.finish("read", counts)
+            counts["pairs"] = take_pairs(config, state, intake, labels)
+        state.finish("read", counts)
     intake.threads.shutdown()

@@ -1,8 +1,8 @@
-"""The passes over the workbook that ask teachers: rows in, outcomes out, in order, resumed where they were left."""
+"""The passes over the run state that ask teachers: rows in, outcomes out, in order, resumed where they were left."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +17,7 @@ from data_pipeline.flow import in_order
 from data_pipeline.hard import Filtered, filter_task, rank
 from data_pipeline.judge import Judged, judge
 from data_pipeline.questions import Asks
-from data_pipeline.run_state import Workbook, principles_text
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
 from data_pipeline.teacher_client import Line
 
@@ -25,7 +25,6 @@ Row = TypeVar("Row", bound=Record)
 Outcome = TypeVar("Outcome", bound=Record)
 AT_ONCE = 200
 """Outcomes that are written in one transaction."""
-CHOSEN = "chosen IS NOT NULL AND left_out IS NULL"
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,14 @@ class LocalEngine:
 
 
 async def note_all(
-    engine: Engine, book: Workbook, outcomes: AsyncGenerator[Outcome], note: Callable[[Outcome], None], bar: tqdm[NoReturn]
+    engine: Engine, state: RunState, outcomes: AsyncGenerator[Outcome], note: Callable[[Outcome], None], bar: tqdm[NoReturn]
 ) -> None:
-    """Writes the outcomes into the workbook, AT_ONCE in a transaction; where they cannot be written, nothing more is asked, and what is on
+    """Writes the outcomes into the run state, AT_ONCE in a transaction; where they cannot be written, nothing more is asked, and what is on
     its way is awaited: it is paid for."""
     async with aclosing(outcomes), aclosing(in_batches(outcomes, bar)) as batches:
         async for batch in batches:
             try:
-                with book.whole():
+                with state.transaction():
                     for outcome in batch:
                         note(outcome)
             except InputError as error:
@@ -126,111 +125,76 @@ def progress(name: str, total: int, done: int) -> tqdm[NoReturn]:
     return tqdm(total=total, initial=done, desc=name, unit="row")
 
 
-def choose(config: DataConfig, book: Workbook) -> None:
+def choose(config: DataConfig, state: RunState) -> None:
     """Marks the tasks that are used without being filtered: all, or so many drawn by seed."""
-    if book.result("choose") is not None:
+    if state.result("choose") is not None:
         return
-    book.run("UPDATE tasks SET chosen = 'pair' WHERE origin = 'pair' AND left_out IS NULL")
-    own = "origin = 'task' AND left_out IS NULL"
+    state.choose_pairs_own()
     if config.random_tasks is None and config.hard_tasks is None:
-        book.run(f"UPDATE tasks SET chosen = 'all' WHERE {own}")
+        state.choose_all()
     else:
-        book.run("CREATE TEMP TABLE ranks (n INTEGER PRIMARY KEY, rank TEXT)")
-        rows = book.slabs(f"SELECT n, task_id FROM tasks WHERE {own} AND n > ?")
-        book.many("INSERT INTO ranks VALUES (?, ?)", ((n, rank(task_id, config.seed)) for n, task_id in rows))
-        drawn = "SELECT n FROM ranks ORDER BY rank LIMIT ?"
-        book.run(f"UPDATE tasks SET chosen = 'random' WHERE n IN ({drawn})", (config.random_tasks or 0,))
-    # a task of the list that human pairs are on as well is needed for these in any case
-    book.run(
-        "UPDATE tasks SET chosen = 'pair' WHERE chosen IS NULL AND left_out IS NULL AND task_id IN (SELECT task_id FROM pairs)"
-    )
-    book.finish("choose", {"chosen": book.count(f"tasks WHERE {CHOSEN}")})
+        state.choose_first(config.random_tasks or 0, lambda task_id: rank(task_id, config.seed))
+    state.choose_pairs_listed()
+    state.finish("choose", {"chosen": state.chosen_count()})
 
 
-def by_rank(config: DataConfig, book: Workbook) -> Iterator[Task]:
-    """The tasks that are neither drawn nor filtered yet, in the order in which they would be drawn."""
-    tasks = book.tasks("origin = 'task' AND left_out IS NULL AND (chosen IS NULL OR chosen = 'pair') AND hard IS NULL")
-    book.run("CREATE TEMP TABLE IF NOT EXISTS queue (rank TEXT PRIMARY KEY, task TEXT)")
-    book.run("DELETE FROM queue")
-    book.many("INSERT INTO queue VALUES (?, ?)", ((rank(t.task_id, config.seed), t.model_dump_json()) for t in tasks))
-    last = ""
-    while rows := book.run("SELECT rank, task FROM queue WHERE rank > ? ORDER BY rank LIMIT 1000", (last,)).fetchall():
-        yield from (Task.model_validate_json(task) for _, task in rows)
-        last = rows[-1][0]
-
-
-async def filter_hard(config: DataConfig, book: Workbook, engine: Engine) -> None:
+async def filter_hard(config: DataConfig, state: RunState, engine: Engine) -> None:
     """Marks the first `hard_tasks` tasks that meet a criterion of hardness, unless that was done."""
-    if not config.filters or book.result("filter") is not None:
+    if not config.filters or state.result("filter") is not None:
         return
     wanted = config.hard_tasks or 0
-    kept, asked = book.count("tasks WHERE chosen = 'hard'"), book.count("tasks WHERE hard IS NOT NULL")
-    queue = by_rank(config, book)
+    kept, asked = state.hard_counts()
+    queue = state.unfiltered(lambda task_id: rank(task_id, config.seed))
 
     def note(found: Filtered) -> None:
         nonlocal kept, asked
         asked += 1
         hard = bool(found.criteria) and kept < wanted
         kept += hard
-        book.run("UPDATE tasks SET hard = ? WHERE task_id = ?", (",".join(found.criteria or ()), found.task_id))
-        if hard:
-            book.run("UPDATE tasks SET chosen = 'hard' WHERE task_id = ?", (found.task_id,))
+        state.set_hard(found.task_id, found.criteria or (), hard)
         if found.failure:
             bad = Quarantined(stage="filter", key=found.task_id, failure=found.failure, evidence=found.evidence)
-            book.quarantine([bad])
-        book.use(found.keys)
+            state.quarantine([bad])
+        state.use(found.keys)
 
     while kept < wanted and (part := list(islice(queue, AT_ONCE))):
         bar = progress("filter", asked + len(part), asked)
-        await note_all(engine, book, engine.outcomes(FILTER, part), note, bar)
-    book.finish("filter", {"asked": asked, "kept": kept, "wanted": wanted})
+        await note_all(engine, state, engine.outcomes(FILTER, part), note, bar)
+    state.finish("filter", {"asked": asked, "kept": kept, "wanted": wanted})
 
 
-async def decompose_all(config: DataConfig, book: Workbook, engine: Engine) -> None:
+async def decompose_all(config: DataConfig, state: RunState, engine: Engine) -> None:
     """Principles of every task that is chosen and needed, unless that was done."""
-    if not config.decomposes or book.result("decompose") is not None:
+    if not config.decomposes or state.result("decompose") is not None:
         return
-    judged = config.candidates is not None or bool(config.generators) or book.count("quadruples") > 0
-    has_edits = "task_id IN (SELECT task_id FROM quadruples) OR task_id IN (SELECT task_id FROM pairs)"
-    needed = f"{CHOSEN} AND ({has_edits})" if judged else CHOSEN
-    total, done = book.count(f"tasks WHERE {needed}"), book.count(f"tasks WHERE {needed} AND principles IS NOT NULL")
-    outcomes = engine.outcomes(DECOMPOSE, book.tasks(f"{needed} AND principles IS NULL"))
+    judged = config.candidates is not None or bool(config.generators) or state.candidate_count() > 0
+    total, done = state.decomposition_counts(only_with_edits=judged)
+    outcomes = engine.outcomes(DECOMPOSE, state.undecomposed(only_with_edits=judged))
 
     def note(found: Decomposed) -> None:
-        text = principles_text(found.principles or ())
-        book.run("UPDATE tasks SET principles = ? WHERE task_id = ?", (text, found.task_id))
+        state.set_principles(found.task_id, found.principles or ())
         if found.failure:
             bad = Quarantined(stage="decompose", key=found.task_id, failure=found.failure, evidence=found.evidence)
-            book.quarantine([bad])
-        book.use(found.keys)
+            state.quarantine([bad])
+        state.use(found.keys)
 
-    await note_all(engine, book, outcomes, note, progress("decompose", total, done))
-    book.finish("decompose", {"tasks": total})
-
-
-def ready(config: DataConfig) -> str:
-    """The condition on a quadruple (or pair) and its task that makes it ready to be judged."""
-    decomposed = " AND t.principles IS NOT NULL AND t.principles != '[]'" if config.decomposes else ""
-    return f"t.chosen IS NOT NULL AND t.left_out IS NULL{decomposed}"
+    await note_all(engine, state, outcomes, note, progress("decompose", total, done))
+    state.finish("decompose", {"tasks": total})
 
 
-async def judge_all(config: DataConfig, book: Workbook, engine: Engine) -> None:
+async def judge_all(config: DataConfig, state: RunState, engine: Engine) -> None:
     """Traces, gold and selection of every quadruple that is ready, unless that was done."""
-    if book.result("judge") is not None:
+    if state.result("judge") is not None:
         return
-    condition = f"{ready(config)} AND t.chosen != 'pair'"
-    joined = "quadruples q JOIN tasks t USING (task_id)"
-    total = book.count(f"{joined} WHERE {condition}")
-    done = book.count(f"{joined} WHERE {condition} AND q.outcome IS NOT NULL")
-    rows = (quadruple for quadruple, _ in book.quadruples(f"{condition} AND q.outcome IS NULL"))
+    total, done = state.judging_counts(config.decomposes)
+    rows = state.unjudged(config.decomposes)
 
     def note(found: Judged) -> None:
-        text = found.model_dump_json(exclude={"evidence", "keys"})
-        book.run("UPDATE quadruples SET outcome = ? WHERE quadruple_id = ?", (text, found.quadruple_id))
+        state.set_outcome(found.quadruple_id, found.model_dump_json(exclude={"evidence", "keys"}))
         if found.failure:
             bad = Quarantined(stage=found.failed_at, key=found.quadruple_id, failure=found.failure, evidence=found.evidence)
-            book.quarantine([bad])
-        book.use(found.keys)
+            state.quarantine([bad])
+        state.use(found.keys)
 
-    await note_all(engine, book, engine.outcomes(JUDGE, rows), note, progress("think and verify", total, done))
-    book.finish("judge", {"quadruples": total})
+    await note_all(engine, state, engine.outcomes(JUDGE, rows), note, progress("think and verify", total, done))
+    state.finish("judge", {"quadruples": total})

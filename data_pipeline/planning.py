@@ -25,7 +25,7 @@ from data_pipeline.flow import in_order
 from data_pipeline.hard import filter_task, rank
 from data_pipeline.judge import judge
 from data_pipeline.ledger import Ledger
-from data_pipeline.passes import CHOSEN, LocalEngine, choose, decompose_all, filter_hard, judge_all
+from data_pipeline.passes import LocalEngine, choose, decompose_all, filter_hard, judge_all
 from data_pipeline.questions import Asks
 from data_pipeline.run import (
     adopt_images,
@@ -35,7 +35,7 @@ from data_pipeline.run import (
     read_in,
     teachers_there,
 )
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
@@ -45,19 +45,19 @@ MEASURES = ("calls", "prompt_tokens", "completion_tokens", "seconds")
 
 
 @contextmanager
-def scratch(config: DataConfig, there: DataConfig | None = None) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
-    """A workbook of the config's inputs that is thrown away, with the set's own ledger; before anything is read, the teachers that are
+def scratch(config: DataConfig, there: DataConfig | None = None) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
+    """A run state of the config's inputs that is thrown away, with the set's own ledger; before anything is read, the teachers that are
     `there` are checked."""
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".foresight-", dir=Path(config.out).parent))
     try:
         adopt_images([Path(config.out) / "images"], foreseen(config))
-        with opened(config, folder, foreseen(config)) as (book, ledger, store):
+        with opened(config, folder, foreseen(config)) as (state, ledger, store):
             if there is not None:
                 asyncio.run(check_teachers(there, ledger, store))
-            read_in(config, book, ledger, store)
-            choose(config, book)
-            yield book, ledger, store
+            read_in(config, state, ledger, store)
+            choose(config, state)
+            yield state, ledger, store
     finally:
         shutil.rmtree(folder)
 
@@ -83,11 +83,11 @@ class LedgerOnly:
         """Nothing is asked anyway."""
 
 
-def edits_missing(config: DataConfig, book: Workbook, ledger: Ledger) -> Counter[str]:
+def edits_missing(config: DataConfig, state: RunState, ledger: Ledger) -> Counter[str]:
     """Edits that editors have still to make, by editor."""
     missing: Counter[str] = Counter()
     for editor in config.generators:
-        for task in book.tasks("chosen IN ('all', 'random', 'hard')"):
+        for task in state.tasks_to_edit():
             missing[editor.name] += sum(
                 ledger.image(editor.key(task.source, task.instruction, s)) is None for s in editor.seeds
             )
@@ -97,29 +97,26 @@ def edits_missing(config: DataConfig, book: Workbook, ledger: Ledger) -> Counter
 def dry_run(config: DataConfig) -> dict[str, Any]:
     """Prints and returns the calls that a run would make, per stage and model; those behind a call that is not answered yet are counted
     as if it were."""
-    with scratch(config) as (book, ledger, _):
+    with scratch(config) as (state, ledger, _):
         asks = LedgerOnly(ledger)
         engine = LocalEngine(config, asks)
 
         async def go() -> None:
-            await filter_hard(config, book, engine)
-            await decompose_all(config, book, engine)
-            await judge_all(config, book, engine)
+            await filter_hard(config, state, engine)
+            await decompose_all(config, state, engine)
+            await judge_all(config, state, engine)
 
-        missing_edits = edits_missing(config, book, ledger)
+        missing_edits = edits_missing(config, state, ledger)
         asyncio.run(go())
         calls: Counter[tuple[str, str]] = Counter(asks.missing.values())
-        joined = (
-            "quadruples q JOIN tasks t USING (task_id) WHERE t.chosen IS NOT NULL AND t.chosen != 'pair' AND t.left_out IS NULL"
-        )
-        waiting = book.count(f"{joined} AND q.outcome IS NULL") + sum(missing_edits.values())
+        waiting = state.unjudged_count() + sum(missing_edits.values())
         blank = Quadruple(
             quadruple_id="", task=Task(task_id="", source="", instruction="x"), edited="", editor="", principles=()
         )
         for call in think_calls(blank, config):
             calls["think", call.model] += waiting
         if config.verifies:
-            unthought = book.count("quarantine WHERE stage = 'think' AND failure LIKE '%not_asked%'")
+            unthought = state.not_asked_count("think")
             calls["verify", config.gold_teacher.model] += waiting + unthought
         edits = {f"edit | {name}": count for name, count in missing_edits.items()}
         result: dict[str, Any] = {
@@ -127,7 +124,7 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
             "calls": {f"{s} | {m}": n for (s, m), n in sorted(calls.items()) if n},
             "edits": edits,
         }
-        result["tasks"] = book.count(f"tasks WHERE {CHOSEN}")
+        result["tasks"] = state.chosen_count()
     print(f"{result['tasks']} tasks; {result['in_ledger']} answers are in the ledger; to be asked:")
     for name, count in {**edits, **result["calls"]}.items():
         print(f"  {name:45} {count:>10,}")
@@ -135,11 +132,10 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
     return result
 
 
-def sampled(config: DataConfig, book: Workbook, size: int) -> list[Task]:
+def sampled(config: DataConfig, state: RunState, size: int) -> list[Task]:
     """So many of the tasks that the run will use, in the order in which tasks are drawn."""
-    with_edits = "" if config.generators or not book.count("quadruples") else " AND task_id IN (SELECT task_id FROM quadruples)"
-    own = f"origin = 'task' AND left_out IS NULL{with_edits}"
-    tasks = sorted(book.tasks(own), key=lambda task: rank(task.task_id, config.seed + 1))
+    with_candidates = not config.generators and state.candidate_count() > 0
+    tasks = sorted(state.listed_tasks(with_candidates), key=lambda task: rank(task.task_id, config.seed + 1))
     if not tasks:
         raise InputError("There is no task to sample; correct 'tasks' and 'candidates'.")
     return tasks[:size]
@@ -155,7 +151,7 @@ class Measured:
     failure: Failure | None = None
 
 
-async def measure_task(task: Task, book: Workbook, ledger: Ledger, teachers: Asks, config: DataConfig) -> Measured:
+async def measure_task(task: Task, state: RunState, ledger: Ledger, teachers: Asks, config: DataConfig) -> Measured:
     """Takes one task through every pass."""
     keys: list[str] = []
     if config.filters:
@@ -166,9 +162,7 @@ async def measure_task(task: Task, book: Workbook, ledger: Ledger, teachers: Ask
         decomposed = await decompose(task, teachers, config)
         keys += decomposed.keys
         principles, failure = decomposed.principles, decomposed.failure
-    edits = book.run(
-        "SELECT quadruple_id, edited, editor FROM quadruples WHERE task_id = ? ORDER BY n", (task.task_id,)
-    ).fetchall()
+    edits = state.candidates_of(task.task_id)
     if principles is not None:
         for quadruple_id, edited, editor in edits:
             quadruple = Quadruple(quadruple_id=quadruple_id, task=task, edited=edited, editor=editor, principles=principles)
@@ -245,19 +239,18 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
     The sample's answers go into the set's ledger: the run itself will not ask for them again. Writes <out>.plan.json. Raises
     NothingMade where no task of the sample has valid principles: of what lies behind them nothing is known.
     """
-    with teachers_there(config) as there, scratch(config, there) as (book, ledger, store):
-        tasks = sampled(config, book, size)
-        book.run("UPDATE tasks SET chosen = NULL WHERE chosen != 'pair'")
-        book.many("UPDATE tasks SET chosen = 'all' WHERE task_id = ?", ((task.task_id,) for task in tasks))
+    with teachers_there(config) as there, scratch(config, there) as (state, ledger, store):
+        tasks = sampled(config, state, size)
+        state.choose_only(task.task_id for task in tasks)
         budget = Budget(price_of(ledger.bills(), config.pool), max_cost)
 
         async def go() -> list[Measured]:
             teachers = Teachers(there, store, ledger, budget)
             try:
-                await make_candidates(there, book, ledger, store)
+                await make_candidates(there, state, ledger, store)
 
                 async def work(task: Task) -> Measured:
-                    return await measure_task(task, book, ledger, teachers, there)
+                    return await measure_task(task, state, ledger, teachers, there)
 
                 return [found async for found in in_order(tasks, work, max(1, config.concurrency))]
             finally:
@@ -268,18 +261,16 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
         if len(failures) == len(measured):
             why = f"{failures[0].kind}: {failures[0].detail}"
             raise NothingMade(f"None of {len(measured)} sampled tasks has valid principles, so nothing can be planned ({why})")
-        own = "origin = 'task' AND left_out IS NULL"
-        every = book.count(f"tasks WHERE {own}")
+        every = state.listed_count()
         chosen = every
         if config.random_tasks is not None or config.hard_tasks is not None:
             chosen = min(every, (config.random_tasks or 0) + (config.hard_tasks or 0))
         judged, quadruples = chosen, None
-        if not config.generators and book.count("quadruples"):
+        if not config.generators and state.candidate_count():
             share = chosen / max(1, every)
-            judged = round(share * book.count(f"tasks WHERE {own} AND task_id IN (SELECT task_id FROM quadruples)"))
-            kept = f"quadruples q JOIN tasks t USING (task_id) WHERE t.{own.replace('AND ', 'AND t.')}"
-            quadruples = round(share * book.count(kept))
-        pairs = book.count("tasks WHERE chosen = 'pair'")
+            judged = round(share * state.listed_count(with_candidates=True))
+            quadruples = round(share * state.candidates_of_listed_count())
+        pairs = state.chosen_for_pairs_count()
         whole = Whole(every - (config.random_tasks or 0), judged + pairs, judged, quadruples)
     found = {
         "sample": len(tasks),

@@ -39,7 +39,7 @@ from data_pipeline.export import export
 from data_pipeline.intake import take_in
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import Engine, LocalEngine, choose, decompose_all, filter_hard, judge_all
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import SANDBOX, DataConfig
 from data_pipeline.stored_images import damaged
 from data_pipeline.teachers import Teachers
@@ -81,45 +81,45 @@ def foreseen(config: DataConfig) -> Path:
 
 
 @contextmanager
-def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[Workbook, Ledger, ImageStore]]:
+def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
     """The files of a run."""
     ledger = Ledger(config.ledger_path)
     try:
-        book = Workbook(out / "work.sqlite")
+        state = RunState(out / "work.sqlite")
         try:
-            yield book, ledger, ImageStore(images)
+            yield state, ledger, ImageStore(images)
         finally:
-            book.close()
+            state.close()
     finally:
         ledger.close()
 
 
-def read_in(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore) -> bool:
+def read_in(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> bool:
     """Reads the inputs and cleans the set, unless that was done and every image in the store is sound; whether there was anything to do.
 
     Raises InputError where images are damaged no sooner than they are stored.
     """
-    again = book.result("clean") is None
-    take_in(config, book, ledger, store)
-    if lost := damaged(book, store):
+    again = state.result("clean") is None
+    take_in(config, state, ledger, store)
+    if lost := damaged(state, store):
         again = True
         log.warning("%d stored images are missing or damaged: they are read again from their sources", len(lost))
-        book.begin()
-        take_in(config, book, ledger, store)
-        if damaged(book, store):
+        state.begin()
+        take_in(config, state, ledger, store)
+        if damaged(state, store):
             raise InputError(f"Images in {store.root} change as soon as they are stored; stop whatever else writes there.")
-    clean(config, book, ledger, store)
+    clean(config, state, ledger, store)
     return again
 
 
-async def go_through(config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore, engine: Engine) -> None:
+async def go_through(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore, engine: Engine) -> None:
     """Every pass, in order; those that are done are skipped, but for rows that servers failed to answer in an earlier run."""
-    book.forget_lost()
-    choose(config, book)
-    await filter_hard(config, book, engine)
-    await make_candidates(config, book, ledger, store)
-    await decompose_all(config, book, engine)
-    await judge_all(config, book, engine)
+    state.forget_lost()
+    choose(config, state)
+    await filter_hard(config, state, engine)
+    await make_candidates(config, state, ledger, store)
+    await decompose_all(config, state, engine)
+    await judge_all(config, state, engine)
 
 
 async def check_teachers(config: DataConfig, ledger: Ledger, store: ImageStore) -> None:
@@ -132,7 +132,7 @@ async def check_teachers(config: DataConfig, ledger: Ledger, store: ImageStore) 
 
 
 async def ask_teachers(
-    config: DataConfig, book: Workbook, ledger: Ledger, store: ImageStore, max_cost: float | None, engine: str
+    config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore, max_cost: float | None, engine: str
 ) -> dict[str, Any]:
     """Goes through all passes with the teachers; returns those that were gone for good on the way."""
     budget = Budget(price_of(ledger.bills(), config.pool), max_cost)
@@ -144,7 +144,7 @@ async def ask_teachers(
 
             runner = RayEngine(config, ledger, store, budget)
             ledger = runner.ledger
-        await go_through(config, book, ledger, store, runner)
+        await go_through(config, state, ledger, store, runner)
         return runner.gone()
     finally:
         await runner.close()
@@ -155,13 +155,13 @@ def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: st
     """Makes the data set in `out`; returns the counts and the account of its card."""
     adopt_images([previous(out) / "images", foreseen(config)], out / "images")
     shutil.rmtree(foreseen(config), ignore_errors=True)
-    with opened(config, out, out / "images") as (book, ledger, store), teachers_there(config) as there:
+    with opened(config, out, out / "images") as (state, ledger, store), teachers_there(config) as there:
         asyncio.run(check_teachers(there, ledger, store))
-        read_in(config, book, ledger, store)
-        gone = asyncio.run(ask_teachers(there, book, ledger, store, max_cost, engine))
-        if read_in(config, book, ledger, store):  # images were damaged on the way; every sound answer is in the ledger
-            gone = asyncio.run(ask_teachers(there, book, ledger, store, max_cost, engine))
-        card = export(config, out, book, ledger, gone)
+        read_in(config, state, ledger, store)
+        gone = asyncio.run(ask_teachers(there, state, ledger, store, max_cost, engine))
+        if read_in(config, state, ledger, store):  # images were damaged on the way; every sound answer is in the ledger
+            gone = asyncio.run(ask_teachers(there, state, ledger, store, max_cost, engine))
+        card = export(config, out, state, ledger, gone)
         write_page(out, card, store)
         return {**card["counts"], "account": card["account"]}
 

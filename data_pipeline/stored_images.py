@@ -1,4 +1,4 @@
-"""The images that a workbook's rows refer to, as they lie in the store: whole, or found out before a teacher is asked about them."""
+"""The images that a run state's rows refer to, as they lie in the store: whole, or found out before a teacher is asked about them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Failure
 
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 
 CHUNK = 1024
-DIGESTS = """
-SELECT source FROM tasks UNION SELECT edited FROM quadruples UNION SELECT edited_a FROM pairs UNION SELECT edited_b FROM pairs
-"""
 Stamp = tuple[int, int]
 """Size and time of the last change of any kind, which no program can set: a file with the same ones is not read again."""
 
@@ -30,34 +27,27 @@ def stamp_of(path: Path) -> Stamp | None:
     return stat.st_size, stat.st_ctime_ns
 
 
-def damaged(book: Workbook, store: ImageStore) -> list[str]:
-    """The digests of the workbook's images that are not in the store, or not as they were stored; a damaged file is deleted, so that
+def damaged(state: RunState, store: ImageStore) -> list[str]:
+    """The digests of the run state's images that are not in the store, or not as they were stored; a damaged file is deleted, so that
     it is made again from its source. What was found sound is not read again until it changes."""
     found: list[str] = []
-    digests = iter([row[0] for row in book.run(DIGESTS)])
+    digests = iter(state.image_digests())
     with ThreadPoolExecutor() as threads:
         while chunk := list(islice(digests, CHUNK)):
             new: list[tuple[str, Stamp]] = []
             for digest, stamp in zip(chunk, threads.map(lambda digest: stamp_of(store.path(digest)), chunk), strict=True):
                 if stamp is None:
                     found.append(digest)
-                elif stamp != known(book, digest):
+                elif stamp != state.sound_stamp(digest):
                     new.append((digest, stamp))
-            found += checked(book, store, new, threads)
+            found += checked(state, store, new, threads)
     return found
 
 
-def known(book: Workbook, digest: str) -> Stamp | None:
-    """The stamp that the image had when it was last found sound."""
-    row = book.run("SELECT size, changed FROM stored WHERE digest = ?", (digest,)).fetchone()
-    return None if row is None else (row[0], row[1])
-
-
-def checked(book: Workbook, store: ImageStore, new: list[tuple[str, Stamp]], threads: ThreadPoolExecutor) -> list[str]:
+def checked(state: RunState, store: ImageStore, new: list[tuple[str, Stamp]], threads: ThreadPoolExecutor) -> list[str]:
     """Reads these images; notes the sound ones, deletes the others and returns their digests."""
     sound = list(threads.map(lambda one: store.holds(one[0]), new))
-    rows = ((digest, *stamp) for (digest, stamp), whole in zip(new, sound, strict=True) if whole)
-    book.many("INSERT OR REPLACE INTO stored VALUES (?, ?, ?)", rows)
+    state.note_sound((digest, *stamp) for (digest, stamp), whole in zip(new, sound, strict=True) if whole)
     spoiled = [digest for (digest, _), whole in zip(new, sound, strict=True) if not whole]
     for digest in spoiled:
         store.path(digest).unlink(missing_ok=True)

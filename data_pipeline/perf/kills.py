@@ -179,10 +179,10 @@ def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
 
 def where(out: Path) -> str:
     """The pass in which a killed run was."""
-    book = out / "work.sqlite"
-    if not book.exists():
+    state = out / "work.sqlite"
+    if not state.exists():
         return "start"
-    with contextlib.closing(sqlite3.connect(book)) as base:
+    with contextlib.closing(sqlite3.connect(state)) as base:
         try:
             done = {row[0] for row in base.execute("SELECT name FROM passes")}
         except sqlite3.OperationalError:

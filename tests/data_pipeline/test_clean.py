@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
-from skimage import data
-
 from data_pipeline.clean import clean
 from data_pipeline.intake import take_in
 from data_pipeline.run import opened
 from data_pipeline.settings import DataConfig
+from PIL import Image
+from skimage import data
 
 ROWS = {
     "exact": ("astronaut.png", "Remove the helmet."),
@@ -46,13 +45,13 @@ def cleaned(folder, out, rows, **values):
     base = {"out": str(out), "tasks": str(folder / "tasks.jsonl"), "benchmarks": [str(folder / "bench.jsonl")]}
     roles = {"decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     config = DataConfig.model_validate({**base, **roles, **values})
-    with opened(config, out, out / "images") as (book, ledger, store):
-        take_in(config, book, ledger, store)
-        clean(config, book, ledger, store)
-        found = book.run(
+    with opened(config, out, out / "images") as (state, ledger, store):
+        take_in(config, state, ledger, store)
+        clean(config, state, ledger, store)
+        found = state._run(
             "SELECT n.name, t.instruction, t.left_out, t.split, t.source FROM tasks t JOIN names n USING (task_id)"
         ).fetchall()
-        return {(name, text): (reason, split, source) for name, text, reason, split, source in found}, book.result("clean")
+        return {(name, text): (reason, split, source) for name, text, reason, split, source in found}, state.result("clean")
 
 
 def test_each_kind_of_overlap_is_found_counted_and_left_out(folder, tmp_path):

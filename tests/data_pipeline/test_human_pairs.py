@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
 from data_pipeline.human_pairs import add_vote, settle
 from data_pipeline.intake import take_in
 from data_pipeline.ledger import Ledger
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
+from PIL import Image
 from rrm.errors import InputError
 from rrm.images import ImageStore, png_bytes
 from rrm.rows.labels import BY_WORDS
 from rrm.rows.pairs import PairRow
 from rrm.rows.votes import Vote, agreement, settled
+
 from tests.data_pipeline.test_card_page import CARD, Set
 
 
@@ -65,18 +65,18 @@ def test_agreement_is_krippendorffs_alpha_of_named_raters():
     assert agreement([]) is None
 
 
-def book_of(tmp_path, *votes: tuple[str, str, str, str | None]) -> tuple[Workbook, dict]:
-    """A workbook with these votes of (first edit, second edit, label, requirement), and what is said of it."""
-    book = Workbook(tmp_path / "work.sqlite")
+def book_of(tmp_path, *votes: tuple[str, str, str, str | None]) -> tuple[RunState, dict]:
+    """A run state with these votes of (first edit, second edit, label, requirement), and what is said of it."""
+    state = RunState(tmp_path / "work.sqlite")
     for n, (a, b, label, requirement) in enumerate(votes):
-        add_vote(book, PairRow("s", "make it red", requirement, a, b, label, "generic"), "S", a, b, f"pairs.jsonl:{n}")
-    return book, settle(book, BY_WORDS)
+        add_vote(state, PairRow("s", "make it red", requirement, a, b, label, "generic"), "S", a, b, f"pairs.jsonl:{n}")
+    return state, settle(state, BY_WORDS)
 
 
 def test_a_pair_with_its_sides_swapped_is_the_same_pair_and_a_requirement_makes_another(tmp_path):
     votes = [("x", "y", "a", None), ("y", "x", "b", None), ("y", "x", "a", "keep the cat"), ("x", "y", "same", None)]
-    book, said = book_of(tmp_path, *votes)
-    pairs = [(pair.edited_a, pair.edited_b, pair.label, pair.requirement) for pair in book.pairs("1")]
+    state, said = book_of(tmp_path, *votes)
+    pairs = [(pair.edited_a, pair.edited_b, pair.label, pair.requirement) for pair in state._pairs("1")]
     assert pairs == [("x", "y", "a", None), ("y", "x", "a", "keep the cat")]
     assert said["votes"] == {"a": 3, "b": 0, "same": 1}
     assert said["pairs"] == {"a": 2, "b": 0, "same": 0}
@@ -84,15 +84,15 @@ def test_a_pair_with_its_sides_swapped_is_the_same_pair_and_a_requirement_makes_
 
 
 def test_contradictions_are_quarantined_with_their_rows(tmp_path):
-    book, said = book_of(tmp_path, ("x", "y", "a", None), ("y", "x", "a", None), ("x", "y", "a", None))
-    assert [(pair.edited_a, pair.label) for pair in book.pairs("1")] == [("x", "a")]
-    (bad,) = book.quarantined()
+    state, said = book_of(tmp_path, ("x", "y", "a", None), ("y", "x", "a", None), ("x", "y", "a", None))
+    assert [(pair.edited_a, pair.label) for pair in state._pairs("1")] == [("x", "a")]
+    (bad,) = state.quarantined()
     assert (bad.key, bad.failure.kind, bad.evidence["says"]) == ("pairs.jsonl:1", "contradiction", "b")
     assert (said["contradicted"], said["votes_set_apart"]) == (1, 1)
 
 
-def taken_in(folder: Path, pairs: list[dict], saved_as: str = "utf-8", **more) -> tuple[Workbook, DataConfig]:
-    """The workbook of one task and these pairs, written as CSV."""
+def taken_in(folder: Path, pairs: list[dict], saved_as: str = "utf-8", **more) -> tuple[RunState, DataConfig]:
+    """The run state of one task and these pairs, written as CSV."""
     for name, shade in {"s": 10, "x": 60, "y": 90}.items():
         Image.new("RGB", (28, 28), (shade, 0, 0)).save(folder / f"{name}.png")
     (folder / "tasks.jsonl").write_text(json.dumps({"prompt": "make it red", "image": "s.png"}))
@@ -103,15 +103,15 @@ def taken_in(folder: Path, pairs: list[dict], saved_as: str = "utf-8", **more) -
     teacher = {"model": "m"}
     paths = {name: str(folder / path) for name, path in (("out", "out"), ("tasks", "tasks.jsonl"), ("pairs", "pairs.csv"))}
     config = DataConfig(**paths, decomposer=teacher, thinkers=[teacher], gold_teacher=teacher, **more)
-    book, ledger = Workbook(folder / "work.sqlite"), Ledger(folder / "ledger.sqlite")
+    state, ledger = RunState(folder / "work.sqlite"), Ledger(folder / "ledger.sqlite")
     try:
-        take_in(config, book, ledger, ImageStore(folder / "images"))
+        take_in(config, state, ledger, ImageStore(folder / "images"))
     except InputError:
-        book.close()
+        state.close()
         raise
     finally:
         ledger.close()
-    return book, config
+    return state, config
 
 
 PAIR = {"source": "s.png", "instruction": "变红", "edited_a": "x.png", "edited_b": "y.png", "label": "左"}
@@ -121,15 +121,15 @@ PAIR = {"source": "s.png", "instruction": "变红", "edited_a": "x.png", "edited
 def test_pairs_may_be_a_table_of_any_encoding_with_images_in_it(tmp_path, encoding):
     url = "data:image/png;base64," + base64.b64encode(png_bytes(Image.new("RGB", (28, 28), "blue"))).decode()
     rows = [PAIR, {**PAIR, "instruction": "变蓝", "edited_b": url, "label": "右"}]
-    book, _ = taken_in(tmp_path, rows, encoding, encoding="gb18030")
-    assert [(pair.instruction, pair.label) for pair in book.pairs("1")] == [("变红", "a"), ("变蓝", "b")]
+    state, _ = taken_in(tmp_path, rows, encoding, encoding="gb18030")
+    assert [(pair.instruction, pair.label) for pair in state._pairs("1")] == [("变红", "a"), ("变蓝", "b")]
 
 
 def test_a_row_with_a_name_that_no_file_can_have_or_one_image_twice_is_left_out_alone(tmp_path):
     bad = [{"edited_b": "y" * 300}, {"edited_b": "y" * 5000}, {"edited_b": "data:image/png;base64,AAAA"}, {"edited_b": "x.png"}]
-    book, _ = taken_in(tmp_path, [PAIR, *({**PAIR, **change} for change in bad)])
-    assert [pair.label for pair in book.pairs("1")] == ["a"]
-    left_out = {row.key: row.failure.detail for row in book.quarantined()}
+    state, _ = taken_in(tmp_path, [PAIR, *({**PAIR, **change} for change in bad)])
+    assert [pair.label for pair in state._pairs("1")] == ["a"]
+    left_out = {row.key: row.failure.detail for row in state.quarantined()}
     assert sorted(left_out) == [f"pairs.csv:{line}" for line in (3, 4, 5, 6)]
     assert left_out["pairs.csv:6"] == "both edits are the same image"
 
@@ -141,16 +141,16 @@ def test_labels_that_are_not_certain_stop_before_an_image_is_read(tmp_path):
     ):
         taken_in(tmp_path, rows)
     assert not (tmp_path / "images").exists()
-    book, config = taken_in(tmp_path, rows, labels={1: "b", 2: "a"})
-    assert [pair.label for pair in book.pairs("1")] == ["b"]
+    state, config = taken_in(tmp_path, rows, labels={1: "b", 2: "a"})
+    assert [pair.label for pair in state._pairs("1")] == ["b"]
     assert config.what()["labels"] == {"1": "b", "2": "a"}
     assert "labels" not in config.model_copy(update={"labels": None}).what()
 
 
 def test_the_card_shows_labels_as_found_and_as_read_and_what_votes_came_to(tmp_path):
     votes = [{**PAIR, "rater": rater, "label": label} for rater, label in (("r1", "左"), ("r2", "左"), ("r3", "右"))]
-    book, _ = taken_in(tmp_path, votes)
-    said = book.result("pairs")
+    state, _ = taken_in(tmp_path, votes)
+    said = state.result("pairs")
     assert said is not None
     assert said["labels"] == [
         {"column": "label", "value": "左", "rows": 2, "read_as": "a"},

@@ -237,4 +237,4 @@ def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_
         json.dumps(config_of(inputs, tmp_path / "data", asks=1, ledger=str(tmp_path / "other.sqlite")).model_dump(mode="json"))
     )
     invoke(["data", "--config", str(written), "--retry"])
-    assert capsys.readouterr().out.strip().endswith(f"{TASKS} rows in, {TASKS - 1} out, 1 failed: 1 unparseable")
+    assert capsys.readouterr().err.strip().endswith(f"{TASKS} rows in, {TASKS - 1} out, 1 failed: 1 unparseable")

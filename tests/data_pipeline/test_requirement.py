@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from PIL import Image
-
 from data_pipeline.decompose import decompose_call
 from data_pipeline.intake import take_in
 from data_pipeline.judge import Judged
@@ -16,6 +14,7 @@ from data_pipeline.run import opened
 from data_pipeline.settings import DataConfig
 from data_pipeline.think import think_calls
 from data_pipeline.verify import verify_call
+from PIL import Image
 from rrm.images import ImageStore
 from rrm.prompts import write_answer
 from rrm.records import PreferencePair, Principle, Quadruple, SFTRow, Task, Trace, Verdicts
@@ -46,12 +45,12 @@ def config(tmp_path):
 
 
 def test_tasks_that_differ_in_the_requirement_alone_share_the_candidates_that_name_none(config, tmp_path):
-    with opened(config, tmp_path / "out", tmp_path / "images") as (book, ledger, store):
-        take_in(config, book, ledger, store)
-        tasks = [task.requirement for task in book.tasks("origin = 'task'")]
-        book.run("UPDATE tasks SET principles = '[]'")
-        edits = [quadruple.task.requirement for quadruple, _ in book.quadruples("1")]
-        pairs = [pair.requirement for pair in book.pairs("1")]
+    with opened(config, tmp_path / "out", tmp_path / "images") as (state, ledger, store):
+        take_in(config, state, ledger, store)
+        tasks = [task.requirement for task in state._tasks("origin = 'task'")]
+        state._run("UPDATE tasks SET principles = '[]'")
+        edits = [quadruple.task.requirement for quadruple, _ in state._quadruples("1")]
+        pairs = [pair.requirement for pair in state._pairs("1")]
     assert tasks == ["keep the frame", "keep the cat", None]
     assert sorted(map(str, edits)) == ["None", "keep the cat", "keep the cat", "keep the frame"]
     assert pairs == ["keep the frame"]

@@ -281,7 +281,7 @@ def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tm
     invoke(["data", "--config", str(written), "--variant", "holistic"])
     assert (tmp_path / "data" / "sft.parquet").is_file()
     invoke(["data", "--config", str(written), "--variant", "holistic"])
-    assert "done already" in capsys.readouterr().out
+    assert "done already" in capsys.readouterr().err
 
 
 def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(config, tmp_path):

@@ -1,4 +1,4 @@
-"""What lies on the disk is believed only where it is sound: answers, the workbook, stored images; and no room is no loss."""
+"""What lies on the disk is believed only where it is sound: answers, the run state, stored images; and no room is no loss."""
 
 import json
 import os
@@ -6,15 +6,14 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from PIL import Image
-
 from data_pipeline.budget import price_of
 from data_pipeline.database import Damaged, Unwritable
 from data_pipeline.ledger import Ledger, Paid
 from data_pipeline.run import run
-from data_pipeline.run_state import Workbook
+from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Teachers
+from PIL import Image
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Choice
@@ -127,15 +126,15 @@ def test_a_file_that_cannot_be_written_is_told_from_one_that_is_damaged(tmp_path
 def test_a_damaged_workbook_is_made_anew(tmp_path, capsys):
     path = tmp_path / "work.sqlite"
     for damage in (b"not a database " * 100, b"", None):
-        book = Workbook(path)
-        book.many("INSERT INTO used VALUES (?)", ((f"{i:064}",) for i in range(2000)))
-        book.finish("read", {})
-        book.close()
+        state = RunState(path)
+        state._many("INSERT INTO used VALUES (?)", ((f"{i:064}",) for i in range(2000)))
+        state.finish("read", {})
+        state.close()
         whole = path.read_bytes()
         path.write_bytes(whole[:4096] + b"\xff" * 4096 + whole[8192:] if damage is None else damage)
-        book = Workbook(path)
-        assert book.result("read") is None
-        book.close()
+        state = RunState(path)
+        assert state.result("read") is None
+        state.close()
     assert capsys.readouterr().err.count("is damaged and is made anew") == 2
 
 
@@ -211,7 +210,7 @@ def test_where_the_workbook_cannot_be_written_nothing_more_is_asked_and_what_is_
 
     with monkeypatch.context() as patch:
         patch.setattr("data_pipeline.passes.AT_ONCE", 2)
-        patch.setattr(Workbook, "use", full)
+        patch.setattr(RunState, "use", full)
         with pytest.raises(Unwritable):
             run(config, tmp_path / "data")
     with Ledger(config.ledger_path) as ledger:
@@ -249,8 +248,8 @@ def test_a_damaged_stored_image_is_never_sent_and_is_stored_again(tasks, tmp_pat
 
         spoiled = []
 
-        def choose_and_spoil(config, book):
-            really(config, book)
+        def choose_and_spoil(config, state):
+            really(config, state)
             if not spoiled:
                 spoil()
                 spoiled.append(True)
