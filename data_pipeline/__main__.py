@@ -1,4 +1,5 @@
-"""`python -m data_pipeline --config FILE` is `rrm data`, `python -m data_pipeline plan --config FILE` is `rrm plan`."""
+"""`python -m data_pipeline --config FILE` is `rrm data`, `python -m data_pipeline plan --config
+FILE` is `rrm plan`."""
 
 import sys
 

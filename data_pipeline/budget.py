@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from rrm.errors import InputError
-
 from data_pipeline.ledger import Bill
 from data_pipeline.settings import Teacher
+from rrm.errors import InputError
 
 Settle = Callable[[int | None, int | None], None]
 
@@ -26,7 +25,11 @@ def price(teacher: Teacher, prompt_tokens: float, completion_tokens: float) -> f
 def price_of(bills: Iterable[Bill], pool: Iterable[Teacher]) -> float:
     """What these calls cost at the pool's prices; models that are not in the pool count nothing."""
     teachers = {teacher.model: teacher for teacher in pool}
-    return sum(price(teachers[b.model], b.prompt_tokens, b.completion_tokens) for b in bills if b.model in teachers)
+    return sum(
+        price(teachers[b.model], b.prompt_tokens, b.completion_tokens)
+        for b in bills
+        if b.model in teachers
+    )
 
 
 class Budget:
@@ -41,11 +44,15 @@ class Budget:
         return self.limit is not None and self.spent + self.held + most > self.limit
 
     @asynccontextmanager
-    async def reserved(self, teacher: Teacher, prompt_tokens: int, completion_tokens: int) -> AsyncIterator[Settle]:
-        """Holds back what a call can cost at most while it is made; the block says with settle(prompt, completion) what it did cost.
+    async def reserved(
+        self, teacher: Teacher, prompt_tokens: int, completion_tokens: int
+    ) -> AsyncIterator[Settle]:
+        """Holds back what a call can cost at most while it is made; the block says with
+        settle(prompt, completion) what it did cost.
 
-        A call that was answered without a count of tokens is counted at its most. Where only the calls in flight stand in the way,
-        it waits for them. Raises BudgetSpent where the limit might be exceeded.
+        A call that was answered without a count of tokens is counted at its most. Where only the
+        calls in flight stand in the way, it waits for them. Raises BudgetSpent where the limit
+        might be exceeded.
         """
         most = price(teacher, prompt_tokens, completion_tokens)
         async with self.settled:

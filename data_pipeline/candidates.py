@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rrm.errors import InputError
-from rrm.images import ImageStore, fit
-from rrm.records import Failure, Quarantined, Task
 from tqdm import tqdm
 
 from data_pipeline.duplicates import look_of
@@ -17,14 +14,24 @@ from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
 from data_pipeline.stored_images import unreadable
+from rrm.errors import InputError
+from rrm.images import ImageStore, fit
+from rrm.records import Failure, Quarantined, Task
 
 EDITS_IN_FLIGHT = 8
 
 
 async def edit(
-    task: Task, editor: Generator, seed: int, client: GeneratorClient, ledger: Ledger, store: ImageStore, max_pixels: int
+    task: Task,
+    editor: Generator,
+    seed: int,
+    client: GeneratorClient,
+    ledger: Ledger,
+    store: ImageStore,
+    max_pixels: int,
 ) -> Seen | Failure:
-    """The edit as it lies in the store, from the ledger where it was made before, or why there is none."""
+    """The edit as it lies in the store, from the ledger where it was made before, or why there is
+    none."""
     key = editor.key(task.source, task.instruction, seed)
     known = ledger.image(key)
     if isinstance(known, Seen) and store.path(known.digest).exists():
@@ -42,7 +49,9 @@ async def edit(
     return seen
 
 
-async def make_candidates(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> None:
+async def make_candidates(
+    config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore
+) -> None:
     """Every editor's edits of every chosen task, into the run state, unless that was done."""
     if not config.generators or state.result("make") is not None:
         return
@@ -56,7 +65,11 @@ async def make_candidates(config: DataConfig, state: RunState, ledger: Ledger, s
             row: tuple[Task, int], editor: Generator = editor, client: GeneratorClient = client
         ) -> tuple[Task, int, Seen | Failure]:
             task, seed = row
-            return task, seed, await edit(task, editor, seed, client, ledger, store, config.max_pixels)
+            return (
+                task,
+                seed,
+                await edit(task, editor, seed, client, ledger, store, config.max_pixels),
+            )
 
         def rows(editor: Generator = editor) -> Iterator[tuple[Task, int]]:
             for task in state.tasks_to_edit():
@@ -69,11 +82,23 @@ async def make_candidates(config: DataConfig, state: RunState, ledger: Ledger, s
                 bar.update()
                 if isinstance(seen, Failure):
                     failed += 1
-                    evidence = {"instruction": task.instruction, "source": task.source, "editor": editor.name, "seed": seed}
+                    evidence = {
+                        "instruction": task.instruction,
+                        "source": task.source,
+                        "editor": editor.name,
+                        "seed": seed,
+                    }
                     key = f"{task.task_id}:{editor.name}:{seed}"
-                    state.quarantine([Quarantined(stage="make", key=key, failure=seen, evidence=evidence)])
+                    state.quarantine(
+                        [Quarantined(stage="make", key=key, failure=seen, evidence=evidence)]
+                    )
                 else:
-                    made += state.add_quadruple(short_hash(task.task_id, seen.digest), task.task_id, seen.digest, editor.name)
+                    made += state.add_quadruple(
+                        short_hash(task.task_id, seen.digest),
+                        task.task_id,
+                        seen.digest,
+                        editor.name,
+                    )
             bar.close()
         finally:
             await client.close()

@@ -10,14 +10,13 @@ from importlib.metadata import version
 from itertools import combinations
 from typing import Any
 
-from rrm import prompts
-from rrm.records import Gold, Principle, Quadruple, Trace
-
 from data_pipeline.budget import price
 from data_pipeline.judge import Judged
 from data_pipeline.ledger import Bill
 from data_pipeline.select import accuracy
 from data_pipeline.settings import Teacher
+from rrm import prompts
+from rrm.records import Gold, Principle, Quadruple, Trace
 
 PACKAGES = ("edit-rrm", "openai", "pillow", "qwen-vl-utils", "ImageHash", "pyarrow", "pydantic")
 SYSTEM_PROMPTS = ("DECOMPOSE", "FILTER", "JUDGE", "SCORE_ONLY", "HOLISTIC", "VERIFY")
@@ -66,7 +65,11 @@ class TeacherTally:
     def row(self) -> dict[str, Any]:
         """The teacher's line of the card."""
         counts = {"traces": self.traces, "readable": self.readable, "selected": self.selected}
-        means = {"mean_score": self.score.value, "mean_verdict": self.met.value, "accuracy_vs_gold": self.right.value}
+        means = {
+            "mean_score": self.score.value,
+            "mean_verdict": self.met.value,
+            "accuracy_vs_gold": self.right.value,
+        }
         return {**counts, **means, "failures": dict(sorted(self.failures.items()))}
 
 
@@ -78,7 +81,10 @@ class Tally:
         self.agreement: defaultdict[str, Mean] = defaultdict(Mean)
         self.editors: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
-        self.verdicts: dict[str, defaultdict[str, Mean]] = {"gold": defaultdict(Mean), "selected": defaultdict(Mean)}
+        self.verdicts: dict[str, defaultdict[str, Mean]] = {
+            "gold": defaultdict(Mean),
+            "selected": defaultdict(Mean),
+        }
         self.scores: Counter[float] = Counter()
         self.accuracy: Counter[float] = Counter()
         self.counts: Counter[str] = Counter()
@@ -102,17 +108,28 @@ class Tally:
                 self.add_verdicts("selected", quadruple.principles, trace.read.verdicts)
                 self.scores[round(2 * trace.read.score) / 2] += 1
                 if judged.gold is not None:
-                    self.accuracy[round(accuracy(trace.read.verdicts, judged.gold.verdicts), 2)] += 1
+                    self.accuracy[
+                        round(accuracy(trace.read.verdicts, judged.gold.verdicts), 2)
+                    ] += 1
 
     def add_agreement(self, traces: Sequence[Trace]) -> None:
-        """The share of equal verdicts between traces of the same quadruple, per pair of teachers ("a | b", or "a | a" with itself)."""
-        read = [(trace.teacher, trace.read.verdicts) for trace in traces if trace.read is not None and trace.read.verdicts]
+        """The share of equal verdicts between traces of the same quadruple, per pair of teachers
+        ("a | b", or "a | a" with itself)."""
+        read = [
+            (trace.teacher, trace.read.verdicts)
+            for trace in traces
+            if trace.read is not None and trace.read.verdicts
+        ]
         for (one, first), (other, second) in combinations(read, 2):
             self.agreement[" | ".join(sorted((one, other)))].add(accuracy(first, second))
 
-    def add_verdicts(self, whose: str, principles: Sequence[Principle], verdicts: Sequence[int]) -> None:
+    def add_verdicts(
+        self, whose: str, principles: Sequence[Principle], verdicts: Sequence[int]
+    ) -> None:
         """The share of principles that are met, by category."""
-        for principle, verdict in zip(principles, verdicts, strict=False):  # a holistic trace has none
+        for principle, verdict in zip(
+            principles, verdicts, strict=False
+        ):  # a holistic trace has none
             self.verdicts[whose][principle.category].add(verdict)
 
     def rows(self) -> dict[str, Any]:
@@ -123,7 +140,9 @@ class Tally:
         }
         return {
             "teachers": {name: tally.row() for name, tally in sorted(self.teachers.items())},
-            "teacher_agreement": {name: mean.value for name, mean in sorted(self.agreement.items())},
+            "teacher_agreement": {
+                name: mean.value for name, mean in sorted(self.agreement.items())
+            },
             "verdicts": met,
             "scores": histogram(self.scores),
             "selected_accuracy": histogram(self.accuracy),
@@ -147,13 +166,18 @@ def money_rows(bills: Iterable[Bill], pool: Iterable[Teacher]) -> dict[str, Any]
             "prompt_tokens": bill.prompt_tokens,
             "completion_tokens": bill.completion_tokens,
             "calls_without_token_count": bill.unmetered,
-            "money": round(price(teachers[bill.model], bill.prompt_tokens, bill.completion_tokens), 6),
+            "money": round(
+                price(teachers[bill.model], bill.prompt_tokens, bill.completion_tokens), 6
+            ),
         }
         for bill in bills
         if bill.model in teachers
     ]
     names = ("calls", "prompt_tokens", "completion_tokens", "calls_without_token_count", "money")
-    return {"by_stage": rows, "total": {name: round(sum(row[name] for row in rows), 6) for name in names}}
+    return {
+        "by_stage": rows,
+        "total": {name: round(sum(row[name] for row in rows), 6) for name in names},
+    }
 
 
 def prompt_hashes() -> dict[str, str]:
@@ -170,4 +194,7 @@ def versions() -> dict[str, str]:
 def quarantine_counts(kinds: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     """How many rows were left out, by stage and kind of failure."""
     stages = sorted({stage for stage, _ in kinds})
-    return {stage: {kind: count for (at, kind), count in sorted(kinds.items()) if at == stage} for stage in stages}
+    return {
+        stage: {kind: count for (at, kind), count in sorted(kinds.items()) if at == stage}
+        for stage in stages
+    }

@@ -1,4 +1,5 @@
-"""Clean sets: which tasks and pairs stay, and on which side of the train/validation split each source falls."""
+"""Clean sets: which tasks and pairs stay, and on which side of the train/validation split each
+source falls."""
 
 from __future__ import annotations
 
@@ -8,13 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from rrm.errors import InputError
-from rrm.images import ImageStore
-from rrm.records import Failure, Quarantined
-from rrm.rows import columns
-from rrm.rows.fields import BadRow, ImageRef
-from rrm.rows.pairs import edits_of
-from rrm.rows.sources import rows_of
 from tqdm import tqdm
 
 from data_pipeline.duplicates import Looks, clusters, near_pairs, normalised, split_of, stacked
@@ -22,13 +16,21 @@ from data_pipeline.intake import Intake
 from data_pipeline.ledger import Ledger, Seen
 from data_pipeline.run_state import RunState, short_hash
 from data_pipeline.settings import DataConfig
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.records import Failure, Quarantined
+from rrm.rows import columns
+from rrm.rows.fields import BadRow, ImageRef
+from rrm.rows.pairs import edits_of
+from rrm.rows.sources import rows_of
 
 CHUNK = 256
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The sources and instructions of the benchmarks: digest → look, and normalised instructions; each with the file's name."""
+    """The sources and instructions of the benchmarks: digest → look, and normalised instructions;
+    each with the file's name."""
 
     looks: dict[str, bytes]
     files: dict[str, str]
@@ -62,7 +64,9 @@ def read_held_out(config: DataConfig, intake: Intake, state: RunState) -> HeldOu
                         raise BadRow("bad_row", row.fault)
                     parsed.append((row, source_of(row.values)))
                 except BadRow as error:
-                    state.quarantine([Quarantined(stage="benchmark", key=row.place, failure=error.failure)])
+                    state.quarantine(
+                        [Quarantined(stage="benchmark", key=row.place, failure=error.failure)]
+                    )
             images = intake.images((ref, row.folder) for row, (ref, _) in parsed)
             for row, (ref, instruction) in parsed:
                 seen = images[ref, row.folder]
@@ -74,13 +78,19 @@ def read_held_out(config: DataConfig, intake: Intake, state: RunState) -> HeldOu
                 else:
                     state.quarantine([Quarantined(stage="benchmark", key=row.place, failure=seen)])
         if not usable:
-            raise InputError(f"{where} holds no readable source image and instruction; correct 'benchmarks'.")
+            raise InputError(
+                f"{where} holds no readable source image and instruction; correct 'benchmarks'."
+            )
     return held
 
 
 def near_held_out(sources: list[str], looks: Looks, held: HeldOut, bits: int) -> dict[str, str]:
     """Why a source overlaps with a benchmark's, by digest."""
-    reasons = {source: f"image: the same as in {held.files[source]}" for source in sources if source in held.looks}
+    reasons = {
+        source: f"image: the same as in {held.files[source]}"
+        for source in sources
+        if source in held.looks
+    }
     names = list(held.looks)
     for i, j in near_pairs(looks, stacked(held.looks.values()), bits):
         reasons.setdefault(sources[i], f"near_image: nearly the same as in {held.files[names[j]]}")
@@ -91,14 +101,18 @@ def leave_out(state: RunState, found: list[tuple[int, str, str]]) -> None:
     """Marks tasks (by n and id) as left out, with the reason, and quarantines them."""
     state.leave_out((reason.partition(":")[0], n) for n, _, reason in found)
     failures = ((task_id, Failure(kind="duplicate", detail=reason)) for _, task_id, reason in found)
-    state.quarantine([Quarantined(stage="clean", key=task_id, failure=failure) for task_id, failure in failures])
+    state.quarantine(
+        [Quarantined(stage="clean", key=task_id, failure=failure) for task_id, failure in failures]
+    )
 
 
 def clean(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> None:
-    """Marks the tasks that overlap with a benchmark or repeat one another, and splits by source, unless that was done.
+    """Marks the tasks that overlap with a benchmark or repeat one another, and splits by source,
+    unless that was done.
 
-    Sources that look alike (`near_duplicate_bits`) fall on the same side of the split, whatever the order of the rows. A task whose
-    near-duplicate source has the same instruction already is a repeat.
+    Sources that look alike (`near_duplicate_bits`) fall on the same side of the split, whatever the
+    order of the rows. A task whose near-duplicate source has the same instruction already is a
+    repeat.
     """
     if state.result("clean") is not None:
         return
@@ -111,7 +125,10 @@ def clean(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore
     groups = clusters(len(sources), near_pairs(looks, None, config.near_duplicate_bits))
     place = {source: sources[int(group)] for source, group in zip(sources, groups, strict=True)}
     reasons = near_held_out(sources, looks, held, config.near_duplicate_bits)
-    state.set_splits((split_of(key, config.seed, config.validation_share), source) for source, key in place.items())
+    state.set_splits(
+        (split_of(key, config.seed, config.validation_share), source)
+        for source, key in place.items()
+    )
     taken: set[str] = set()
     found: list[tuple[int, str, str]] = []
     shared = 0
@@ -121,9 +138,17 @@ def clean(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore
         if task.source in reasons:
             found.append((n, task.task_id, reasons[task.source]))
         elif words in held.instructions and config.leave_out_instructions:
-            found.append((n, task.task_id, f"instruction: the same as in {held.instructions[words]}"))
+            found.append(
+                (n, task.task_id, f"instruction: the same as in {held.instructions[words]}")
+            )
         elif origin == "task" and repeat in taken:
-            found.append((n, task.task_id, "repeat: another task has this instruction and nearly the same image"))
+            found.append(
+                (
+                    n,
+                    task.task_id,
+                    "repeat: another task has this instruction and nearly the same image",
+                )
+            )
         else:
             shared += words in held.instructions
             taken.add(repeat)
@@ -131,5 +156,11 @@ def clean(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore
     counts = Counter(reason.partition(":")[0] for _, _, reason in found)
     kept_words = {"instructions_shared_and_kept": shared}
     state.finish(
-        "clean", {**counts, **kept_words, "sources": len(sources), "look_alikes": len(sources) - len(set(place.values()))}
+        "clean",
+        {
+            **counts,
+            **kept_words,
+            "sources": len(sources),
+            "look_alikes": len(sources) - len(set(place.values())),
+        },
     )

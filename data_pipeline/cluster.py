@@ -1,7 +1,8 @@
-"""The passes on Ray Data: the same work on every row as on one machine, the same outcomes in the same order.
+"""The passes on Ray Data: the same work on every row as on one machine, the same outcomes in the
+same order.
 
-Every node sees the set's folder under the same path (a shared file system). The ledger is one actor on the driver's node; each worker keeps
-to its share of the teachers' limits and of the budget.
+Every node sees the set's folder under the same path (a shared file system). The ledger is one actor
+on the driver's node; each worker keeps to its share of the teachers' limits and of the budget.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rrm.errors import InputError
-from rrm.images import ImageStore
-from rrm.records import Failure, Record
 
 from data_pipeline.budget import Budget, price_of
 from data_pipeline.flow import in_order
@@ -27,6 +25,9 @@ from data_pipeline.ledger import Bill, Ledger, Paid, Seen
 from data_pipeline.passes import PASSES, Pass
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Teachers
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.records import Failure, Record
 
 Row = TypeVar("Row", bound=Record)
 Outcome = TypeVar("Outcome", bound=Record)
@@ -117,19 +118,26 @@ class RemoteLedger(Ledger):
 class Worker:
     """Does a pass's work on batches of rows, with connections of its own to the teachers."""
 
-    def __init__(self, name: str, config: str, images: str, keeper: Any, share: float, left: float | None):
+    def __init__(
+        self, name: str, config: str, images: str, keeper: Any, share: float, left: float | None
+    ):
         self.which = PASSES[name]
         self.config = DataConfig.model_validate_json(config)
         self.keeper = keeper
         self.loop = asyncio.new_event_loop()
         budget = Budget(0.0, None if left is None else left * share)
-        self.teachers = Teachers(self.config, ImageStore(images), RemoteLedger(keeper), budget, share)
+        self.teachers = Teachers(
+            self.config, ImageStore(images), RemoteLedger(keeper), budget, share
+        )
 
     async def outcomes(self, rows: list[Record]) -> list[str]:
-        """The outcome of every row, as JSON; where the run must stop, STOP and the reason in place of those that are missing."""
+        """The outcome of every row, as JSON; where the run must stop, STOP and the reason in place
+        of those that are missing."""
         made: list[str] = []
         try:
-            async for outcome in in_order(rows, lambda row: self.which.work(row, self.teachers, self.config), BATCH):
+            async for outcome in in_order(
+                rows, lambda row: self.which.work(row, self.teachers, self.config), BATCH
+            ):
                 made.append(outcome.model_dump_json())
         except InputError as error:
             made += [STOP + str(error)] * (len(rows) - len(made))
@@ -139,20 +147,28 @@ class Worker:
         """A batch of rows (JSON) → their outcomes (JSON), in the same order."""
         rows = [self.which.row.model_validate_json(text) for text in batch["row"]]
         outcomes = self.loop.run_until_complete(self.outcomes(rows))
-        for line in self.teachers.lines.values():
-            if line.gone:
-                ray.get(self.keeper.note_gone.remote(line.teacher.model, line.gone.detail, line.unasked))
-                line.unasked = 0
+        for client in self.teachers.clients.values():
+            if client.gone:
+                ray.get(
+                    self.keeper.note_gone.remote(
+                        client.teacher.model, client.gone.detail, client.unasked
+                    )
+                )
+                client.unasked = 0
         return {"outcome": np.array(outcomes, dtype=object)}
 
 
 class RayEngine:
-    """A Ray cluster (RAY_ADDRESS), or one on this machine where there is none. Takes over the ledger until it is closed."""
+    """A Ray cluster (RAY_ADDRESS), or one on this machine where there is none. Takes over the
+    ledger until it is closed."""
 
     def __init__(self, config: DataConfig, ledger: Ledger, store: ImageStore, budget: Budget):
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR
+            address=os.environ.get("RAY_ADDRESS"),
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
         self.config, self.own, self.store = config, ledger, store
         self.limit = budget.limit
@@ -161,11 +177,15 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # the ledger's order of writes is its own affair: nothing reads an answer before it is there
         self.keeper: Any = (
-            ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(str(Path(ledger.path).resolve()))
+            ray.remote(Keeper)
+            .options(num_cpus=0, scheduling_strategy=here)
+            .remote(str(Path(ledger.path).resolve()))
         )
         self.ledger = RemoteLedger(self.keeper)
 
-    async def outcomes(self, which: Pass[Row, Outcome], rows: Iterable[Row]) -> AsyncGenerator[Outcome]:
+    async def outcomes(
+        self, which: Pass[Row, Outcome], rows: Iterable[Row]
+    ) -> AsyncGenerator[Outcome]:
         """The outcome of every row, in order."""
         source = iter(rows)
         while slab := list(islice(source, SLAB)):
@@ -178,8 +198,14 @@ class RayEngine:
         ray.data.DataContext.get_current().enable_progress_bars = False
         blocks = -(-len(rows) // BATCH)
         workers = min(self.workers, blocks)
-        data = ray.data.from_items([{"row": row.model_dump_json()} for row in rows], override_num_blocks=blocks)
-        left = None if self.limit is None else self.limit - price_of(self.ledger.bills(), self.config.pool)
+        data = ray.data.from_items(
+            [{"row": row.model_dump_json()} for row in rows], override_num_blocks=blocks
+        )
+        left = (
+            None
+            if self.limit is None
+            else self.limit - price_of(self.ledger.bills(), self.config.pool)
+        )
         arguments = (
             which.name,
             self.config.model_dump_json(),

@@ -26,17 +26,26 @@ class Damaged(InputError):
 
 
 def failure_of(error: sqlite3.Error, path: Path, cure: str) -> Exception:
-    """The error as a sentence; `cure` says what to do with a damaged file. One that is no fault of the file's comes back as it is."""
+    """The error as a sentence; `cure` says what to do with a damaged file. One that is no fault of
+    the file's comes back as it is."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in FULL:
-        return Unwritable(f"There is no room to write {path} ({error}); make room and run the same command again to carry on.")
+        return Unwritable(
+            f"There is no room to write {path} ({error}); make room and run the same command again to carry on."
+        )
     if code in SHUT:
         return Unwritable(
             f"{path} cannot be written ({error}); make it and its folder writable, then run the same command again."
         )
     if code in BUSY:
-        return InputError(f"{path} is in use by another run; wait for that one, or stop it ({error}).")
-    return Damaged(f"{path} is damaged, or another kind of file ({error}); {cure}.") if code in BROKEN else error
+        return InputError(
+            f"{path} is in use by another run; wait for that one, or stop it ({error})."
+        )
+    return (
+        Damaged(f"{path} is damaged, or another kind of file ({error}); {cure}.")
+        if code in BROKEN
+        else error
+    )
 
 
 class Cursor(sqlite3.Cursor):
@@ -50,7 +59,8 @@ class Cursor(sqlite3.Cursor):
             return call(*values)
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
-                self.close()  # a statement that is left open holds the file's lock after its connection is closed
+                # a statement that is left open holds the file's lock after its connection is closed
+                self.close()
             raise failure_of(error, self.connection.path, self.connection.cure) from error
 
     def execute(self, query: str, values: Any = ()) -> Self:
@@ -112,10 +122,13 @@ class Connection(sqlite3.Connection):
 
 
 def open_database(path: Path, cure: str, *pragmas: str) -> Connection:
-    """The file at `path`, made if need be, with a write-ahead log. Raises Unwritable, Damaged, or InputError where it is in use."""
+    """The file at `path`, made if need be, with a write-ahead log. Raises Unwritable, Damaged, or
+    InputError where it is in use."""
     try:
         # shared with the threads of one process, which use it in turn
-        base = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False, factory=Connection)
+        base = sqlite3.connect(
+            path, isolation_level=None, timeout=5.0, check_same_thread=False, factory=Connection
+        )
     except sqlite3.Error as error:
         raise failure_of(error, path, cure) from error
     base.path, base.cure = path, cure

@@ -1,4 +1,5 @@
-"""task → principles: a teacher sees the source image and the instruction, and writes yes/no questions."""
+"""task → principles: a teacher sees the source image and the instruction, and writes yes/no
+questions."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
+
+from data_pipeline.questions import Asking, Asks, about
+from data_pipeline.settings import DataConfig
+from data_pipeline.teachers import Call, one_call
 from rrm import prompts
 from rrm.errors import InputError
 from rrm.parsing import principle_faults, read_principles
 from rrm.records import Failure, Principle, Record, Task
 from rrm.rows.formats import whole_rows
-
-from data_pipeline.questions import Asking, Asks, about
-from data_pipeline.settings import DataConfig
-from data_pipeline.teachers import Call, one_call
 
 Language = Literal["en", "zh"]
 ASKED_IN: dict[Language, str] = {
@@ -31,7 +32,8 @@ OTHER_WORD = re.compile(r"[^\W\d_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 class Exemplar(Record):
-    """An expert's decomposition, shown to the teacher as an example; `tags` say what it is an example of."""
+    """An expert's decomposition, shown to the teacher as an example; `tags` say what it is an
+    example of."""
 
     instruction: str
     principles: tuple[Principle, ...] = Field(min_length=1)
@@ -40,7 +42,8 @@ class Exemplar(Record):
 
 
 class Decomposed(Record):
-    """What became of a task: principles, or a failure with the answers that could not be used; and the ledger's keys."""
+    """What became of a task: principles, or a failure with the answers that could not be used; and
+    the ledger's keys."""
 
     task_id: str
     principles: tuple[Principle, ...] | None = None
@@ -51,9 +54,12 @@ class Decomposed(Record):
 
 @lru_cache(maxsize=4)
 def read_exemplars(path: str) -> tuple[Exemplar, ...]:
-    """The pool of exemplars, from JSONL. Raises InputError where the file or a line of it cannot be used."""
+    """The pool of exemplars, from JSONL. Raises InputError where the file or a line of it cannot be
+    used."""
     if not Path(path).is_file():
-        raise InputError(f"There is no file of exemplars at {path}; correct the path in the config, or leave it out.")
+        raise InputError(
+            f"There is no file of exemplars at {path}; correct the path in the config, or leave it out."
+        )
     found = []
     for where, values in whole_rows(Path(path)):
         try:
@@ -64,17 +70,23 @@ def read_exemplars(path: str) -> tuple[Exemplar, ...]:
 
 
 def language_of(text: str) -> Language:
-    """Chinese where the text has more Chinese characters than words of other scripts, quotations apart; else English."""
+    """Chinese where the text has more Chinese characters than words of other scripts, quotations
+    apart; else English."""
     own = QUOTED.sub(" ", text)
     return "zh" if len(HAN.findall(own)) > len(OTHER_WORD.findall(own)) else "en"
 
 
-def system_prompt(exemplars: Sequence[Exemplar], wanted: str, task: Task, config: DataConfig) -> str:
-    """The decomposer's system prompt: how many questions are wanted, in which language, and exemplars in it, drawn for this task."""
+def system_prompt(
+    exemplars: Sequence[Exemplar], wanted: str, task: Task, config: DataConfig
+) -> str:
+    """The decomposer's system prompt: how many questions are wanted, in which language, and
+    exemplars in it, drawn for this task."""
     language = language_of(task.instruction) if config.language == "auto" else config.language
     said = "" if language == language_of(task.instruction) == "en" else f"\n{ASKED_IN[language]}"
     system = f"{prompts.DECOMPOSE_SYSTEM}\n{wanted}{said}"
-    fitting = [e for e in exemplars if language_of(e.principles[0].question) == language] or exemplars
+    fitting = [
+        e for e in exemplars if language_of(e.principles[0].question) == language
+    ] or exemplars
     if not fitting or not config.exemplars_per_query:
         return system
     rng = np.random.default_rng([config.seed, int(task.task_id, 16)])
@@ -90,7 +102,10 @@ def example_text(exemplar: Exemplar) -> str:
 
 def wanted_text(config: DataConfig) -> str:
     """The numbers of questions that a valid decomposition has, in words."""
-    ranges = [f"{low}–{high} of {prompts.CATEGORY_NAMES[name]}" for name, (low, high) in config.principles.items()]
+    ranges = [
+        f"{low}–{high} of {prompts.CATEGORY_NAMES[name]}"
+        for name, (low, high) in config.principles.items()
+    ]
     low, high = config.principles_total
     return f"Write {', '.join(ranges)}, {low}–{high} in all."
 
@@ -110,7 +125,9 @@ async def decompose(task: Task, teachers: Asks, config: DataConfig) -> Decompose
     def faults(principles: tuple[Principle, ...]) -> list[str]:
         return principle_faults(principles, config.principles, config.principles_total)
 
-    found = await asking.until_valid(decompose_call(task, config), read_principles, faults, config.asks)
+    found = await asking.until_valid(
+        decompose_call(task, config), read_principles, faults, config.asks
+    )
     keys = tuple(asking.keys)
     if isinstance(found, Failure):
         evidence = {**about(task), "answers": asking.unusable}

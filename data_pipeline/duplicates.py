@@ -1,12 +1,15 @@
-"""Which images are the same picture, which tasks a benchmark shares, and on which side of a split a source falls.
+"""Which images are the same picture, which tasks a benchmark shares, and on which side of a split a
+source falls.
 
-A *look* is what survives resizing and re-encoding: a 64-bit perceptual hash and an 8×8 RGB thumbnail. Two images are near-duplicates if
-their hashes differ in at most `BITS` bits and no thumbnail value by more than `LEVELS`. The hash alone sees no colour and collides on
-plain drawings; the thumbnail alone sees no detail finer than an eighth of the picture. Both defaults are measured. On 102 photos and
-crops, JPEG and WebP of quality 60 and sizes from a quarter to the double stay within 6 bits and 5 levels. Scenes of the sandbox that
-differ in what stands in a cell are 7 levels apart or more. An object on a 64th of a plain picture that changes by 30 levels in one channel
-moves the thumbnail by 7 or more, wherever it stands. Most pictures brightened by 5% or cropped by 1% are not found: thresholds that find
-those take edited pictures for their sources.
+A *look* is what survives resizing and re-encoding: a 64-bit perceptual hash and an 8×8 RGB
+thumbnail. Two images are near-duplicates if their hashes differ in at most `BITS` bits and no
+thumbnail value by more than `LEVELS`. The hash alone sees no colour and collides on plain drawings;
+the thumbnail alone sees no detail finer than an eighth of the picture. Both defaults are measured.
+On 102 photos and crops, JPEG and WebP of quality 60 and sizes from a quarter to the double stay
+within 6 bits and 5 levels. Scenes of the sandbox that differ in what stands in a cell are 7 levels
+apart or more. An object on a 64th of a plain picture that changes by 30 levels in one channel moves
+the thumbnail by 7 or more, wherever it stands. Most pictures brightened by 5% or cropped by 1% are
+not found: thresholds that find those take edited pictures for their sources.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import imagehash
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rrm.errors import InputError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from rrm.errors import InputError
 
 BITS, LEVELS = 8, 6
 HASH_BYTES, SIDE = 8, 8
@@ -54,14 +58,17 @@ class Look:
     def from_bytes(cls, payload: bytes) -> Self:
         """The look that was kept. Raises InputError where these are not the bytes of one."""
         if len(payload) != LOOK_BYTES:
-            raise InputError(f"A look takes {LOOK_BYTES} bytes, not {len(payload)}; have the image read again.")
+            raise InputError(
+                f"A look takes {LOOK_BYTES} bytes, not {len(payload)}; have the image read again."
+            )
         return cls(payload[:HASH_BYTES], payload[HASH_BYTES:])
 
 
 def look_of(image: Image.Image) -> Look:
     """The look of an RGB image of any size."""
     bits = imagehash.phash(image, hash_size=8).hash
-    # HAMMING, not BOX: Pillow's BOX rounds a cell's edges to whole pixels, which moves the thumbnail of a resized picture by up to 13 levels
+    # HAMMING, not BOX: Pillow's BOX rounds a cell's edges to whole pixels, which moves the
+    # thumbnail of a resized picture by up to 13 levels
     thumbnail = image.resize((SIDE, SIDE), Image.Resampling.HAMMING)
     return Look(np.packbits(bits).tobytes(), thumbnail.tobytes())
 
@@ -74,11 +81,13 @@ def stacked(looks: Iterable[bytes]) -> Looks:
 def near_pairs(
     looks_a: Looks, looks_b: Looks | None = None, bits: int = BITS, levels: int = LEVELS
 ) -> Iterator[tuple[int, int]]:
-    """Every near-duplicate (i, j): of row i in `looks_a` and row j in `looks_b`; without `looks_b`, of rows i < j in `looks_a`.
+    """Every near-duplicate (i, j): of row i in `looks_a` and row j in `looks_b`; without `looks_b`,
+    of rows i < j in `looks_a`.
 
-    Rows that are equal byte for byte count once, lest a thousand white images make a million pairs: within one array a repeat is paired
-    with the first of its kind and with nothing else, and of equal rows in `looks_b` the first is named. Clusters come out the same.
-    Time is quadratic, at less than a nanosecond per pair; memory is that of the looks and one tile.
+    Rows that are equal byte for byte count once, lest a thousand white images make a million pairs:
+    within one array a repeat is paired with the first of its kind and with nothing else, and of
+    equal rows in `looks_b` the first is named. Clusters come out the same. Time is quadratic, at
+    less than a nanosecond per pair; memory is that of the looks and one tile.
     """
     within = looks_b is None
     first, same = first_of_its_kind(looks_a if looks_b is None else looks_b)
@@ -93,7 +102,9 @@ def near_pairs(
     hashes_a, hashes_b = hashes(looks_a), hashes(looks_b)
     for top in range(0, len(looks_a), TILE_ROWS):
         for left in range(top if within else 0, len(looks_b), TILE_COLUMNS):
-            apart = hashes_a[top : top + TILE_ROWS, None] ^ hashes_b[None, left : left + TILE_COLUMNS]
+            apart = (
+                hashes_a[top : top + TILE_ROWS, None] ^ hashes_b[None, left : left + TILE_COLUMNS]
+            )
             close = np.flatnonzero(np.bitwise_count(apart) <= bits)
             i, j = close // apart.shape[1] + top, close % apart.shape[1] + left
             if within:
@@ -104,7 +115,8 @@ def near_pairs(
 
 
 def first_of_its_kind(looks: Looks) -> tuple[Indices, Indices]:
-    """The rows that equal none before them, ascending; and for every row, the first row that equals it."""
+    """The rows that equal none before them, ascending; and for every row, the first row that equals
+    it."""
     whole = np.ascontiguousarray(looks).view(f"S{LOOK_BYTES}").reshape(-1)
     _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
     return np.sort(first), first[inverse]
@@ -115,7 +127,9 @@ def hashes(looks: Looks) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(looks[:, :HASH_BYTES]).view(np.uint64).reshape(-1)
 
 
-def with_like_thumbnails(a: Looks, b: Looks, i: Indices, j: Indices, levels: int) -> tuple[Indices, Indices]:
+def with_like_thumbnails(
+    a: Looks, b: Looks, i: Indices, j: Indices, levels: int
+) -> tuple[Indices, Indices]:
     """Those of the pairs whose thumbnails differ nowhere by more than `levels`."""
     # most pairs fail on a few values already
     for part in (slice(HASH_BYTES, None, 16), slice(HASH_BYTES, None)):
@@ -131,12 +145,15 @@ def with_like_thumbnails(a: Looks, b: Looks, i: Indices, j: Indices, levels: int
 
 
 def clusters(count: int, pairs: Iterable[tuple[int, int]]) -> Indices:
-    """For each of `count` images, the smallest index among the images that pairs connect it with, directly or through others."""
+    """For each of `count` images, the smallest index among the images that pairs connect it with,
+    directly or through others."""
     ids = np.arange(count)
     rest = iter(pairs)
     while batch := list(islice(rest, PAIRS_AT_ONCE)):
         ends = ids[np.array(batch)]
-        graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count))
+        graph = coo_array(
+            (np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(count, count)
+        )
         _, labels = connected_components(graph, directed=False)
         # a label appears first at its smallest index
         _, smallest = np.unique(labels, return_index=True)
@@ -144,14 +161,20 @@ def clusters(count: int, pairs: Iterable[tuple[int, int]]) -> Indices:
     return ids
 
 
-def split_of(cluster_key: str, seed: int, validation_share: float) -> Literal["train", "validation"]:
-    """The side on which a cluster falls, whatever else is in the set: "validation" for about this share of the clusters."""
-    draw = int.from_bytes(hashlib.sha256(f"{seed}:{cluster_key}".encode()).digest()[:8], "big") / 2**64
+def split_of(
+    cluster_key: str, seed: int, validation_share: float
+) -> Literal["train", "validation"]:
+    """The side on which a cluster falls, whatever else is in the set: "validation" for about this
+    share of the clusters."""
+    draw = (
+        int.from_bytes(hashlib.sha256(f"{seed}:{cluster_key}".encode()).digest()[:8], "big") / 2**64
+    )
     return "validation" if draw < validation_share else "train"
 
 
 def normalised(instruction: str) -> str:
-    """The instruction without case, punctuation, English articles and odd spaces: what two wordings of one request share.
+    """The instruction without case, punctuation, English articles and odd spaces: what two wordings
+    of one request share.
 
     What consists of nothing but these keeps them, so that "?" does not equal "the".
     """

@@ -1,4 +1,5 @@
-"""The run state → the set's files: SFT rows, preference pairs, all traces, what was left out, and the card."""
+"""The run state → the set's files: SFT rows, preference pairs, all traces, what was left out, and
+the card."""
 
 from __future__ import annotations
 
@@ -9,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rrm.parsing import thought_of
-from rrm.records import PreferencePair, SFTRow, Trace
-from rrm.runtime.secrets import mask
-from rrm.runtime.stage import account, write_json
 
 from data_pipeline.card import Tally, money_rows, prompt_hashes, quarantine_counts, versions
 from data_pipeline.judge import Judged
@@ -20,6 +17,10 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.rows import decompose_row, judge_row, write_table
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
+from rrm.parsing import thought_of
+from rrm.records import PreferencePair, SFTRow, Trace
+from rrm.runtime.secrets import mask
+from rrm.runtime.stage import account, write_json
 
 SPLITS = {"train": "", "validation": "_validation"}
 """What is added to a file's name."""
@@ -33,14 +34,21 @@ def judged_rows(config: DataConfig, state: RunState, split: str) -> Iterator[SFT
             yield judge_row(quadruple, judged, config.thinks)
 
 
-def decompose_rows(config: DataConfig, state: RunState, split: str, judge_count: int) -> Iterator[SFTRow]:
-    """Examples of decomposing, as many as make `decompose_share` of all rows (or as there are decomposed tasks), drawn by seed.
+def decompose_rows(
+    config: DataConfig, state: RunState, split: str, judge_count: int
+) -> Iterator[SFTRow]:
+    """Examples of decomposing, as many as make `decompose_share` of all rows (or as there are
+    decomposed tasks), drawn by seed.
 
     Where nothing was to be judged, all of them.
     """
     known = state.decomposed_numbers(split)
     share = config.decompose_share
-    count = min(len(known), round(judge_count * share / (1 - share))) if state.candidate_count() else len(known)
+    count = (
+        min(len(known), round(judge_count * share / (1 - share)))
+        if state.candidate_count()
+        else len(known)
+    )
     for i in np.random.default_rng(config.seed).permutation(len(known))[:count]:
         yield decompose_row(*state.decomposed(known[int(i)]))
 
@@ -54,21 +62,29 @@ def traces(state: RunState, tally: Tally) -> Iterator[Trace]:
 
 
 def account_of(state: RunState, counts: Mapping[str, int]) -> dict[str, Any]:
-    """What became of the edits and the human pairs (of the tasks, where there are neither): each came out, or failed, itself or with its
-    task."""
-    names = ("sft_judge", "preferences", "same") if state.candidate_count() + state.pair_count() else ("sft_decompose",)
+    """What became of the edits and the human pairs (of the tasks, where there are neither): each
+    came out, or failed, itself or with its task."""
+    names = (
+        ("sft_judge", "preferences", "same")
+        if state.candidate_count() + state.pair_count()
+        else ("sft_decompose",)
+    )
     made = sum(count for name, count in counts.items() if name.removesuffix("_validation") in names)
     failed = state.failure_counts()
     return account(made + failed.total(), made, failed)
 
 
-def export(config: DataConfig, out: Path, state: RunState, ledger: Ledger, gone: dict[str, Any]) -> dict[str, Any]:
+def export(
+    config: DataConfig, out: Path, state: RunState, ledger: Ledger, gone: dict[str, Any]
+) -> dict[str, Any]:
     """Writes every file of the set; returns its card."""
     tally = Tally()
     write_table(out / "traces.parquet", Trace, traces(state, tally))
     counts: dict[str, int] = {
         **state.task_counts(),
-        **{name: tally.counts[name] for name in ("quadruples", "traces", "readable_traces", "gold")},
+        **{
+            name: tally.counts[name] for name in ("quadruples", "traces", "readable_traces", "gold")
+        },
     }
     for split, suffix in SPLITS.items():
         if split == "validation" and not config.validation_share:
@@ -78,12 +94,18 @@ def export(config: DataConfig, out: Path, state: RunState, ledger: Ledger, gone:
             judged += 1
             unthought += not thought_of(row.target, config.variant == "holistic")
         decomposed = decompose_rows(config, state, split, judged) if config.decomposes else iter(())
-        written = write_table(out / f"sft{suffix}.parquet", SFTRow, chain(judged_rows(config, state, split), decomposed))
+        written = write_table(
+            out / f"sft{suffix}.parquet",
+            SFTRow,
+            chain(judged_rows(config, state, split), decomposed),
+        )
         preferred = state.ready_pairs(split, same=False, decomposes=config.decomposes)
         counts |= {f"sft_judge{suffix}": judged, f"sft_decompose{suffix}": written - judged}
         if config.thinks:
             counts[f"sft_without_a_thought{suffix}"] = unthought
-        counts[f"preferences{suffix}"] = write_table(out / f"preferences{suffix}.parquet", PreferencePair, preferred)
+        counts[f"preferences{suffix}"] = write_table(
+            out / f"preferences{suffix}.parquet", PreferencePair, preferred
+        )
         same = state.ready_pairs(split, same=True, decomposes=config.decomposes)
         counts[f"same{suffix}"] = write_table(out / f"same{suffix}.parquet", PreferencePair, same)
     kinds: Counter[tuple[str, str]] = Counter()
@@ -98,10 +120,17 @@ def export(config: DataConfig, out: Path, state: RunState, ledger: Ledger, gone:
         "digest": config.digest(),
         "counts": counts,
         "account": account_of(state, counts),
-        "passes": {name: state.result(name) for name in ("read", "clean", "choose", "filter", "make") if state.result(name)},
+        "passes": {
+            name: state.result(name)
+            for name in ("read", "clean", "choose", "filter", "make")
+            if state.result(name)
+        },
         "pairs": state.result("pairs"),
         **tally.rows(),
-        "failures": {"traces": dict(sorted(tally.failures.items())), "quarantined": quarantine_counts(kinds)},
+        "failures": {
+            "traces": dict(sorted(tally.failures.items())),
+            "quarantined": quarantine_counts(kinds),
+        },
         "teachers_gone": gone,
         "bill": money_rows(ledger.bills(state.used_keys()), config.pool),
         "prompts": prompt_hashes(),

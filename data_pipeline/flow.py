@@ -1,4 +1,5 @@
-"""Rows through an asynchronous function: many at once, out in the order in which they went in, with flat memory."""
+"""Rows through an asynchronous function: many at once, out in the order in which they went in, with
+flat memory."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-async def in_order(rows: Iterable[In], work: Callable[[In], Awaitable[Out]], window: int) -> AsyncGenerator[Out]:
+async def in_order(
+    rows: Iterable[In], work: Callable[[In], Awaitable[Out]], window: int
+) -> AsyncGenerator[Out]:
     """The results of `work` on each row, in order; at most `window` rows are held at any time.
 
-    Where one raises, or the caller closes this, no new row is begun, and those under way are awaited (what they found is paid for); the
-    first error is raised.
+    Where one raises, or the caller closes this, no new row is begun, and those under way are
+    awaited (what they found is paid for); the first error is raised.
     """
     pending: deque[asyncio.Future[Out]] = deque()
     source = iter(rows)

@@ -1,6 +1,8 @@
-"""Taking in: tasks, candidates and human pairs from the user's files into the run state, their images into the image store.
+"""Taking in: tasks, candidates and human pairs from the user's files into the run state, their
+images into the image store.
 
-A row that cannot be used is quarantined with the reason; a source without one usable row is an InputError.
+A row that cannot be used is quarantined with the reason; a source without one usable row is an
+InputError.
 """
 
 from __future__ import annotations
@@ -12,6 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
+from data_pipeline.duplicates import look_of
+from data_pipeline.human_pairs import add_vote, settle
+from data_pipeline.ledger import Ledger, Seen
+from data_pipeline.run_state import RunState, short_hash
+from data_pipeline.settings import DataConfig
 from rrm.errors import InputError
 from rrm.images import ImageStore, image_bytes, inside, read_image
 from rrm.records import Failure, Quarantined, Task
@@ -21,13 +30,6 @@ from rrm.rows.formats import InputRow
 from rrm.rows.labels import BY_WORDS, Labels
 from rrm.rows.pairs import PairRow, labels_of, read_pair
 from rrm.rows.sources import rows_of
-from tqdm import tqdm
-
-from data_pipeline.duplicates import look_of
-from data_pipeline.human_pairs import add_vote, settle
-from data_pipeline.ledger import Ledger, Seen
-from data_pipeline.run_state import RunState, short_hash
-from data_pipeline.settings import DataConfig
 
 Read = TypeVar("Read", TaskRow, CandidateRow, PairRow)
 CHUNK = 256
@@ -37,10 +39,16 @@ LONGEST_SHOWN = 500
 
 
 class Intake:
-    """Reads images once each; what was read of an image is kept in the ledger, so that another run need not decode it."""
+    """Reads images once each; what was read of an image is kept in the ledger, so that another run
+    need not decode it."""
 
     def __init__(self, config: DataConfig, store: ImageStore, ledger: Ledger):
-        self.store, self.ledger, self.max_pixels, self.reading = store, ledger, config.max_pixels, config.reading
+        self.store, self.ledger, self.max_pixels, self.reading = (
+            store,
+            ledger,
+            config.max_pixels,
+            config.reading,
+        )
         self.chunk = min(CHUNK, config.limit or CHUNK)
         self.threads = ThreadPoolExecutor()
 
@@ -49,7 +57,10 @@ class Intake:
         if isinstance(ref, bytes):
             return f"{hashlib.sha256(ref).hexdigest()}|{self.max_pixels}", ref
         if folder is None:
-            return Failure(kind="image_unreadable", detail=f"'{ref[:100]}' is a path, but this source has no folder")
+            return Failure(
+                kind="image_unreadable",
+                detail=f"'{ref[:100]}' is a path, but this source has no folder",
+            )
         try:
             path = inside(folder, ref)
             if not path.is_file():
@@ -70,7 +81,9 @@ class Intake:
             return name, Failure(kind="image_unreadable", detail=str(error)[:300])
         return name, Seen(self.store.add(image), image.size, look_of(image).to_bytes())
 
-    def images(self, refs: Iterable[tuple[ImageRef, Path | None]]) -> dict[tuple[ImageRef, Path | None], Seen | Failure]:
+    def images(
+        self, refs: Iterable[tuple[ImageRef, Path | None]]
+    ) -> dict[tuple[ImageRef, Path | None], Seen | Failure]:
         """What was read of each image, new ones decoded in parallel."""
         known: dict[tuple[ImageRef, Path | None], Seen | Failure] = {}
         places: dict[tuple[ImageRef, Path | None], tuple[str, bytes | Path]] = {}
@@ -80,7 +93,9 @@ class Intake:
                 known[ref, folder] = found
                 continue
             seen = self.ledger.image(found[0])
-            if seen is None or (isinstance(seen, Seen) and not self.store.path(seen.digest).exists()):
+            if seen is None or (
+                isinstance(seen, Seen) and not self.store.path(seen.digest).exists()
+            ):
                 places[ref, folder] = found
             else:
                 known[ref, folder] = seen
@@ -101,8 +116,8 @@ class Intake:
     ) -> Iterator[tuple[InputRow, Read, list[str]]]:
         """Every usable row with the digests of its images, in order; the others are quarantined.
 
-        `stranger` says of a row, before its images are read, why it has no place here; "" passes it over without a word. Raises InputError
-        where there is no such source.
+        `stranger` says of a row, before its images are read, why it has no place here; "" passes it
+        over without a word. Raises InputError where there is no such source.
         """
         usable = 0
         first: Quarantined | None = None
@@ -121,7 +136,12 @@ class Intake:
                         parsed.append((row, given))
                 except BadRow as error:
                     parsed.append((row, error.failure))
-            wanted = [(ref, row.folder) for row, value in parsed if not isinstance(value, Failure) for ref in refs_of(value)]
+            wanted = [
+                (ref, row.folder)
+                for row, value in parsed
+                if not isinstance(value, Failure)
+                for ref in refs_of(value)
+            ]
             images = self.images(wanted)
             for row, value in parsed:
                 key = row.place
@@ -134,7 +154,12 @@ class Intake:
                     else:
                         digests.append(seen.digest)
                 if failure is not None or isinstance(value, Failure):
-                    bad = Quarantined(stage="read", key=key, failure=failure or Failure(kind="bad_row"), evidence=shown(row))
+                    bad = Quarantined(
+                        stage="read",
+                        key=key,
+                        failure=failure or Failure(kind="bad_row"),
+                        evidence=shown(row),
+                    )
                     first = first or bad
                     state.quarantine([bad])
                     continue
@@ -147,30 +172,48 @@ class Intake:
 
 def shown(row: InputRow) -> dict[str, Any]:
     """The row for the quarantine, without the bytes of its images, and long texts cut off."""
-    plain = ((name, value) for name, value in (row.values or {}).items() if isinstance(value, str | int | float | bool | None))
-    return {"row": {name: value[:LONGEST_SHOWN] if isinstance(value, str) else value for name, value in plain}}
+    plain = (
+        (name, value)
+        for name, value in (row.values or {}).items()
+        if isinstance(value, str | int | float | bool | None)
+    )
+    return {
+        "row": {
+            name: value[:LONGEST_SHOWN] if isinstance(value, str) else value
+            for name, value in plain
+        }
+    }
 
 
 def take_tasks(config: DataConfig, state: RunState, intake: Intake) -> int:
     """Adds the tasks, and the edits that a row may bring along; returns how many rows were usable."""
     count = 0
-    rows = intake.rows(config.tasks, "task", read_task, lambda task: [task.image, *task.edits], state)
+    rows = intake.rows(
+        config.tasks, "task", read_task, lambda task: [task.image, *task.edits], state
+    )
     for _, value, (source, *edits) in rows:
         task_id = short_hash(source, value.instruction, value.requirement or "")
-        task = Task(task_id=task_id, source=source, instruction=value.instruction, requirement=value.requirement)
+        task = Task(
+            task_id=task_id,
+            source=source,
+            instruction=value.instruction,
+            requirement=value.requirement,
+        )
         count += state.add_task(task, "task")
         if isinstance(value.image, str):
             state.name_task(value.image, value.instruction, task_id)
         for edited in edits:
-            state.add_quadruple(short_hash(task_id, edited), task_id, edited, value.editor or "given")
+            state.add_quadruple(
+                short_hash(task_id, edited), task_id, edited, value.editor or "given"
+            )
         if config.limit and count >= config.limit:
             break
     return count
 
 
 def take_candidates(config: DataConfig, state: RunState, intake: Intake) -> int:
-    """Adds the ready-made candidates; the same image twice for one task counts once, whoever made it. Candidates of tasks that a limit
-    leaves out are passed over."""
+    """Adds the ready-made candidates; the same image twice for one task counts once, whoever made
+    it. Candidates of tasks that a limit leaves out are passed over."""
     assert config.candidates is not None
     count = 0
 
@@ -178,13 +221,18 @@ def take_candidates(config: DataConfig, state: RunState, intake: Intake) -> int:
         return [value.image, *([value.source] if value.source is not None else [])]
 
     def tasks_of(value: CandidateRow, source: Sequence[str] = ()) -> list[str]:
-        """Several where tasks differ in the requirement alone, and the row names none: an editor is shown no requirement."""
+        """Several where tasks differ in the requirement alone, and the row names none: an editor is
+        shown no requirement."""
         if value.source is not None:
             return state.tasks_of_source(source[0], value.instruction, value.requirement)
         return state.tasks_named(value.task or "", value.instruction, value.requirement)
 
     def unknown(value: CandidateRow) -> str:
-        return "" if config.limit else f"no task has the image '{value.task or 'that is its source'}' and this instruction"
+        return (
+            ""
+            if config.limit
+            else f"no task has the image '{value.task or 'that is its source'}' and this instruction"
+        )
 
     def stranger(value: CandidateRow) -> str | None:
         return unknown(value) if value.source is None and not tasks_of(value) else None
@@ -196,24 +244,30 @@ def take_candidates(config: DataConfig, state: RunState, intake: Intake) -> int:
             count += state.add_quadruple(short_hash(task, edited), task, edited, value.editor)
         if not tasks and (reason := unknown(value)):
             failure = Failure(kind="bad_row", detail=reason)
-            state.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
+            state.quarantine(
+                [Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))]
+            )
     return count
 
 
 def take_pairs(config: DataConfig, state: RunState, intake: Intake, labels: Labels) -> int:
-    """Adds the human pairs, each with its task and one verdict; returns how many rows were usable. The rows behind the last pair that
-    a limit allows are not read."""
+    """Adds the human pairs, each with its task and one verdict; returns how many rows were usable.
+    The rows behind the last pair that a limit allows are not read."""
     assert config.pairs is not None
     count = 0
 
     def read(values: dict[str, Any]) -> PairRow:
         return read_pair(values, labels)
 
-    rows = intake.rows(config.pairs, "pair", read, lambda pair: [pair.source, pair.a, pair.b], state)
+    rows = intake.rows(
+        config.pairs, "pair", read, lambda pair: [pair.source, pair.a, pair.b], state
+    )
     for row, value, (source, a, b) in rows:
         if a == b:
             failure = Failure(kind="bad_row", detail="both edits are the same image")
-            state.quarantine([Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))])
+            state.quarantine(
+                [Quarantined(stage="read", key=row.place, failure=failure, evidence=shown(row))]
+            )
             continue
         add_vote(state, value, source, a, b, row.place)
         count += 1

@@ -1,4 +1,5 @@
-"""quadruple → the trace to train on: the pool thinks and scores, the verifier gives gold, plain code selects."""
+"""quadruple → the trace to train on: the pool thinks and scores, the verifier gives gold, plain
+code selects."""
 
 from __future__ import annotations
 
@@ -6,18 +7,18 @@ import asyncio
 from typing import Any
 
 from pydantic import Field
-from rrm.records import Failure, Gold, Quadruple, Record, Trace
 
 from data_pipeline.questions import Asking, Asks, about
 from data_pipeline.select import first_readable, select
 from data_pipeline.settings import DataConfig
 from data_pipeline.think import think_calls, traces_of
 from data_pipeline.verify import verify
+from rrm.records import Failure, Gold, Quadruple, Record, Trace
 
 
 class Judged(Record):
-    """What became of a quadruple: its traces, the gold verdicts, the index of the selected trace, or why none was; and the ledger's
-    keys."""
+    """What became of a quadruple: its traces, the gold verdicts, the index of the selected trace,
+    or why none was; and the ledger's keys."""
 
     quadruple_id: str
     traces: tuple[Trace, ...] = ()
@@ -30,20 +31,34 @@ class Judged(Record):
 
 
 async def judge(quadruple: Quadruple, teachers: Asks, config: DataConfig) -> Judged:
-    """The quadruple's traces and which of them is the SFT target (none in a set of its own that lacks a readable one)."""
+    """The quadruple's traces and which of them is the SFT target (none in a set of its own that
+    lacks a readable one)."""
     asking = Asking(teachers)
     calls = think_calls(quadruple, config)
     answers = await asyncio.gather(*(asking.teachers.ask(call) for call in calls))
-    asking.keys += [call.key for call, answer in zip(calls, answers, strict=True) if not isinstance(answer, Failure)]
+    asking.keys += [
+        call.key
+        for call, answer in zip(calls, answers, strict=True)
+        if not isinstance(answer, Failure)
+    ]
     traces = traces_of(quadruple, calls, answers)
     known: dict[str, Any] = {"quadruple_id": quadruple.quadruple_id, "traces": tuple(traces)}
     shown = {**about(quadruple.task), "edited": quadruple.edited}
     first = first_readable(traces)
     if first is None:
-        failure = next((trace.failure for trace in traces if trace.failure), Failure(kind="empty", detail="no traces"))
-        said = [{"model": t.teacher, "answer": t.text, "wrong": t.failure.detail} for t in traces if t.failure]
+        failure = next(
+            (trace.failure for trace in traces if trace.failure),
+            Failure(kind="empty", detail="no traces"),
+        )
+        said = [
+            {"model": t.teacher, "answer": t.text, "wrong": t.failure.detail}
+            for t in traces
+            if t.failure
+        ]
         evidence = {**shown, "answers": said}
-        return Judged(**known, failure=failure, failed_at="think", evidence=evidence, keys=tuple(asking.keys))
+        return Judged(
+            **known, failure=failure, failed_at="think", evidence=evidence, keys=tuple(asking.keys)
+        )
     if not config.verifies:
         return Judged(**known, selected=first.index, keys=tuple(asking.keys))
     gold = await verify(quadruple, traces, asking, config)

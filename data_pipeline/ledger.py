@@ -1,7 +1,9 @@
-"""Every answer that was paid for, on disk by the content of its call, so that no run asks for it again.
+"""Every answer that was paid for, on disk by the content of its call, so that no run asks for it
+again.
 
-One SQLite file per data set, beside its folder: it outlives changes of the config, and `kill -9` at any moment loses none of its rows.
-What is stored is checked when it is read: an answer that cannot be read counts as absent.
+One SQLite file per data set, beside its folder: it outlives changes of the config, and `kill -9` at
+any moment loses none of its rows. What is stored is checked when it is read: an answer that cannot
+be read counts as absent.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rrm.records import Choice, Failure
-
 from data_pipeline.database import Connection, Damaged, Unwritable, open_database
+from rrm.records import Choice, Failure
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +30,21 @@ CREATE INDEX IF NOT EXISTS looks ON images (digest);
 ADDED = {"reasoning": "TEXT", "refusals": "TEXT", "most_prompt": "INT", "most_completion": "INT"}
 """Columns of `calls` that ledgers made before they existed get when they are opened."""
 FORMER_PROMPT = 8192
-"""Prompt tokens that are taken for the most of a call whose server counted none, where an older ledger does not say."""
+"""Prompt tokens that are taken for the most of a call whose server counted none, where an older
+ledger does not say."""
 CURE = (
     "it holds answers that were paid for: mend it (sqlite3 FILE .recover | sqlite3 MENDED) and name the mended file in 'ledger', "
     "or move it away to have every answer asked for again"
 )
-COUNTED = " AND ".join(f"TYPEOF({name}) = 'integer' AND {name} >= 0" for name in ("prompt_tokens", "completion_tokens"))
+COUNTED = " AND ".join(
+    f"TYPEOF({name}) = 'integer' AND {name} >= 0" for name in ("prompt_tokens", "completion_tokens")
+)
 
 
 @dataclass(frozen=True)
 class Paid:
-    """An answer: its choices, the tokens billed (None: the server didn't say), the seconds it took, and the most tokens, of the prompt
-    and of the completion, that the call could take."""
+    """An answer: its choices, the tokens billed (None: the server didn't say), the seconds it took,
+    and the most tokens, of the prompt and of the completion, that the call could take."""
 
     choices: tuple[Choice, ...]
     prompt_tokens: int | None
@@ -51,7 +55,8 @@ class Paid:
 
 @dataclass(frozen=True)
 class Seen:
-    """An image that was read: its digest in the store, width and height there, and its look (`data_pipeline.duplicates`)."""
+    """An image that was read: its digest in the store, width and height there, and its look
+    (`data_pipeline.duplicates`)."""
 
     digest: str
     size: tuple[int, int]
@@ -60,7 +65,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Bill:
-    """Calls and tokens of one stage and model. `unmetered` calls came without a count of tokens: they are counted at their most."""
+    """Calls and tokens of one stage and model. `unmetered` calls came without a count of tokens:
+    they are counted at their most."""
 
     stage: str
     model: str
@@ -72,7 +78,8 @@ class Bill:
 
 
 class Ledger:
-    """The open file. Raises InputError where another run has it open, where it cannot be written, or where it is no ledger."""
+    """The open file. Raises InputError where another run has it open, where it cannot be written,
+    or where it is no ledger."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -94,7 +101,9 @@ class Ledger:
         """Gives a ledger of an older version the columns that it lacks."""
         there = {row[1] for row in base.execute("PRAGMA table_info(calls)")}
         if not {"key", "texts", "finish", "prompt_tokens"} <= there:
-            raise Damaged(f"{self.path} is no ledger of calls; move it away, or name another file in 'ledger'.")
+            raise Damaged(
+                f"{self.path} is no ledger of calls; move it away, or name another file in 'ledger'."
+            )
         for name, kind in ADDED.items():
             if name not in there:
                 base.execute(f"ALTER TABLE calls ADD COLUMN {name} {kind}")
@@ -109,14 +118,28 @@ class Ledger:
         choices = choices_from(*lists)
         if choices is None:
             return None
-        return Paid(choices, counted(prompt), counted(completion), seconds or 0.0, (most_prompt or 0, most_completion or 0))
+        return Paid(
+            choices,
+            counted(prompt),
+            counted(completion),
+            seconds or 0.0,
+            (most_prompt or 0, most_completion or 0),
+        )
 
     def add(self, key: str, stage: str, model: str, paid: Paid) -> None:
         """Notes a finished call; it survives the end of this process when this returns.
 
-        Raises Unwritable where there is no room; then the call is kept in memory, and written when the file is closed if there is room.
+        Raises Unwritable where there is no room; then the call is kept in memory, and written when
+        the file is closed if there is room.
         """
-        row = (key, stage, model, *texts_of(paid.choices), counted(paid.prompt_tokens), counted(paid.completion_tokens))
+        row = (
+            key,
+            stage,
+            model,
+            *texts_of(paid.choices),
+            counted(paid.prompt_tokens),
+            counted(paid.completion_tokens),
+        )
         try:
             self.write((*row, paid.seconds, *paid.most))
         except Unwritable:
@@ -127,7 +150,10 @@ class Ledger:
         """One row of calls."""
         columns = "key, stage, model, texts, finish, reasoning, refusals, prompt_tokens, completion_tokens, seconds"
         places = ", ".join("?" * len(row))
-        self.base.execute(f"INSERT OR REPLACE INTO calls ({columns}, most_prompt, most_completion) VALUES ({places})", row)
+        self.base.execute(
+            f"INSERT OR REPLACE INTO calls ({columns}, most_prompt, most_completion) VALUES ({places})",
+            row,
+        )
 
     def bills(self, keys: Iterable[str] | None = None) -> list[Bill]:
         """Calls and tokens by stage and model, of all calls or of those with these keys."""
@@ -135,9 +161,12 @@ class Ledger:
         if keys is not None:
             self.base.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (key TEXT PRIMARY KEY)")
             self.base.execute("DELETE FROM chosen")
-            self.base.executemany("INSERT OR IGNORE INTO chosen VALUES (?)", ((key,) for key in keys))
+            self.base.executemany(
+                "INSERT OR IGNORE INTO chosen VALUES (?)", ((key,) for key in keys)
+            )
             chosen = "WHERE key IN (SELECT key FROM chosen)"
-        # what an older ledger does not say of the most that a call could take is estimated: a token per byte of its answer
+        # what an older ledger does not say of the most that a call could take is estimated: a token
+        # per byte of its answer
         rows = self.base.execute(
             "SELECT stage, model, COUNT(*), "
             f"TOTAL(CASE WHEN {COUNTED} THEN prompt_tokens ELSE COALESCE(most_prompt, {FORMER_PROMPT}) END), "
@@ -147,14 +176,19 @@ class Ledger:
         return [Bill(s, m, n, int(p), int(c), u, seconds) for s, m, n, p, c, u, seconds in rows]
 
     def image(self, ref: str) -> Seen | Failure | None:
-        """What is known of the image under this reference: what was read, why it could not be, or None if it is new."""
-        row = self.base.execute("SELECT digest, width, height, look, failure FROM images WHERE ref = ?", (ref,)).fetchone()
+        """What is known of the image under this reference: what was read, why it could not be, or
+        None if it is new."""
+        row = self.base.execute(
+            "SELECT digest, width, height, look, failure FROM images WHERE ref = ?", (ref,)
+        ).fetchone()
         if row is None:
             return None
         digest, width, height, look, failure = row
         try:
             return (
-                Failure.model_validate_json(failure) if failure else Seen(str(digest), (int(width), int(height)), bytes(look))
+                Failure.model_validate_json(failure)
+                if failure
+                else Seen(str(digest), (int(width), int(height)), bytes(look))
             )
         except (TypeError, ValueError):  # it cannot be read: the image is read again
             return None
@@ -172,7 +206,9 @@ class Ledger:
 
     def look(self, digest: str) -> bytes:
         """The look of a stored image."""
-        row = self.base.execute("SELECT look FROM images WHERE digest = ? LIMIT 1", (digest,)).fetchone()
+        row = self.base.execute(
+            "SELECT look FROM images WHERE digest = ? LIMIT 1", (digest,)
+        ).fetchone()
         if row is None:
             raise KeyError(digest)
         return bytes(row[0])
@@ -184,7 +220,11 @@ class Ledger:
                 self.write(self.unwritten[-1])
                 self.unwritten.pop()
         except Unwritable:
-            log.warning("%d answers found no room in %s and are asked for again", len(self.unwritten), self.path)
+            log.warning(
+                "%d answers found no room in %s and are asked for again",
+                len(self.unwritten),
+                self.path,
+            )
         finally:
             self.base.close()
 
@@ -201,10 +241,16 @@ def texts_of(choices: Iterable[Choice]) -> tuple[str, ...]:
     return tuple(json.dumps(column) for column in zip(*rows, strict=True)) if rows else ("[]",) * 4
 
 
-def choices_from(texts: Any, finish: Any, reasoning: Any, refusals: Any) -> tuple[Choice, ...] | None:
-    """The choices in these columns (the last two are empty in rows of older versions), or None where they cannot be read."""
+def choices_from(
+    texts: Any, finish: Any, reasoning: Any, refusals: Any
+) -> tuple[Choice, ...] | None:
+    """The choices in these columns (the last two are empty in rows of older versions), or None
+    where they cannot be read."""
     try:
-        columns = [json.loads(column) for column in (texts, finish, reasoning or "null", refusals or "null")]
+        columns = [
+            json.loads(column)
+            for column in (texts, finish, reasoning or "null", refusals or "null")
+        ]
     except (TypeError, ValueError, RecursionError):
         return None
     if not isinstance(columns[0], list) or not columns[0]:
@@ -215,7 +261,10 @@ def choices_from(texts: Any, finish: Any, reasoning: Any, refusals: Any) -> tupl
         return None
     if not all(isinstance(text, str) for column in columns for text in column):
         return None
-    return tuple(Choice(content=t, finish_reason=f, reasoning=r, refusal=x) for t, f, r, x in zip(*columns, strict=True))
+    return tuple(
+        Choice(content=t, finish_reason=f, reasoning=r, refusal=x)
+        for t, f, r, x in zip(*columns, strict=True)
+    )
 
 
 def counted(tokens: Any) -> int | None:

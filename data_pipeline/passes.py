@@ -1,4 +1,5 @@
-"""The passes over the run state that ask teachers: rows in, outcomes out, in order, resumed where they were left."""
+"""The passes over the run state that ask teachers: rows in, outcomes out, in order, resumed where
+they were left."""
 
 from __future__ import annotations
 
@@ -8,8 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
-from rrm.errors import InputError
-from rrm.records import Quadruple, Quarantined, Record, Task
 from tqdm import tqdm
 
 from data_pipeline.decompose import Decomposed, decompose
@@ -19,7 +18,9 @@ from data_pipeline.judge import Judged, judge
 from data_pipeline.questions import Asks
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
-from data_pipeline.teacher_client import Line
+from data_pipeline.teacher_client import TeacherClient
+from rrm.errors import InputError
+from rrm.records import Quadruple, Quarantined, Record, Task
 
 Row = TypeVar("Row", bound=Record)
 Outcome = TypeVar("Outcome", bound=Record)
@@ -29,7 +30,8 @@ AT_ONCE = 200
 
 @dataclass(frozen=True)
 class Pass(Generic[Row, Outcome]):
-    """What is done to every row; its outcome depends on the row, the config and what the teachers say, and on nothing else."""
+    """What is done to every row; its outcome depends on the row, the config and what the teachers
+    say, and on nothing else."""
 
     name: str
     row: type[Row]
@@ -62,8 +64,8 @@ class Engine(Protocol):
 class LocalEngine:
     """This process: many rows at once on one event loop."""
 
-    def __init__(self, config: DataConfig, teachers: Asks, lines: Iterable[Line] = ()):
-        self.lines = list(lines)
+    def __init__(self, config: DataConfig, teachers: Asks, clients: Iterable[TeacherClient] = ()):
+        self.clients = list(clients)
         self.config, self.teachers = config, teachers
         places = {(t.base_url, t.model): t.concurrency or config.concurrency for t in config.pool}
         self.window = 4 * sum(places.values())
@@ -78,18 +80,26 @@ class LocalEngine:
 
     def gone(self) -> dict[str, dict[str, Any]]:
         """The teachers that were gone for good on the way."""
-        lost = (line for line in self.lines if line.gone)
-        return {line.teacher.model: {"why": line.gone.detail, "calls_not_made": line.unasked} for line in lost if line.gone}
+        lost = (client for client in self.clients if client.gone)
+        return {
+            client.teacher.model: {"why": client.gone.detail, "calls_not_made": client.unasked}
+            for client in lost
+            if client.gone
+        }
 
     async def close(self) -> None:
         """Nothing to end."""
 
 
 async def note_all(
-    engine: Engine, state: RunState, outcomes: AsyncGenerator[Outcome], note: Callable[[Outcome], None], bar: tqdm[NoReturn]
+    engine: Engine,
+    state: RunState,
+    outcomes: AsyncGenerator[Outcome],
+    note: Callable[[Outcome], None],
+    bar: tqdm[NoReturn],
 ) -> None:
-    """Writes the outcomes into the run state, AT_ONCE in a transaction; where they cannot be written, nothing more is asked, and what is on
-    its way is awaited: it is paid for."""
+    """Writes the outcomes into the run state, AT_ONCE in a transaction; where they cannot be
+    written, nothing more is asked, and what is on its way is awaited: it is paid for."""
     async with aclosing(outcomes), aclosing(in_batches(outcomes, bar)) as batches:
         async for batch in batches:
             try:
@@ -101,8 +111,11 @@ async def note_all(
                 raise
 
 
-async def in_batches(outcomes: AsyncIterator[Outcome], bar: tqdm[NoReturn]) -> AsyncGenerator[list[Outcome]]:
-    """The outcomes, AT_ONCE at a time; what had come before an error is handed over before the error is."""
+async def in_batches(
+    outcomes: AsyncIterator[Outcome], bar: tqdm[NoReturn]
+) -> AsyncGenerator[list[Outcome]]:
+    """The outcomes, AT_ONCE at a time; what had come before an error is handed over before the
+    error is."""
     batch: list[Outcome] = []
     with bar:
         try:
@@ -153,7 +166,9 @@ async def filter_hard(config: DataConfig, state: RunState, engine: Engine) -> No
         kept += hard
         state.set_hard(found.task_id, found.criteria or (), hard)
         if found.failure:
-            bad = Quarantined(stage="filter", key=found.task_id, failure=found.failure, evidence=found.evidence)
+            bad = Quarantined(
+                stage="filter", key=found.task_id, failure=found.failure, evidence=found.evidence
+            )
             state.quarantine([bad])
         state.use(found.keys)
 
@@ -174,7 +189,9 @@ async def decompose_all(config: DataConfig, state: RunState, engine: Engine) -> 
     def note(found: Decomposed) -> None:
         state.set_principles(found.task_id, found.principles or ())
         if found.failure:
-            bad = Quarantined(stage="decompose", key=found.task_id, failure=found.failure, evidence=found.evidence)
+            bad = Quarantined(
+                stage="decompose", key=found.task_id, failure=found.failure, evidence=found.evidence
+            )
             state.quarantine([bad])
         state.use(found.keys)
 
@@ -192,9 +209,16 @@ async def judge_all(config: DataConfig, state: RunState, engine: Engine) -> None
     def note(found: Judged) -> None:
         state.set_outcome(found.quadruple_id, found.model_dump_json(exclude={"evidence", "keys"}))
         if found.failure:
-            bad = Quarantined(stage=found.failed_at, key=found.quadruple_id, failure=found.failure, evidence=found.evidence)
+            bad = Quarantined(
+                stage=found.failed_at,
+                key=found.quadruple_id,
+                failure=found.failure,
+                evidence=found.evidence,
+            )
             state.quarantine([bad])
         state.use(found.keys)
 
-    await note_all(engine, state, engine.outcomes(JUDGE, rows), note, progress("think and verify", total, done))
+    await note_all(
+        engine, state, engine.outcomes(JUDGE, rows), note, progress("think and verify", total, done)
+    )
     state.finish("judge", {"quadruples": total})

@@ -1,4 +1,5 @@
-"""Before money is spent: what a run would ask (`--dry-run`), and what the whole will cost, from a sample (`plan`)."""
+"""Before money is spent: what a run would ask (`--dry-run`), and what the whole will cost, from a
+sample (`plan`)."""
 
 from __future__ import annotations
 
@@ -13,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rrm.errors import InputError, NothingMade
-from rrm.images import ImageStore
-from rrm.records import Failure, Principle, Quadruple, Task
-from rrm.runtime.stage import write_json
 
 from data_pipeline.budget import Budget, price, price_of
 from data_pipeline.candidates import make_candidates
@@ -39,17 +36,23 @@ from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
+from rrm.errors import InputError, NothingMade
+from rrm.images import ImageStore
+from rrm.records import Failure, Principle, Quadruple, Task
+from rrm.runtime.stage import write_json
 
 RESAMPLES = 2000
 MEASURES = ("calls", "prompt_tokens", "completion_tokens", "seconds")
 
 
 @contextmanager
-def scratch(config: DataConfig, there: DataConfig | None = None) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
-    """A run state of the config's inputs that is thrown away, with the set's own ledger; before anything is read, the teachers that are
-    `there` are checked."""
+def scratch(
+    config: DataConfig, there: DataConfig | None = None
+) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
+    """A run state of the config's inputs that is thrown away, with the set's own ledger; before
+    anything is read, the teachers that are `there` are checked."""
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".foresight-", dir=Path(config.out).parent))
+    folder = Path(tempfile.mkdtemp(prefix=".planning-", dir=Path(config.out).parent))
     try:
         adopt_images([Path(config.out) / "images"], foreseen(config))
         with opened(config, folder, foreseen(config)) as (state, ledger, store):
@@ -89,14 +92,15 @@ def edits_missing(config: DataConfig, state: RunState, ledger: Ledger) -> Counte
     for editor in config.generators:
         for task in state.tasks_to_edit():
             missing[editor.name] += sum(
-                ledger.image(editor.key(task.source, task.instruction, s)) is None for s in editor.seeds
+                ledger.image(editor.key(task.source, task.instruction, s)) is None
+                for s in editor.seeds
             )
     return missing
 
 
 def dry_run(config: DataConfig) -> dict[str, Any]:
-    """Prints and returns the calls that a run would make, per stage and model; those behind a call that is not answered yet are counted
-    as if it were."""
+    """Prints and returns the calls that a run would make, per stage and model; those behind a call
+    that is not answered yet are counted as if it were."""
     with scratch(config) as (state, ledger, _):
         asks = LedgerOnly(ledger)
         engine = LocalEngine(config, asks)
@@ -111,7 +115,11 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
         calls: Counter[tuple[str, str]] = Counter(asks.missing.values())
         waiting = state.unjudged_count() + sum(missing_edits.values())
         blank = Quadruple(
-            quadruple_id="", task=Task(task_id="", source="", instruction="x"), edited="", editor="", principles=()
+            quadruple_id="",
+            task=Task(task_id="", source="", instruction="x"),
+            edited="",
+            editor="",
+            principles=(),
         )
         for call in think_calls(blank, config):
             calls["think", call.model] += waiting
@@ -128,14 +136,18 @@ def dry_run(config: DataConfig) -> dict[str, Any]:
     print(f"{result['tasks']} tasks; {result['in_ledger']} answers are in the ledger; to be asked:")
     for name, count in {**edits, **result["calls"]}.items():
         print(f"  {name:45} {count:>10,}")
-    print("A decomposition or verification that is not valid is asked for again, which is not counted here.")
+    print(
+        "A decomposition or verification that is not valid is asked for again, which is not counted here."
+    )
     return result
 
 
 def sampled(config: DataConfig, state: RunState, size: int) -> list[Task]:
     """So many of the tasks that the run will use, in the order in which tasks are drawn."""
     with_candidates = not config.generators and state.candidate_count() > 0
-    tasks = sorted(state.listed_tasks(with_candidates), key=lambda task: rank(task.task_id, config.seed + 1))
+    tasks = sorted(
+        state.listed_tasks(with_candidates), key=lambda task: rank(task.task_id, config.seed + 1)
+    )
     if not tasks:
         raise InputError("There is no task to sample; correct 'tasks' and 'candidates'.")
     return tasks[:size]
@@ -143,15 +155,17 @@ def sampled(config: DataConfig, state: RunState, size: int) -> list[Task]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one task took, by stage and model (MEASURES each), how many edits it has, and why it has no principles, where it has none:
-    then none of its edits was judged."""
+    """What one task took, by stage and model (MEASURES each), how many edits it has, and why it has
+    no principles, where it has none: then none of its edits was judged."""
 
     spent: dict[tuple[str, str], np.ndarray]
     edits: int
     failure: Failure | None = None
 
 
-async def measure_task(task: Task, state: RunState, ledger: Ledger, teachers: Asks, config: DataConfig) -> Measured:
+async def measure_task(
+    task: Task, state: RunState, ledger: Ledger, teachers: Asks, config: DataConfig
+) -> Measured:
     """Takes one task through every pass."""
     keys: list[str] = []
     if config.filters:
@@ -165,16 +179,34 @@ async def measure_task(task: Task, state: RunState, ledger: Ledger, teachers: As
     edits = state.candidates_of(task.task_id)
     if principles is not None:
         for quadruple_id, edited, editor in edits:
-            quadruple = Quadruple(quadruple_id=quadruple_id, task=task, edited=edited, editor=editor, principles=principles)
+            quadruple = Quadruple(
+                quadruple_id=quadruple_id,
+                task=task,
+                edited=edited,
+                editor=editor,
+                principles=principles,
+            )
             keys += (await judge(quadruple, teachers, config)).keys
     bills = ledger.bills(keys)
-    spent = {(b.stage, b.model): np.array([b.calls, b.prompt_tokens, b.completion_tokens, b.seconds], float) for b in bills}
+    spent = {
+        (b.stage, b.model): np.array(
+            [b.calls, b.prompt_tokens, b.completion_tokens, b.seconds], float
+        )
+        for b in bills
+    }
     return Measured(spent, len(edits), failure)
 
 
-def hours_of(teachers: dict[str, Teacher], config: DataConfig, totals: dict[tuple[str, str], np.ndarray]) -> float:
-    """How long so much takes at the teachers' limits: passes follow one another, models of a pass work side by side."""
-    passes: dict[str, Counter[str]] = {"filter": Counter(), "decompose": Counter(), "judge": Counter()}
+def hours_of(
+    teachers: dict[str, Teacher], config: DataConfig, totals: dict[tuple[str, str], np.ndarray]
+) -> float:
+    """How long so much takes at the teachers' limits: passes follow one another, models of a pass
+    work side by side."""
+    passes: dict[str, Counter[str]] = {
+        "filter": Counter(),
+        "decompose": Counter(),
+        "judge": Counter(),
+    }
     for (stage, model), (calls, prompt, completion, seconds) in totals.items():
         teacher = teachers[model]
         limits = [seconds / (teacher.concurrency or config.concurrency)]
@@ -188,8 +220,8 @@ def hours_of(teachers: dict[str, Teacher], config: DataConfig, totals: dict[tupl
 
 @dataclass(frozen=True)
 class Whole:
-    """What the sample is scaled up to: tasks that each pass will see, and quadruples to judge (None: as many per task as in the
-    sample)."""
+    """What the sample is scaled up to: tasks that each pass will see, and quadruples to judge
+    (None: as many per task as in the sample)."""
 
     filtered: int
     decomposed: int
@@ -197,24 +229,41 @@ class Whole:
     quadruples: int | None
 
 
-def extrapolate(config: DataConfig, measured: Sequence[Measured], whole: Whole, seed: int) -> dict[str, Any]:
-    """Calls, tokens, money and hours for the whole, per stage and in all, each with its 95% interval (bootstrap over the sampled
-    tasks). What is spent on quadruples is scaled by quadruples where their number is known, everything else by tasks."""
+def extrapolate(
+    config: DataConfig, measured: Sequence[Measured], whole: Whole, seed: int
+) -> dict[str, Any]:
+    """Calls, tokens, money and hours for the whole, per stage and in all, each with its 95%
+    interval (bootstrap over the sampled tasks). What is spent on quadruples is scaled by quadruples
+    where their number is known, everything else by tasks."""
     teachers = {teacher.model: teacher for teacher in config.pool}
     names = sorted({name for task in measured for name in task.spent})
-    table = np.array([[task.spent.get(name, np.zeros(len(MEASURES))) for name in names] for task in measured])
+    table = np.array(
+        [[task.spent.get(name, np.zeros(len(MEASURES))) for name in names] for task in measured]
+    )
     edits = np.array([task.edits for task in measured], float)
     rng = np.random.default_rng(seed)
-    draws = [np.arange(len(measured)), *rng.integers(len(measured), size=(RESAMPLES, len(measured)))]
+    draws = [
+        np.arange(len(measured)),
+        *rng.integers(len(measured), size=(RESAMPLES, len(measured))),
+    ]
 
     def scaled(draw: np.ndarray) -> np.ndarray:
         per_task = table[draw].mean(0)  # (stage, MEASURES)
-        quadruples = whole.judged if whole.quadruples is None else whole.quadruples / max(edits[draw].mean(), 1e-9)
+        quadruples = (
+            whole.judged
+            if whole.quadruples is None
+            else whole.quadruples / max(edits[draw].mean(), 1e-9)
+        )
         scale = {"filter": whole.filtered, "decompose": whole.decomposed}
-        return per_task * np.array([scale.get(stage, quadruples) for stage, _ in names], float)[:, None]
+        return (
+            per_task
+            * np.array([scale.get(stage, quadruples) for stage, _ in names], float)[:, None]
+        )
 
     totals = np.array([scaled(draw) for draw in draws])  # (1 + RESAMPLES, stage, MEASURES)
-    prices = np.array([[0.0, price(teachers[m], 1, 0), price(teachers[m], 0, 1), 0.0] for _, m in names])
+    prices = np.array(
+        [[0.0, price(teachers[m], 1, 0), price(teachers[m], 0, 1), 0.0] for _, m in names]
+    )
     money = (totals * prices).sum(-1)
 
     def line(which: list[int]) -> dict[str, Any]:
@@ -223,21 +272,32 @@ def extrapolate(config: DataConfig, measured: Sequence[Measured], whole: Whole, 
         return {**counts, "money": with_interval(money[:, which].sum(1))}
 
     stages = {f"{stage} | {model}": line([i]) for i, (stage, model) in enumerate(names)}
-    hours = np.array([hours_of(teachers, config, dict(zip(names, one, strict=True))) for one in totals])
-    return {"stages": stages, "total": {**line(list(range(len(names)))), "hours": with_interval(hours)}}
+    hours = np.array(
+        [hours_of(teachers, config, dict(zip(names, one, strict=True))) for one in totals]
+    )
+    return {
+        "stages": stages,
+        "total": {**line(list(range(len(names)))), "hours": with_interval(hours)},
+    }
 
 
 def with_interval(values: np.ndarray) -> dict[str, float]:
     """The first value, and where 95% of the others lie."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
-    return {"estimate": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return {
+        "estimate": round(float(values[0]), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+    }
 
 
 def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[str, Any]:
-    """Runs a sample of the tasks through every stage, and prints and returns what the whole will take.
+    """Runs a sample of the tasks through every stage, and prints and returns what the whole will
+    take.
 
-    The sample's answers go into the set's ledger: the run itself will not ask for them again. Writes <out>.plan.json. Raises
-    NothingMade where no task of the sample has valid principles: of what lies behind them nothing is known.
+    The sample's answers go into the set's ledger: the run itself will not ask for them again.
+    Writes <out>.plan.json. Raises NothingMade where no task of the sample has valid principles: of
+    what lies behind them nothing is known.
     """
     with teachers_there(config) as there, scratch(config, there) as (state, ledger, store):
         tasks = sampled(config, state, size)
@@ -260,7 +320,9 @@ def plan(config: DataConfig, size: int, max_cost: float | None = None) -> dict[s
         failures = [task.failure for task in measured if task.failure is not None]
         if len(failures) == len(measured):
             why = f"{failures[0].kind}: {failures[0].detail}"
-            raise NothingMade(f"None of {len(measured)} sampled tasks has valid principles, so nothing can be planned ({why})")
+            raise NothingMade(
+                f"None of {len(measured)} sampled tasks has valid principles, so nothing can be planned ({why})"
+            )
         every = state.listed_count()
         chosen = every
         if config.random_tasks is not None or config.hard_tasks is not None:
@@ -288,7 +350,8 @@ def print_plan(found: dict[str, Any]) -> None:
     print(f"{found['tasks']:,} tasks, measured on {found['sample']}; 95% intervals:")
     for name, line in {**found["stages"], "in all": found["total"]}.items():
         shown = [
-            f"{line[key]['estimate']:>14,.0f} [{line[key]['low']:,.0f}, {line[key]['high']:,.0f}] {key}" for key in MEASURES[:3]
+            f"{line[key]['estimate']:>14,.0f} [{line[key]['low']:,.0f}, {line[key]['high']:,.0f}] {key}"
+            for key in MEASURES[:3]
         ]
         print(
             f"  {name}\n    "
@@ -301,6 +364,10 @@ def print_plan(found: dict[str, Any]) -> None:
         )
     if found["failed"]:
         lost = f"{found['failed']} of {found['sample']} sampled tasks have no valid principles"
-        print(f"  {lost}, so their edits were not judged: with a better decomposer the whole costs more")
+        print(
+            f"  {lost}, so their edits were not judged: with a better decomposer the whole costs more"
+        )
     hours = found["total"]["hours"]
-    print(f"  hours at the teachers' limits: {hours['estimate']:.2f} [{hours['low']:.2f}, {hours['high']:.2f}]")
+    print(
+        f"  hours at the teachers' limits: {hours['estimate']:.2f} [{hours['low']:.2f}, {hours['high']:.2f}]"
+    )

@@ -1,4 +1,5 @@
-"""One row's questions to the teachers: each answer's key is kept, and a question may be put again with what was wrong."""
+"""One row's questions to the teachers: each answer's key is kept, and a question may be put again
+with what was wrong."""
 
 from __future__ import annotations
 
@@ -6,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from data_pipeline.teachers import Answer, Call
 from rrm.errors import InputError
 from rrm.prompts import again_text
 from rrm.records import Choice, Failure, Task
-
-from data_pipeline.teachers import Answer, Call
 
 Read = TypeVar("Read")
 
@@ -33,7 +33,8 @@ class Asks(Protocol):
 
 @dataclass
 class Asking:
-    """The questions of one row; `keys` of the answers that were used, and `unusable` answers as they were given."""
+    """The questions of one row; `keys` of the answers that were used, and `unusable` answers as
+    they were given."""
 
     teachers: Asks
     keys: list[str] = field(default_factory=list)
@@ -47,9 +48,14 @@ class Asking:
         return answer
 
     async def until_valid(
-        self, call: Call, read: Callable[[Choice], Read | Failure], faults: Callable[[Read], list[str]], asks: int
+        self,
+        call: Call,
+        read: Callable[[Choice], Read | Failure],
+        faults: Callable[[Read], list[str]],
+        asks: int,
     ) -> Read | Failure:
-        """What `read` makes of the answer once it has no `faults`; it is asked for at most `asks` times, then it is a failure."""
+        """What `read` makes of the answer once it has no `faults`; it is asked for at most `asks`
+        times, then it is a failure."""
         told = Failure(kind="empty")
         first = call.text
         for _ in range(asks):
@@ -61,8 +67,14 @@ class Asking:
             wrong = [value.detail or value.kind] if isinstance(value, Failure) else faults(value)
             if not isinstance(value, Failure) and not wrong:
                 return value
-            told = value if isinstance(value, Failure) else Failure(kind="unparseable", detail="; ".join(wrong)[:500])
-            self.unusable.append({"model": call.model, "key": call.key, "answer": text, "wrong": wrong})
+            told = (
+                value
+                if isinstance(value, Failure)
+                else Failure(kind="unparseable", detail="; ".join(wrong)[:500])
+            )
+            self.unusable.append(
+                {"model": call.model, "key": call.key, "answer": text, "wrong": wrong}
+            )
             # another seed, too: a server may repeat itself to the letter
             call = replace(call, text=again_text(first, text, wrong), seed=call.seed + 1)
         return told

@@ -1,4 +1,5 @@
-"""The whole pipeline: tasks → principles → candidates → traces → gold verdicts → SFT rows; and preference pairs beside them.
+"""The whole pipeline: tasks → principles → candidates → traces → gold verdicts → SFT rows; and
+preference pairs beside them.
 
 `python -m data_pipeline --config configs/sandbox/data.yaml` writes
     sft.parquet           rows of `rrm.records.SFTRow`; with a validation share sft_validation.parquet beside it, and so for the others
@@ -25,12 +26,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rrm.errors import InputError
-from rrm.images import ImageStore
-from rrm.rows.sources import fingerprint_files
-from rrm.runtime import local_servers
-from rrm.runtime.stage import previous, run_stage
-
 from data_pipeline.budget import Budget, price_of
 from data_pipeline.candidates import make_candidates
 from data_pipeline.card_page import write_page
@@ -43,6 +38,11 @@ from data_pipeline.run_state import RunState
 from data_pipeline.settings import SANDBOX, DataConfig
 from data_pipeline.stored_images import damaged
 from data_pipeline.teachers import Teachers
+from rrm.errors import InputError
+from rrm.images import ImageStore
+from rrm.rows.sources import fingerprint_files
+from rrm.runtime import local_servers
+from rrm.runtime.stage import previous, run_stage
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,13 @@ ENGINES = ("local", "ray")
 
 @contextmanager
 def teachers_there(config: DataConfig) -> Iterator[DataConfig]:
-    """The config with the addresses of its teachers and editors; "sandbox" starts the sandbox's for the duration."""
-    addresses = [config.teacher_url, *(t.base_url for t in config.pool), *(e.base_url for e in config.generators)]
+    """The config with the addresses of its teachers and editors; "sandbox" starts the sandbox's for
+    the duration."""
+    addresses = [
+        config.teacher_url,
+        *(t.base_url for t in config.pool),
+        *(e.base_url for e in config.generators),
+    ]
     if SANDBOX not in addresses:
         yield config
         return
@@ -72,7 +77,13 @@ def adopt_images(earlier: Iterable[Path], images: Path) -> None:
         return
     for folder in earlier:
         if folder.is_dir():
-            shutil.copytree(folder, images, copy_function=link, ignore=shutil.ignore_patterns("*.part"), dirs_exist_ok=True)
+            shutil.copytree(
+                folder,
+                images,
+                copy_function=link,
+                ignore=shutil.ignore_patterns("*.part"),
+                dirs_exist_ok=True,
+            )
 
 
 def foreseen(config: DataConfig) -> Path:
@@ -81,7 +92,9 @@ def foreseen(config: DataConfig) -> Path:
 
 
 @contextmanager
-def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
+def opened(
+    config: DataConfig, out: Path, images: Path
+) -> Iterator[tuple[RunState, Ledger, ImageStore]]:
     """The files of a run."""
     ledger = Ledger(config.ledger_path)
     try:
@@ -95,7 +108,8 @@ def opened(config: DataConfig, out: Path, images: Path) -> Iterator[tuple[RunSta
 
 
 def read_in(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore) -> bool:
-    """Reads the inputs and cleans the set, unless that was done and every image in the store is sound; whether there was anything to do.
+    """Reads the inputs and cleans the set, unless that was done and every image in the store is
+    sound; whether there was anything to do.
 
     Raises InputError where images are damaged no sooner than they are stored.
     """
@@ -103,17 +117,25 @@ def read_in(config: DataConfig, state: RunState, ledger: Ledger, store: ImageSto
     take_in(config, state, ledger, store)
     if lost := damaged(state, store):
         again = True
-        log.warning("%d stored images are missing or damaged: they are read again from their sources", len(lost))
+        log.warning(
+            "%d stored images are missing or damaged: they are read again from their sources",
+            len(lost),
+        )
         state.begin()
         take_in(config, state, ledger, store)
         if damaged(state, store):
-            raise InputError(f"Images in {store.root} change as soon as they are stored; stop whatever else writes there.")
+            raise InputError(
+                f"Images in {store.root} change as soon as they are stored; stop whatever else writes there."
+            )
     clean(config, state, ledger, store)
     return again
 
 
-async def go_through(config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore, engine: Engine) -> None:
-    """Every pass, in order; those that are done are skipped, but for rows that servers failed to answer in an earlier run."""
+async def go_through(
+    config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore, engine: Engine
+) -> None:
+    """Every pass, in order; those that are done are skipped, but for rows that servers failed to
+    answer in an earlier run."""
     state.forget_lost()
     choose(config, state)
     await filter_hard(config, state, engine)
@@ -132,12 +154,17 @@ async def check_teachers(config: DataConfig, ledger: Ledger, store: ImageStore) 
 
 
 async def ask_teachers(
-    config: DataConfig, state: RunState, ledger: Ledger, store: ImageStore, max_cost: float | None, engine: str
+    config: DataConfig,
+    state: RunState,
+    ledger: Ledger,
+    store: ImageStore,
+    max_cost: float | None,
+    engine: str,
 ) -> dict[str, Any]:
     """Goes through all passes with the teachers; returns those that were gone for good on the way."""
     budget = Budget(price_of(ledger.bills(), config.pool), max_cost)
     teachers = Teachers(config, store, ledger, budget)
-    runner: Engine = LocalEngine(config, teachers, teachers.lines.values())
+    runner: Engine = LocalEngine(config, teachers, teachers.clients.values())
     try:
         if engine == "ray":
             from data_pipeline.cluster import RayEngine  # a cluster, which one machine does without
@@ -151,25 +178,37 @@ async def ask_teachers(
         await teachers.close()
 
 
-def run(config: DataConfig, out: Path, max_cost: float | None = None, engine: str = "local") -> dict[str, Any]:
+def run(
+    config: DataConfig, out: Path, max_cost: float | None = None, engine: str = "local"
+) -> dict[str, Any]:
     """Makes the data set in `out`; returns the counts and the account of its card."""
     adopt_images([previous(out) / "images", foreseen(config)], out / "images")
     shutil.rmtree(foreseen(config), ignore_errors=True)
-    with opened(config, out, out / "images") as (state, ledger, store), teachers_there(config) as there:
+    with (
+        opened(config, out, out / "images") as (state, ledger, store),
+        teachers_there(config) as there,
+    ):
         asyncio.run(check_teachers(there, ledger, store))
         read_in(config, state, ledger, store)
         gone = asyncio.run(ask_teachers(there, state, ledger, store, max_cost, engine))
-        if read_in(config, state, ledger, store):  # images were damaged on the way; every sound answer is in the ledger
+        if read_in(
+            config, state, ledger, store
+        ):  # images were damaged on the way; every sound answer is in the ledger
             gone = asyncio.run(ask_teachers(there, state, ledger, store, max_cost, engine))
         card = export(config, out, state, ledger, gone)
         write_page(out, card, store)
         return {**card["counts"], "account": card["account"]}
 
 
-def run_as_stage(config: DataConfig, max_cost: float | None = None, engine: str = "local", retry: bool = False) -> None:
-    """Makes the set as a stage: skipped where it is done, resumed where it was interrupted; `retry` asks again for what failed."""
+def run_as_stage(
+    config: DataConfig, max_cost: float | None = None, engine: str = "local", retry: bool = False
+) -> None:
+    """Makes the set as a stage: skipped where it is done, resumed where it was interrupted; `retry`
+    asks again for what failed."""
     sources = [config.tasks, config.candidates, config.pairs, *config.benchmarks]
     files = [path for where in sources if where for path in fingerprint_files(where)]
     inputs: list[str | Path] = [*files, *([config.exemplars_path] if config.exemplars_path else [])]
     afresh = "what failed is asked for again" if retry else None
-    run_stage("data", config.out, config, inputs, lambda out: run(config, out, max_cost, engine), afresh)
+    run_stage(
+        "data", config.out, config, inputs, lambda out: run(config, out, max_cost, engine), afresh
+    )

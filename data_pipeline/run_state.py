@@ -1,6 +1,8 @@
-"""Run state: every task, quadruple and pair with what came of it, in one SQLite file inside the set's folder. Its SQL is all here.
+"""Run state: every task, quadruple and pair with what came of it, in one SQLite file inside the
+set's folder. Its SQL is all here.
 
-Rows keep the order of the input files (`n`). Nothing here was paid for: what teachers said is in the ledger.
+Rows keep the order of the input files (`n`). Nothing here was paid for: what teachers said is in
+the ledger.
 """
 
 from __future__ import annotations
@@ -16,10 +18,9 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.database import Connection, Damaged, open_database
 from rrm.errors import InputError
 from rrm.records import Failure, Label, PreferencePair, Principle, Quadruple, Quarantined, Task
-
-from data_pipeline.database import Connection, Damaged, open_database
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def short_hash(*parts: str) -> str:
 
 
 class RunState:
-    """The open file; one that was left before its inputs were all read, or that is damaged, is begun anew.
+    """The open file; one that was left before its inputs were all read, or that is damaged, is
+    begun anew.
 
     Raises InputError where it is in use or cannot be written.
     """
@@ -94,7 +96,9 @@ class RunState:
 
     def open(self) -> Connection:
         """A connection."""
-        return open_database(self.path, "delete it (nothing in it was paid for) and run the same command again")
+        return open_database(
+            self.path, "delete it (nothing in it was paid for) and run the same command again"
+        )
 
     def begin(self) -> None:
         """An empty file in place of whatever lies there."""
@@ -111,7 +115,8 @@ class RunState:
             leftover.unlink()
 
     def close(self) -> None:
-        """Closes the file, and deletes it where its inputs were not all read: it would be begun anew anyway."""
+        """Closes the file, and deletes it where its inputs were not all read: it would be begun
+        anew anyway."""
         useless = False
         with suppress(InputError):  # a disk that is full is told by what met it first
             useless = self.result("read") is None
@@ -147,15 +152,16 @@ class RunState:
         self._run("INSERT OR REPLACE INTO passes VALUES (?, ?)", name, json.dumps(result))
 
     def _batches(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query that selects `n` first, with `n > ?` as its last condition and no order; read in batches, so that rows
-        may be written meanwhile."""
+        """The rows of a query that selects `n` first, with `n > ?` as its last condition and no
+        order; read in batches, so that rows may be written meanwhile."""
         last = -1
         while rows := self._run(f"{query} ORDER BY 1 LIMIT {BATCH}", last).fetchall():
             yield from rows
             last = rows[-1][0]
 
     def add_task(self, task: Task, origin: str) -> bool:
-        """Adds the task unless it is there; whether it was new. A task of a pair may turn out to be one of the tasks, too."""
+        """Adds the task unless it is there; whether it was new. A task of a pair may turn out to be
+        one of the tasks, too."""
         cursor = self._run(
             "INSERT OR IGNORE INTO tasks (task_id, source, instruction, requirement, origin) VALUES (?, ?, ?, ?, ?)",
             *(task.task_id, task.source, task.instruction, task.requirement, origin),
@@ -182,19 +188,34 @@ class RunState:
         for _, stage, key, failure, evidence in self._batches(
             "SELECT n, stage, key, failure, evidence FROM quarantine WHERE n > ?"
         ):
-            yield Quarantined(stage=stage, key=key, failure=Failure.model_validate_json(failure), evidence=json.loads(evidence))
+            yield Quarantined(
+                stage=stage,
+                key=key,
+                failure=Failure.model_validate_json(failure),
+                evidence=json.loads(evidence),
+            )
 
     def forget_lost(self) -> None:
-        """Takes back what became of rows that servers failed to answer, so that a run that carries on asks for them again."""
+        """Takes back what became of rows that servers failed to answer, so that a run that carries
+        on asks for them again."""
         with self.transaction():
             for stage, reset in RESET.items():
-                if stage == "filter" and self.result("filter") is not None:  # which tasks are hard is settled
+                if (
+                    stage == "filter" and self.result("filter") is not None
+                ):  # which tasks are hard is settled
                     continue
-                rows = [row[0] for row in self._run(f"SELECT key FROM quarantine WHERE stage = ? AND {LOST}", stage)]
+                rows = [
+                    row[0]
+                    for row in self._run(
+                        f"SELECT key FROM quarantine WHERE stage = ? AND {LOST}", stage
+                    )
+                ]
                 self.base.executemany(reset, [(key,) for key in rows])
                 self._run(f"DELETE FROM quarantine WHERE stage = ? AND {LOST}", stage)
                 if rows:
-                    self.base.executemany("DELETE FROM passes WHERE name = ?", [("decompose",), ("judge",)])
+                    self.base.executemany(
+                        "DELETE FROM passes WHERE name = ?", [("decompose",), ("judge",)]
+                    )
 
     def use(self, keys: Iterable[str]) -> None:
         """Notes the ledger's keys that this set was made with."""
@@ -212,15 +233,21 @@ class RunState:
         self._run("INSERT OR IGNORE INTO names VALUES (?, ?, ?)", image, instruction, task_id)
 
     def tasks_named(self, image: str, instruction: str, requirement: str | None) -> list[str]:
-        """Ids of the listed tasks with this image name, instruction and, unless it is None, requirement."""
+        """Ids of the listed tasks with this image name, instruction and, unless it is None,
+        requirement."""
         table = "names JOIN tasks t USING (task_id) WHERE name = ? AND names.instruction = ?"
         return self._task_ids(table, image, instruction, requirement)
 
     def tasks_of_source(self, source: str, instruction: str, requirement: str | None) -> list[str]:
-        """Ids of the listed tasks with this source (digest), instruction and, unless it is None, requirement."""
-        return self._task_ids("tasks t WHERE t.source = ? AND t.instruction = ?", source, instruction, requirement)
+        """Ids of the listed tasks with this source (digest), instruction and, unless it is None,
+        requirement."""
+        return self._task_ids(
+            "tasks t WHERE t.source = ? AND t.instruction = ?", source, instruction, requirement
+        )
 
-    def _task_ids(self, table: str, name: str, instruction: str, requirement: str | None) -> list[str]:
+    def _task_ids(
+        self, table: str, name: str, instruction: str, requirement: str | None
+    ) -> list[str]:
         query = f"SELECT task_id FROM {table} AND origin = 'task' AND (? IS NULL OR t.requirement = ?) ORDER BY t.n"
         return [row[0] for row in self._run(query, name, instruction, requirement, requirement)]
 
@@ -232,7 +259,13 @@ class RunState:
 
     def add_vote(self, pair_id: str, label: str, rater: str | None, place: str) -> None:
         """Adds what one row says of a pair."""
-        self._run("INSERT INTO votes (pair, label, rater, place) VALUES (?, ?, ?, ?)", pair_id, label, rater, place)
+        self._run(
+            "INSERT INTO votes (pair, label, rater, place) VALUES (?, ?, ?, ?)",
+            pair_id,
+            label,
+            rater,
+            place,
+        )
 
     def votes(self) -> Iterator[tuple[str, Label, str | None, str]]:
         """Pair id, label, rater and place of every vote, pair by pair, in the order of the rows."""
@@ -240,10 +273,10 @@ class RunState:
 
     def pair_of(self, pair_id: str) -> tuple[str, str, str, str, str | None]:
         """First and second edit, source, instruction and requirement of a pair."""
-        query = (
-            "SELECT p.edited_a, p.edited_b, t.source, t.instruction, t.requirement FROM pairs p JOIN tasks t USING (task_id)"
-        )
-        row: tuple[str, str, str, str, str | None] = self._run(f"{query} WHERE p.pair_id = ?", pair_id).fetchone()
+        query = "SELECT p.edited_a, p.edited_b, t.source, t.instruction, t.requirement FROM pairs p JOIN tasks t USING (task_id)"
+        row: tuple[str, str, str, str, str | None] = self._run(
+            f"{query} WHERE p.pair_id = ?", pair_id
+        ).fetchone()
         return row
 
     def settle_pair(self, pair_id: str, name: str, label: str) -> None:
@@ -270,13 +303,20 @@ class RunState:
 
     def image_digests(self) -> list[str]:
         """Digests of all images that rows refer to."""
-        columns = (("source", "tasks"), ("edited", "quadruples"), ("edited_a", "pairs"), ("edited_b", "pairs"))
+        columns = (
+            ("source", "tasks"),
+            ("edited", "quadruples"),
+            ("edited_a", "pairs"),
+            ("edited_b", "pairs"),
+        )
         query = " UNION ".join(f"SELECT {column} FROM {table}" for column, table in columns)
         return [row[0] for row in self._run(query)]
 
     def sound_stamp(self, digest: str) -> tuple[int, int] | None:
         """Size and change time of an image's file when it was last found sound."""
-        row: tuple[int, int] | None = self._run("SELECT size, changed FROM stored WHERE digest = ?", digest).fetchone()
+        row: tuple[int, int] | None = self._run(
+            "SELECT size, changed FROM stored WHERE digest = ?", digest
+        ).fetchone()
         return row
 
     def note_sound(self, rows: Iterable[tuple[str, int, int]]) -> None:
@@ -329,12 +369,17 @@ class RunState:
     def choose_pairs_listed(self) -> None:
         """Chooses the tasks that human pairs are on and that were not chosen otherwise."""
         of_pairs = "task_id IN (SELECT task_id FROM pairs)"
-        self._run(f"UPDATE tasks SET chosen = 'pair' WHERE chosen IS NULL AND left_out IS NULL AND {of_pairs}")
+        self._run(
+            f"UPDATE tasks SET chosen = 'pair' WHERE chosen IS NULL AND left_out IS NULL AND {of_pairs}"
+        )
 
     def choose_only(self, task_ids: Iterable[str]) -> None:
         """Chooses these tasks, and of the others only those that human pairs are on."""
         self._run("UPDATE tasks SET chosen = NULL WHERE chosen != 'pair'")
-        self._many("UPDATE tasks SET chosen = 'all' WHERE task_id = ?", ((task_id,) for task_id in task_ids))
+        self._many(
+            "UPDATE tasks SET chosen = 'all' WHERE task_id = ?",
+            ((task_id,) for task_id in task_ids),
+        )
 
     def chosen_count(self, listed: bool = False) -> int:
         """Number of chosen tasks, all or the listed ones."""
@@ -346,7 +391,9 @@ class RunState:
 
     def listed_count(self, with_candidates: bool = False) -> int:
         """Number of listed tasks that are not left out, all or those with candidates."""
-        return self._count(f"tasks WHERE {LISTED}" + (f" AND {WITH_CANDIDATES}" if with_candidates else ""))
+        return self._count(
+            f"tasks WHERE {LISTED}" + (f" AND {WITH_CANDIDATES}" if with_candidates else "")
+        )
 
     def listed_tasks(self, with_candidates: bool = False) -> Iterator[Task]:
         """The listed tasks that are not left out, all or those with candidates."""
@@ -354,16 +401,22 @@ class RunState:
 
     def candidates_of_listed_count(self) -> int:
         """Number of quadruples of listed tasks that are not left out."""
-        return self._count("quadruples q JOIN tasks t USING (task_id) WHERE t.origin = 'task' AND t.left_out IS NULL")
+        return self._count(
+            "quadruples q JOIN tasks t USING (task_id) WHERE t.origin = 'task' AND t.left_out IS NULL"
+        )
 
     # the hard filter
 
     def unfiltered(self, rank: Callable[[str], str]) -> Iterator[Task]:
-        """The listed tasks that are neither drawn nor filtered yet, in the order of the rank of their ids."""
+        """The listed tasks that are neither drawn nor filtered yet, in the order of the rank of
+        their ids."""
         tasks = self._tasks(f"{LISTED} AND (chosen IS NULL OR chosen = 'pair') AND hard IS NULL")
         self._run("CREATE TEMP TABLE IF NOT EXISTS queue (rank TEXT PRIMARY KEY, task TEXT)")
         self._run("DELETE FROM queue")
-        self._many("INSERT INTO queue VALUES (?, ?)", ((rank(t.task_id), t.model_dump_json()) for t in tasks))
+        self._many(
+            "INSERT INTO queue VALUES (?, ?)",
+            ((rank(t.task_id), t.model_dump_json()) for t in tasks),
+        )
         last = ""
         page = "SELECT rank, task FROM queue WHERE rank > ? ORDER BY rank LIMIT 1000"
         while rows := self._run(page, last).fetchall():
@@ -372,7 +425,9 @@ class RunState:
 
     def hard_counts(self) -> tuple[int, int]:
         """Number of tasks that were kept as hard, and that were asked about."""
-        return self._count("tasks WHERE chosen = 'hard'"), self._count("tasks WHERE hard IS NOT NULL")
+        return self._count("tasks WHERE chosen = 'hard'"), self._count(
+            "tasks WHERE hard IS NOT NULL"
+        )
 
     def set_hard(self, task_id: str, criteria: Iterable[str], chosen: bool) -> None:
         """Notes the criteria of hardness that a task meets, and whether it is chosen for them."""
@@ -404,16 +459,25 @@ class RunState:
     def decomposition_counts(self, only_with_edits: bool) -> tuple[int, int]:
         """Number of chosen tasks to decompose, and of those that are done."""
         needed = _needed(only_with_edits)
-        return self._count(f"tasks WHERE {needed}"), self._count(f"tasks WHERE {needed} AND principles IS NOT NULL")
+        return self._count(f"tasks WHERE {needed}"), self._count(
+            f"tasks WHERE {needed} AND principles IS NOT NULL"
+        )
 
     def set_principles(self, task_id: str, principles: Iterable[Principle]) -> None:
         """Notes a task's principles; none where its decomposition failed."""
-        self._run("UPDATE tasks SET principles = ? WHERE task_id = ?", principles_text(principles), task_id)
+        self._run(
+            "UPDATE tasks SET principles = ? WHERE task_id = ?",
+            principles_text(principles),
+            task_id,
+        )
 
     def decomposed_numbers(self, split: str) -> list[int]:
         """Numbers of the split's listed tasks with principles, in the order of their ids."""
         condition = f"origin = 'task' AND {CHOSEN} AND split = ? AND {DECOMPOSED}"
-        return [row[0] for row in self._run(f"SELECT n FROM tasks WHERE {condition} ORDER BY task_id", split)]
+        return [
+            row[0]
+            for row in self._run(f"SELECT n FROM tasks WHERE {condition} ORDER BY task_id", split)
+        ]
 
     # judging
 
@@ -449,7 +513,9 @@ class RunState:
 
     def ready_pairs(self, split: str, same: bool, decomposes: bool) -> Iterator[PreferencePair]:
         """The split's pairs that are ready for GCPO: decided ones, or those labelled same."""
-        return self._pairs(f"{_ready(decomposes)} AND t.split = '{split}' AND p.label {'=' if same else '!='} 'same'")
+        return self._pairs(
+            f"{_ready(decomposes)} AND t.split = '{split}' AND p.label {'=' if same else '!='} 'same'"
+        )
 
     def used_keys(self) -> Iterator[str]:
         """The ledger's keys that this set was made with."""
@@ -466,10 +532,20 @@ class RunState:
         }
 
     def failure_counts(self) -> Counter[str]:
-        """Kinds of failures of the edits and human pairs (of the tasks, where there are neither), each itself or with its task."""
-        parts = {"quadruples": "quadruple_id", "pairs": "pair_id"} if self.candidate_count() + self.pair_count() else {}
-        kind, of_row = "json_extract(q.failure, '$.kind')", "q.stage NOT IN ('read', 'make', 'benchmark')"
-        queries = [f"SELECT {kind}, COUNT(*) FROM quarantine q WHERE q.stage IN ('read', 'make') GROUP BY 1"]
+        """Kinds of failures of the edits and human pairs (of the tasks, where there are neither),
+        each itself or with its task."""
+        parts = (
+            {"quadruples": "quadruple_id", "pairs": "pair_id"}
+            if self.candidate_count() + self.pair_count()
+            else {}
+        )
+        kind, of_row = (
+            "json_extract(q.failure, '$.kind')",
+            "q.stage NOT IN ('read', 'make', 'benchmark')",
+        )
+        queries = [
+            f"SELECT {kind}, COUNT(*) FROM quarantine q WHERE q.stage IN ('read', 'make') GROUP BY 1"
+        ]
         for table, key in parts.items():
             joined = f"{table} r JOIN quarantine q ON q.key IN (r.{key}, r.task_id)"
             queries.append(f"SELECT {kind}, COUNT(*) FROM {joined} WHERE {of_row} GROUP BY 1")
@@ -483,7 +559,9 @@ class RunState:
 
     def decomposed(self, n: int) -> tuple[Task, tuple[Principle, ...]]:
         """The task in this row, and its principles."""
-        row = self._run("SELECT task_id, source, instruction, requirement, principles FROM tasks WHERE n = ?", n).fetchone()
+        row = self._run(
+            "SELECT task_id, source, instruction, requirement, principles FROM tasks WHERE n = ?", n
+        ).fetchone()
         return task_from(row[:4]), principles_from(row[4])
 
     def _quadruples(self, condition: str) -> Iterator[tuple[Quadruple, str | None]]:
@@ -491,12 +569,25 @@ class RunState:
         query = f"SELECT {columns} FROM quadruples q JOIN tasks t USING (task_id) WHERE ({condition}) AND q.n > ?"
         for _, quadruple_id, edited, editor, principles, outcome, *task in self._batches(query):
             fields = {"quadruple_id": quadruple_id, "edited": edited, "editor": editor}
-            yield Quadruple(task=task_from(task), principles=principles_from(principles), **fields), outcome
+            yield (
+                Quadruple(task=task_from(task), principles=principles_from(principles), **fields),
+                outcome,
+            )
 
     def _pairs(self, condition: str) -> Iterator[PreferencePair]:
         columns = "p.n, p.pair_id, p.edited_a, p.edited_b, p.label, t.principles, t.source, t.instruction, t.requirement"
         query = f"SELECT {columns} FROM pairs p JOIN tasks t USING (task_id) WHERE ({condition}) AND p.n > ?"
-        for _, pair_id, edited_a, edited_b, label, principles, source, instruction, requirement in self._batches(query):
+        for (
+            _,
+            pair_id,
+            edited_a,
+            edited_b,
+            label,
+            principles,
+            source,
+            instruction,
+            requirement,
+        ) in self._batches(query):
             yield PreferencePair(
                 pair_id=pair_id,
                 source=source,

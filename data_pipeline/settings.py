@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+
+from data_pipeline.generators import Generator
 from rrm.chat import Dialect
 from rrm.config import Config
 from rrm.images import MAX_PIXELS
@@ -16,14 +18,21 @@ from rrm.records import Category, Label
 from rrm.rows.formats import Reading
 from rrm.rows.text import Encoding
 
-from data_pipeline.generators import Generator
-
 Variant = Literal["T", "V", "T+V", "holistic"]
 Range = tuple[int, int]
 PACKAGE = "package"
 """The pool of exemplars that comes with it, in `exemplars`."""
 SANDBOX = "sandbox"
-SPEED = ("out", "ledger", "concurrency", "timeout", "patience", "give_up_after", "key_variable", "teacher_url")
+SPEED = (
+    "out",
+    "ledger",
+    "concurrency",
+    "timeout",
+    "patience",
+    "give_up_after",
+    "key_variable",
+    "teacher_url",
+)
 """Keys that change nothing but the speed and the place."""
 LIMITS = {
     "concurrency",
@@ -41,18 +50,31 @@ class Teacher(Dialect):
     """A model behind an OpenAI-compatible server, and how it is asked."""
 
     model: str
-    base_url: str | None = Field(None, description="the server, ending in /v1; None: the config's 'teacher_url'")
-    key_variable: str | None = Field(None, description="environment variable with the key; None: the config's 'key_variable'")
-    concurrency: int | None = Field(None, ge=1, description="requests in flight; None: the config's 'concurrency'")
+    base_url: str | None = Field(
+        None, description="the server, ending in /v1; None: the config's 'teacher_url'"
+    )
+    key_variable: str | None = Field(
+        None, description="environment variable with the key; None: the config's 'key_variable'"
+    )
+    concurrency: int | None = Field(
+        None, ge=1, description="requests in flight; None: the config's 'concurrency'"
+    )
     requests_per_minute: float | None = Field(None, gt=0)
-    tokens_per_minute: float | None = Field(None, gt=0, description="prompt and completion together")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="prompt and completion together"
+    )
     price_in: float = Field(0.0, ge=0, description="money per million prompt tokens")
     price_out: float = Field(0.0, ge=0, description="money per million completion tokens")
     max_tokens: int = Field(4096, ge=1, description="of one answer")
     temperatures: tuple[float, ...] = Field((0.7,), min_length=1)
     samples: int = Field(2, ge=1, description="answers per temperature and prompt variant")
-    personas: tuple[str, ...] = Field(("",), min_length=1, description="prompt variants: each is added to the system prompt")
-    version: str = Field("", description="part of what an answer depends on; change it to have a renewed model asked again")
+    personas: tuple[str, ...] = Field(
+        ("",), min_length=1, description="prompt variants: each is added to the system prompt"
+    )
+    version: str = Field(
+        "",
+        description="part of what an answer depends on; change it to have a renewed model asked again",
+    )
 
 
 class DataConfig(Config):
@@ -66,34 +88,56 @@ class DataConfig(Config):
     candidates: str | None = None
     generators: tuple[Generator, ...] = ()
     pairs: str | None = None
-    benchmarks: tuple[str, ...] = Field((), description="tasks, pairs or benchmark files that the set must not overlap with")
-    ledger: str | None = Field(None, description="SQLite file of every answer; None: <out>.ledger.sqlite")
+    benchmarks: tuple[str, ...] = Field(
+        (), description="tasks, pairs or benchmark files that the set must not overlap with"
+    )
+    ledger: str | None = Field(
+        None, description="SQLite file of every answer; None: <out>.ledger.sqlite"
+    )
     encoding: Encoding | None = Field(
-        None, description="of those text files of tasks, candidates, pairs and benchmarks that are not UTF-8, such as gb18030"
+        None,
+        description="of those text files of tasks, candidates, pairs and benchmarks that are not UTF-8, such as gb18030",
     )
     labels: dict[str | int | float | bool, Label | None] | None = Field(
-        None, description="what labels of pairs mean that are not certain, such as {1: a, 2: b, 0: same, 9: null}"
+        None,
+        description="what labels of pairs mean that are not certain, such as {1: a, 2: b, 0: same, 9: null}",
     )
     limit: int | None = Field(None, ge=1, description="only so many tasks, and so many pairs")
-    max_pixels: int = Field(MAX_PIXELS, ge=784, description="larger images are scaled down, by qwen-vl-utils' rules")
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=784, description="larger images are scaled down, by qwen-vl-utils' rules"
+    )
 
-    random_tasks: int | None = Field(None, ge=0, description="tasks drawn by seed; None without 'hard_tasks': all of them")
-    hard_tasks: int | None = Field(None, ge=0, description="tasks kept by the hard filter from among the others")
+    random_tasks: int | None = Field(
+        None, ge=0, description="tasks drawn by seed; None without 'hard_tasks': all of them"
+    )
+    hard_tasks: int | None = Field(
+        None, ge=0, description="tasks kept by the hard filter from among the others"
+    )
     hard_filter: Teacher | None = None
 
     near_duplicate_bits: int = Field(
         8, ge=0, le=16, description="perceptual hashes of 64 bits that differ in no more are alike"
     )
-    leave_out_instructions: bool = Field(True, description="also leave out tasks that share an instruction with a benchmark")
-    validation_share: float = Field(0.0, ge=0, lt=1, description="of the sources, each with its near-duplicates")
+    leave_out_instructions: bool = Field(
+        True, description="also leave out tasks that share an instruction with a benchmark"
+    )
+    validation_share: float = Field(
+        0.0, ge=0, lt=1, description="of the sources, each with its near-duplicates"
+    )
 
     variant: Variant = "T+V"
     exemplars: str | None = Field(PACKAGE, description="a JSONL file of them, or None")
     exemplars_per_query: int = Field(4, ge=0)
-    language: Literal["auto", "en", "zh"] = Field("auto", description="of the principles; auto: as the instruction's script")
+    language: Literal["auto", "en", "zh"] = Field(
+        "auto", description="of the principles; auto: as the instruction's script"
+    )
     principles: dict[Category, Range] = Field({"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)})
     principles_total: Range = (8, 12)
-    asks: int = Field(3, ge=1, description="times that a decomposition or a verification is asked for until it is valid")
+    asks: int = Field(
+        3,
+        ge=1,
+        description="times that a decomposition or a verification is asked for until it is valid",
+    )
     teacher_url: str = SANDBOX
     key_variable: str = "OPENAI_API_KEY"
     decomposer: Teacher
@@ -102,8 +146,12 @@ class DataConfig(Config):
     decompose_share: float = Field(0.1, ge=0, lt=1)
     concurrency: int = Field(32, ge=1)
     timeout: float = Field(120.0, gt=0)
-    patience: float = Field(600.0, gt=0, description="seconds that a call waits out rate limits and broken connections")
-    give_up_after: int = Field(8, ge=1, description="calls lost in a row until a teacher counts as gone for good")
+    patience: float = Field(
+        600.0, gt=0, description="seconds that a call waits out rate limits and broken connections"
+    )
+    give_up_after: int = Field(
+        8, ge=1, description="calls lost in a row until a teacher counts as gone for good"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -113,22 +161,40 @@ class DataConfig(Config):
             raise ValueError("'hard_tasks' needs a 'hard_filter' teacher")
         for one, other in combinations(self.thinkers, 2):
             alike = (one.model, one.version, one.extra) == (other.model, other.version, other.extra)
-            if alike and set(one.temperatures) & set(other.temperatures) and set(one.personas) & set(other.personas):
-                raise ValueError(f"'{one.model}' would think the same twice; give it more 'samples', or another 'version'")
+            if (
+                alike
+                and set(one.temperatures) & set(other.temperatures)
+                and set(one.personas) & set(other.personas)
+            ):
+                raise ValueError(
+                    f"'{one.model}' would think the same twice; give it more 'samples', or another 'version'"
+                )
         seen: dict[tuple[str, str], Teacher] = {}
         for teacher in self.pool:
             other = seen.setdefault((teacher.base_url or self.teacher_url, teacher.model), teacher)
-            if line_of(other) != line_of(teacher):
-                raise ValueError(f"'{teacher.model}' is named twice with other limits, prices or keys; give it the same ones")
+            if limits_of(other) != limits_of(teacher):
+                raise ValueError(
+                    f"'{teacher.model}' is named twice with other limits, prices or keys; give it the same ones"
+                )
         return self
 
     def what(self) -> dict[str, Any]:
-        """Every key that the set depends on; how fast it is made, and where, is not among them, nor is what is not set."""
+        """Every key that the set depends on; how fast it is made, and where, is not among them, nor
+        is what is not set."""
         roles: dict[str, Any] = dict.fromkeys(("decomposer", "gold_teacher", "hard_filter"), LIMITS)
         unset = [name for name in ("encoding", "labels") if getattr(self, name) is None]
-        exclude = {**dict.fromkeys((*SPEED, *unset), True), **roles, "thinkers": {"__all__": LIMITS}}
+        exclude = {
+            **dict.fromkeys((*SPEED, *unset), True),
+            **roles,
+            "thinkers": {"__all__": LIMITS},
+        }
         whole = self.model_dump(mode="json", exclude=exclude)
-        for teacher in (whole["decomposer"], whole["gold_teacher"], whole["hard_filter"], *whole["thinkers"]):
+        for teacher in (
+            whole["decomposer"],
+            whole["gold_teacher"],
+            whole["hard_filter"],
+            *whole["thinkers"],
+        ):
             if teacher and not teacher["extra"]:
                 del teacher["extra"]
         return whole
@@ -148,7 +214,9 @@ class DataConfig(Config):
 
         values = {
             "teacher_url": there(self.teacher_url),
-            "generators": tuple(g.model_copy(update={"base_url": there(g.base_url)}) for g in self.generators),
+            "generators": tuple(
+                g.model_copy(update={"base_url": there(g.base_url)}) for g in self.generators
+            ),
             "decomposer": moved(self.decomposer),
             "thinkers": tuple(map(moved, self.thinkers)),
             "gold_teacher": moved(self.gold_teacher),
@@ -205,10 +273,21 @@ class DataConfig(Config):
     @property
     def ledger_path(self) -> Path:
         """Where the answers are kept."""
-        return Path(self.ledger) if self.ledger else Path(self.out).with_name(Path(self.out).name + ".ledger.sqlite")
+        return (
+            Path(self.ledger)
+            if self.ledger
+            else Path(self.out).with_name(Path(self.out).name + ".ledger.sqlite")
+        )
 
 
-def line_of(teacher: Teacher) -> tuple[object, ...]:
+def limits_of(teacher: Teacher) -> tuple[object, ...]:
     """What two teachers must share to be the same model on the same server."""
     limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
-    return (*limits, teacher.max_tokens_field, teacher.send_seed, teacher.price_in, teacher.price_out, teacher.key_variable)
+    return (
+        *limits,
+        teacher.max_tokens_field,
+        teacher.send_seed,
+        teacher.price_in,
+        teacher.price_out,
+        teacher.key_variable,
+    )

@@ -1,4 +1,5 @@
-"""The connection to one teacher: how fast it is asked, how long it is waited for, and when it is given up."""
+"""The connection to one teacher: how fast it is asked, how long it is waited for, and when it is
+given up."""
 
 from __future__ import annotations
 
@@ -9,33 +10,41 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiolimiter import AsyncLimiter
+
+from data_pipeline.settings import DataConfig, Teacher
 from rrm.chat import ChatClient, ChatRequest, Completion, Fault, StopRule, every_choice
 from rrm.chat.waits import backoff
 from rrm.errors import InputError
 from rrm.records import Failure
 from rrm.runtime.secrets import know_fields
 
-from data_pipeline.settings import DataConfig, Teacher
-
 ATTEMPTS = 5
-"""Times that a request is sent before a broken connection, a time-out or a 5xx counts as a lost call."""
+"""Times that a request is sent before a broken connection, a time-out or a 5xx counts as a lost
+call."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before another try, where the server does not say how many: they double every time."""
 BURST_SECONDS = 0.02
-"""A server that allows n requests per second is sent n·BURST_SECONDS of them at once, at least one."""
+"""A server that allows n requests per second is sent n·BURST_SECONDS of them at once, at least one.
+"""
 PROBE_TOKENS = 16
 Got = TypeVar("Got")
 
 
-class Line:
+class TeacherClient:
     """One model on one server, with its limits; `gone` says why nothing is asked of it any more."""
 
     def __init__(self, address: str, teacher: Teacher, config: DataConfig, share: float):
         self.address, self.teacher, self.config = address, teacher, config
         know_fields(teacher.extra)
-        self.client = ChatClient(address, key_variable=teacher.key_variable or config.key_variable, timeout=config.timeout)
+        self.client = ChatClient(
+            address,
+            key_variable=teacher.key_variable or config.key_variable,
+            timeout=config.timeout,
+        )
         self.rule = StopRule(f"The teacher '{teacher.model}' at {self.client.where}")
-        self.places = asyncio.Semaphore(max(1, round((teacher.concurrency or config.concurrency) * share)))
+        self.places = asyncio.Semaphore(
+            max(1, round((teacher.concurrency or config.concurrency) * share))
+        )
         self.requests = limiter(teacher.requests_per_minute, share)
         self.tokens = limiter(teacher.tokens_per_minute, share, burst=60.0)
         self.not_before = 0.0
@@ -46,11 +55,13 @@ class Line:
         """Whether the server has given several answers to one request."""
 
     def requests_for(self, n: int) -> int:
-        """The requests that n answers may take: one each, until the server has shown that it knows `n`."""
+        """The requests that n answers may take: one each, until the server has shown that it knows
+        `n`."""
         return 1 if self.knows_n and not self.client.one_by_one else n
 
     async def ask(self, request: ChatRequest, tokens: int) -> tuple[Completion, float] | Failure:
-        """All the answers that a request wants and the seconds that they took, or why there are none."""
+        """All the answers that a request wants and the seconds that they took, or why there are
+        none."""
         seconds = 0.0
         alone = asyncio.Lock()  # answers that are asked for one by one take one of the places
 
@@ -69,7 +80,8 @@ class Line:
         return got, seconds
 
     async def send(self, request: ChatRequest, tokens: int) -> tuple[Completion | Fault, float]:
-        """What one request comes to after as many tries as it needs, and the seconds that the last of them took."""
+        """What one request comes to after as many tries as it needs, and the seconds that the last
+        of them took."""
         patient_until = time.monotonic() + self.config.patience
         tried = waits = 0
         while True:
@@ -86,12 +98,20 @@ class Line:
                 if isinstance(got, Fault) and self.rule.reason is not None:
                     self.give_up(got.failure)
                 return got, took
-            wait = backoff(waits, FIRST_WAIT, LONGEST_WAIT) if got.wait is None and got.limited else got.wait or 0.0
+            wait = (
+                backoff(waits, FIRST_WAIT, LONGEST_WAIT)
+                if got.wait is None and got.limited
+                else got.wait or 0.0
+            )
             if too_long := self.leave_alone(wait, got):
                 return too_long, took
             waits += got.limited
             tried += not got.limited
-            if tried == ATTEMPTS or self.gone or max(time.monotonic(), self.not_before) > patient_until:
+            if (
+                tried == ATTEMPTS
+                or self.gone
+                or max(time.monotonic(), self.not_before) > patient_until
+            ):
                 return got, took
             if not got.limited:
                 await asyncio.sleep(backoff(tried, FIRST_WAIT, LONGEST_WAIT))
@@ -106,9 +126,12 @@ class Line:
             await self.tokens.acquire(min(tokens, self.tokens.max_rate))
 
     def leave_alone(self, seconds: float, fault: Fault) -> Fault | None:
-        """Sends nothing for so long; where that is more than the patience there is, the teacher is gone for good, and why comes back."""
+        """Sends nothing for so long; where that is more than the patience there is, the teacher is
+        gone for good, and why comes back."""
         if seconds > self.config.patience:
-            failure = fault.failure.model_copy(update={"detail": f"again in {seconds:.0f} s: {fault.failure.detail}"})
+            failure = fault.failure.model_copy(
+                update={"detail": f"again in {seconds:.0f} s: {fault.failure.detail}"}
+            )
             return replace(fault, failure=self.give_up(failure))
         self.not_before = max(self.not_before, time.monotonic() + seconds)
         return None
@@ -134,8 +157,8 @@ class Line:
         )
 
     async def check(self) -> None:
-        """Raises InputError unless the server is there and answers this model. Its list of models is a hint: where the model is not on
-        it, one short question shows."""
+        """Raises InputError unless the server is there and answers this model. Its list of models
+        is a hint: where the model is not on it, one short question shows."""
         listed = await self.tried(self.client.models)
         if isinstance(listed, Fault) and not listed.reached:
             raise InputError(self.nobody(listed))
@@ -143,11 +166,15 @@ class Line:
         if self.teacher.model in names:
             return
         question = [{"role": "user", "content": "Say yes."}]
-        request = self.request(question, PROBE_TOKENS, 1, self.teacher.temperatures[0], 0, self.teacher.extra)
+        request = self.request(
+            question, PROBE_TOKENS, 1, self.teacher.temperatures[0], 0, self.teacher.extra
+        )
         got = await self.tried(lambda: self.client.attempt(request))
         if isinstance(got, Fault) and got.scope == "everything":
             known = f"; it lists {', '.join(names[:8])}" if names else ""
-            raise InputError(f"{self.rule.who} refuses ({got.failure.detail.rstrip('.')}{known}); {got.cure}.")
+            raise InputError(
+                f"{self.rule.who} refuses ({got.failure.detail.rstrip('.')}{known}); {got.cure}."
+            )
         if isinstance(got, Fault) and got.scope == "moment" and not got.limited:
             raise InputError(self.nobody(got))
 
@@ -168,7 +195,13 @@ class Line:
         )
 
     def request(
-        self, messages: list[dict[str, Any]], max_tokens: int, n: int, temperature: float, seed: int, extra: Mapping[str, Any]
+        self,
+        messages: list[dict[str, Any]],
+        max_tokens: int,
+        n: int,
+        temperature: float,
+        seed: int,
+        extra: Mapping[str, Any],
     ) -> ChatRequest:
         """A request in the server's dialect."""
         teacher = self.teacher
@@ -184,7 +217,9 @@ class Line:
         )
 
 
-def limiter(per_minute: float | None, share: float, burst: float = BURST_SECONDS) -> AsyncLimiter | None:
+def limiter(
+    per_minute: float | None, share: float, burst: float = BURST_SECONDS
+) -> AsyncLimiter | None:
     """A limiter for `share` of so much per minute, `burst` seconds of it at once."""
     if per_minute is None:
         return None

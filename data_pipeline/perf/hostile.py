@@ -1,7 +1,9 @@
-"""How the parsers of teachers' answers stand hostile ones: nothing may raise, and nothing may be read that is not there.
+"""How the parsers of teachers' answers stand hostile ones: nothing may raise, and nothing may be
+read that is not there.
 
-`python -m data_pipeline.perf.hostile --n 100000` prints the counts as JSON. What was read is judged by an oracle of its own, which is
-slow, shares no code with `rrm.parsing`, and looks for it in the text.
+`python -m data_pipeline.perf.hostile --n 100000` prints the counts as JSON. What was read is judged
+by an oracle of its own, which is slow, shares no code with `rrm.parsing`, and looks for it in the
+text.
 """
 
 from __future__ import annotations
@@ -16,21 +18,23 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from rrm import parsing
-from rrm.records import Choice, Failure
 
 from data_pipeline.perf.hostile_answers import HUGE, MOST_PRINCIPLES, TEMPLATES, draft, mutate
 from data_pipeline.perf.oracle import invented
+from rrm import parsing
+from rrm.records import Choice, Failure
 
 HYPOTHESIS_SHARE = 0.1
 """Of the answers, those that hypothesis writes."""
 RARE = 0.003
 """Chance of one of the templates of 200 kB, which cost the most."""
 OWN_COUNT = 0.7
-"""Chance that a parser is told as many principles as the answer was written for, else any number up to MOST_PRINCIPLES."""
+"""Chance that a parser is told as many principles as the answer was written for, else any number up
+to MOST_PRINCIPLES."""
 MUTATED = 0.7
 CUT, APART = 0.05, 0.1
-"""Chance that an answer was cut off at the limit, and that its server sends a thought (another answer) apart from it."""
+"""Chance that an answer was cut off at the limit, and that its server sends a thought (another
+answer) apart from it."""
 EXAMPLES = 5
 
 
@@ -39,7 +43,9 @@ class Tally:
     """What became of the answers so far."""
 
     by_kind: dict[str, dict[str, int]] = field(
-        default_factory=lambda: defaultdict(lambda: dict.fromkeys(("n", "exceptions", "invented", "readable"), 0))
+        default_factory=lambda: defaultdict(
+            lambda: dict.fromkeys(("n", "exceptions", "invented", "readable"), 0)
+        )
     )
     examples: list[dict[str, Any]] = field(default_factory=list)
     slowest: float = 0.0
@@ -67,10 +73,18 @@ class Tally:
     def note(self, kind: str, text: str, count: int, what: str) -> None:
         """Keeps the first answers that something was wrong with."""
         if len(self.examples) < EXAMPLES:
-            self.examples.append({"kind": kind, "count": count, "what": what[:300], "text": ascii(text[:2000])})
+            self.examples.append(
+                {"kind": kind, "count": count, "what": what[:300], "text": ascii(text[:2000])}
+            )
 
 
-READERS = {"read_trace": 2, "read_gold": 2, "read_principles": 1, "read_score": 1, "read_holistic": 1}
+READERS = {
+    "read_trace": 2,
+    "read_gold": 2,
+    "read_principles": 1,
+    "read_score": 1,
+    "read_holistic": 1,
+}
 
 
 def written_by_hypothesis(tally: Tally, n: int) -> None:
@@ -104,9 +118,16 @@ def written_by_hypothesis(tally: Tally, n: int) -> None:
         "-",
     ]
     rows = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2)), max_size=4).map(
-        lambda pairs: json.dumps([{"question": q, "score": s, "gold": s, "category": "keep"} for q, s in pairs])
+        lambda pairs: json.dumps(
+            [{"question": q, "score": s, "gold": s, "category": "keep"} for q, s in pairs]
+        )
     )
-    part = st.one_of(st.sampled_from(pieces), rows, st.text(st.characters(), max_size=8), st.just("<score>7</score>"))
+    part = st.one_of(
+        st.sampled_from(pieces),
+        rows,
+        st.text(st.characters(), max_size=8),
+        st.just("<score>7</score>"),
+    )
 
     @settings(
         max_examples=n,
@@ -124,7 +145,8 @@ def written_by_hypothesis(tally: Tally, n: int) -> None:
 
 
 def measure(n: int = 100_000, seed: int = 0) -> dict[str, Any]:
-    """Counts over n hostile answers: exceptions, answers of which something was invented, and those of which anything was read."""
+    """Counts over n hostile answers: exceptions, answers of which something was invented, and those
+    of which anything was read."""
     started = time.perf_counter()
     rng = random.Random(seed)
     tally = Tally()
@@ -140,9 +162,20 @@ def measure(n: int = 100_000, seed: int = 0) -> dict[str, Any]:
             if rng.random() < MUTATED:
                 text = mutate(text, TEMPLATES[rng.choice(list(TEMPLATES))](other), rng)
             reason = "length" if rng.random() < CUT else "stop"
-            choice = Choice(content=text, finish_reason=reason, reasoning=other.text if rng.random() < APART else "")
-            tally.add(name, choice, len(one.rows) if rng.random() < OWN_COUNT else rng.randint(0, MOST_PRINCIPLES))
-    total = {key: sum(row[key] for row in tally.by_kind.values()) for key in ("n", "exceptions", "invented", "readable")}
+            choice = Choice(
+                content=text,
+                finish_reason=reason,
+                reasoning=other.text if rng.random() < APART else "",
+            )
+            tally.add(
+                name,
+                choice,
+                len(one.rows) if rng.random() < OWN_COUNT else rng.randint(0, MOST_PRINCIPLES),
+            )
+    total = {
+        key: sum(row[key] for row in tally.by_kind.values())
+        for key in ("n", "exceptions", "invented", "readable")
+    }
     return {
         **total,
         "by_kind": {kind: dict(row) for kind, row in tally.by_kind.items()},

@@ -1,4 +1,5 @@
-"""Hostile answers of teachers: a good one in its parts, the templates that make it worse, and the accidents that befall any text."""
+"""Hostile answers of teachers: a good one in its parts, the templates that make it worse, and the
+accidents that befall any text."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from typing import Any
 from rrm.prompts import CATEGORY_NAMES, OUTPUT
 
 MOST_PRINCIPLES = 12
-ODD = "\x00\ud800\udfff\u200f\u202e\ufeff\u00a0\u2028٣８½−“”’，：［］｛｝＜＞0 1[]{}<>\"'\\,:-.eE/\n"
+ODD = (
+    "\x00\ud800\udfff\u200f\u202e\ufeff\u00a0\u2028٣８½−“”’，：［］｛｝＜＞0 1[]{}<>\"'\\,:-.eE/\n"
+)
 
 
 @dataclass
 class Draft:
-    """A good answer in its parts: the list as JSON, its rows, what stands between, and the score's tag."""
+    """A good answer in its parts: the list as JSON, its rows, what stands between, and the score's
+    tag."""
 
     rows: list[dict[str, Any]]
     score: float
@@ -36,7 +40,9 @@ class Draft:
 
     def rows_as(self, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> str:
         """The answer with every row changed."""
-        return f"{json.dumps([change(i, dict(row)) for i, row in enumerate(self.rows)])}\n{self.tag}"
+        return (
+            f"{json.dumps([change(i, dict(row)) for i, row in enumerate(self.rows)])}\n{self.tag}"
+        )
 
     def valued(self, literal: str) -> str:
         """The answer with its first 0/1 (or category) put as this text."""
@@ -51,20 +57,26 @@ class Draft:
 Template = Callable[[Draft], str]
 TEMPLATES: dict[str, Template] = {
     "good": lambda d: d.text,
-    "prose around": lambda d: f"Sure! Here is my judgement (see [1]):\n{d.list}\nIn short: {d.tag}. Hope that helps [really]!",
+    "prose around": lambda d: (
+        f"Sure! Here is my judgement (see [1]):\n{d.list}\nIn short: {d.tag}. Hope that helps [really]!"
+    ),
     "fence": lambda d: f"```json\n{d.list}\n```\n{d.tag}",
     "fence without language": lambda d: f"```\n{d.list}\n{d.tag}\n```",
     "trailing comma": lambda d: d.text.replace("}]", "},]"),
     "single quotes": lambda d: d.text.replace('"', "'"),
     "smart quotes": lambda d: d.text.replace('"question"', "“question”"),
-    "python literals": lambda d: str([{**row, "sure": True, "note": None} for row in d.rows]) + d.tag,
+    "python literals": lambda d: (
+        str([{**row, "sure": True, "note": None} for row in d.rows]) + d.tag
+    ),
     "nan": lambda d: d.valued("NaN"),
     "infinity": lambda d: d.valued("-Infinity") + d.scored("Infinity"),
     "1e999": lambda d: d.valued("1e999"),
     "1e-400": lambda d: d.valued("1e-400") + d.scored("1e-400"),
     "almost one": lambda d: d.valued("0.99999999999999999999"),
     "huge integer": lambda d: d.valued("1" * 5000),
-    "huge question number": lambda d: d.text.replace('"question": ', '"question": ' + "9" * 5000, 1),
+    "huge question number": lambda d: d.text.replace(
+        '"question": ', '"question": ' + "9" * 5000, 1
+    ),
     "huge extra integer": lambda d: d.text.replace("{", '{"id": ' + "7" * 5000 + ", ", 1),
     "huge score": lambda d: d.scored("9" * 5000),
     "boolean": lambda d: d.valued("true"),
@@ -86,15 +98,29 @@ TEMPLATES: dict[str, Template] = {
     "missing number": lambda d: f"{json.dumps(d.rows[1:])}\n{d.tag}",
     "zero-based": lambda d: d.rows_as(lambda i, row: {**row, "question": i}),
     "string numbers": lambda d: d.rows_as(lambda i, row: {**row, "question": f"{len(d.rows) - i}"}),
-    "float numbers": lambda d: d.rows_as(lambda i, row: {**row, "question": float(len(d.rows) - i)}),
-    "numbered text": lambda d: d.rows_as(lambda i, row: {**row, "question": f"{len(d.rows) - i}. Is it red?"}),
-    "question as text": lambda d: d.rows_as(lambda i, row: {**row, "question": f"Is thing {'abcdefghijkl'[i]} red?"}),
+    "float numbers": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": float(len(d.rows) - i)}
+    ),
+    "numbered text": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": f"{len(d.rows) - i}. Is it red?"}
+    ),
+    "question as text": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": f"Is thing {'abcdefghijkl'[i]} red?"}
+    ),
     "same text twice": lambda d: d.rows_as(lambda i, row: {**row, "question": "Is it red?"}),
-    "some numbered": lambda d: d.rows_as(lambda i, row: {**row, "question": "Is it red?" if i % 2 else i + 1}),
+    "some numbered": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": "Is it red?" if i % 2 else i + 1}
+    ),
     "question is null": lambda d: d.rows_as(lambda i, row: {**row, "question": None}),
-    "question is an object": lambda d: d.rows_as(lambda i, row: {**row, "question": {"text": "Is it red?"}}),
-    "extra keys": lambda d: d.rows_as(lambda i, row: {"box": [[1, 2], [3, 4]], **row, "why": {"a": ["[", "]"]}}),
-    "key case": lambda d: d.text.replace('"question"', '"Question"').replace(f'"{d.key}"', f'"{d.key.title()}"'),
+    "question is an object": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": {"text": "Is it red?"}}
+    ),
+    "extra keys": lambda d: d.rows_as(
+        lambda i, row: {"box": [[1, 2], [3, 4]], **row, "why": {"a": ["[", "]"]}}
+    ),
+    "key case": lambda d: d.text.replace('"question"', '"Question"').replace(
+        f'"{d.key}"', f'"{d.key.title()}"'
+    ),
     "list after the score": lambda d: f"{d.tag}\n{d.list}",
     "several scores": lambda d: d.scored("3", "8.5"),
     "same score twice": lambda d: d.scored("8", "8.0"),
@@ -116,30 +142,49 @@ TEMPLATES: dict[str, Template] = {
     "nested tags": lambda d: f"{d.list}\n<score>{d.tag}</score>",
     "entities": lambda d: d.text.replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;"),
     "example in the thought": lambda d: (
-        'Like [{"question": 1, "score": 1}, {"question": 2, "score": 0}] and <score>5</score>?\n' + d.text
+        'Like [{"question": 1, "score": 1}, {"question": 2, "score": 0}] and <score>5</score>?\n'
+        + d.text
     ),
     "refusal": lambda d: "I'm sorry, but I can't help with judging images of people.",
     "refusal with a surrogate": lambda d: "I'm sorry \ud83d, I can't.",
     "empty": lambda d: "",
     "white space": lambda d: " \n\t\u3000\u200b ",
     "null bytes": lambda d: d.text.replace(" ", "\x00"),
-    "escaped surrogates": lambda d: d.rows_as(lambda i, row: {**row, "question": "Is it \ud83d red?", "reason": "\udc00"}),
-    "raw surrogates": lambda d: json.dumps([{**r, "reason": "\ud800"} for r in d.rows], ensure_ascii=False) + d.tag,
+    "escaped surrogates": lambda d: d.rows_as(
+        lambda i, row: {**row, "question": "Is it \ud83d red?", "reason": "\udc00"}
+    ),
+    "raw surrogates": lambda d: (
+        json.dumps([{**r, "reason": "\ud800"} for r in d.rows], ensure_ascii=False) + d.tag
+    ),
     "right to left": lambda d: "\u202e" + d.text.replace("{", "{\u200f"),
     "byte order mark": lambda d: "\ufeff" + d.text,
-    "chinese": lambda d: f"总体评分:{d.score}分,满分十分。\n" + d.list.replace('"question"', '"问题"'),
+    "chinese": lambda d: (
+        f"总体评分:{d.score}分,满分十分。\n" + d.list.replace('"question"', '"问题"')
+    ),
     "chinese around": lambda d: f"以下是判断结果:\n{d.list}\n最终得分:{d.tag}",
-    "draft in a thought": lambda d: f"<think>Perhaps <score>{10 - d.score}</score>?\n{d.list}</think>\n{d.text}",
+    "draft in a thought": lambda d: (
+        f"<think>Perhaps <score>{10 - d.score}</score>?\n{d.list}</think>\n{d.text}"
+    ),
     "thought that the template opened": lambda d: (
         f"It should be <score>{10 - d.score}</score>, or {d.list}.\n</think>\n{d.text}"
     ),
     "thought that does not end": lambda d: f"<think>\n{d.text}",
     "thought behind the answer": lambda d: f"{d.text}\n<think>{d.scored('1')}",
-    "thought and answer in tags": lambda d: f"<thinking>Hm: {d.tag}</thinking>\n<answer>\n{d.list}\n{d.tag}\n</answer>",
-    "quoted order, none at the end": lambda d: f'The instruction says "write <score>10</score>"; I do not.\n{d.list}',
-    "quoted order, then the score": lambda d: f'The instruction says "write <score>10</score>"; I do not.\n{d.text}',
-    "quoted order, cut off": lambda d: f'{d.list[: len(d.list) // 2]} the instruction says "write <score>10</score>',
-    "quoted behind the list": lambda d: f"{d.list}\nThe instruction asks for <score>10</score>, but no.",
+    "thought and answer in tags": lambda d: (
+        f"<thinking>Hm: {d.tag}</thinking>\n<answer>\n{d.list}\n{d.tag}\n</answer>"
+    ),
+    "quoted order, none at the end": lambda d: (
+        f'The instruction says "write <score>10</score>"; I do not.\n{d.list}'
+    ),
+    "quoted order, then the score": lambda d: (
+        f'The instruction says "write <score>10</score>"; I do not.\n{d.text}'
+    ),
+    "quoted order, cut off": lambda d: (
+        f'{d.list[: len(d.list) // 2]} the instruction says "write <score>10</score>'
+    ),
+    "quoted behind the list": lambda d: (
+        f"{d.list}\nThe instruction asks for <score>10</score>, but no."
+    ),
     "score in a question": lambda d: json.dumps(
         [{**r, "question": f"{i}. <score>9</score>?"} for i, r in enumerate(d.rows, 1)]
     ),
@@ -152,13 +197,17 @@ TEMPLATES: dict[str, Template] = {
     "either": lambda d: d.scored("8 or 9"),
     "of a hundred": lambda d: d.scored("85/100"),
     "fence around all": lambda d: f"```\n{d.list}\n```\n**{d.tag}**",
-    "yaml": lambda d: "".join(f"- question: {r['question']}\n  {d.key}: {r[d.key]}\n" for r in d.rows) + d.tag,
+    "yaml": lambda d: (
+        "".join(f"- question: {r['question']}\n  {d.key}: {r[d.key]}\n" for r in d.rows) + d.tag
+    ),
     "json lines": lambda d: "\n".join(map(json.dumps, d.rows)) + d.tag,
     "list as a string": lambda d: json.dumps({"answer": d.text}),
     "lists one a row": lambda d: "\n".join(json.dumps([row]) for row in d.rows) + d.tag,
     "comments": lambda d: d.text.replace("}, ", "}, // next\n"),
     "ellipsis": lambda d: d.text.replace("}]", "}, ...]"),
-    "markdown table": lambda d: "| question | score |\n" + "\n".join(f"| {r['question']} | {r[d.key]} |" for r in d.rows),
+    "markdown table": lambda d: (
+        "| question | score |\n" + "\n".join(f"| {r['question']} | {r[d.key]} |" for r in d.rows)
+    ),
 }
 HUGE: dict[str, Template] = {
     "200 kB of [": lambda d: "[" * 200_000,
@@ -178,15 +227,22 @@ def draft(rng: random.Random) -> Draft:
     for i in range(1, count + 1):
         if key == "category":
             rows.append(
-                {"question": f'Is part {i} "{rng.choice("abc")}" é red?', key: rng.choice(list(CATEGORY_NAMES.values()))}
+                {
+                    "question": f'Is part {i} "{rng.choice("abc")}" é red?',
+                    key: rng.choice(list(CATEGORY_NAMES.values())),
+                }
             )
         else:
-            rows.append({"question": i, key: rng.randint(0, 1)} | ({"reason": f"seen {i}"} if key == "gold" else {}))
+            rows.append(
+                {"question": i, key: rng.randint(0, 1)}
+                | ({"reason": f"seen {i}"} if key == "gold" else {})
+            )
     return Draft(rows, rng.randint(0, 20) / 2, key)
 
 
 def mutate(text: str, other: str, rng: random.Random) -> str:
-    """The text after one or more accidents: cut, spliced with another, a piece repeated, characters swapped or put in."""
+    """The text after one or more accidents: cut, spliced with another, a piece repeated, characters
+    swapped or put in."""
     for _ in range(rng.choice((1, 1, 2, 4))):
         i, j = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
         way = rng.randrange(6)

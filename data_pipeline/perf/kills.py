@@ -1,4 +1,5 @@
-"""`kill -9` at random moments of a real run, again and again: is anything lost, doubled, or paid for twice?"""
+"""`kill -9` at random moments of a real run, again and again: is anything lost, doubled, or paid
+for twice?"""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from rrm.runtime.stage import DONE
-from rrm.sandbox.build import WorldConfig, build
-from rrm.sandbox.fault_server import running_fault_server
 from tqdm import tqdm
 
 from data_pipeline.settings import DataConfig
+from rrm.runtime.stage import DONE
+from rrm.sandbox.build import WorldConfig, build
+from rrm.sandbox.fault_server import running_fault_server
 
 IN_FLIGHT = 8
 """Requests in flight per teacher; there are three."""
@@ -64,20 +65,26 @@ def start(config: DataConfig, folder: Path) -> subprocess.Popen[bytes]:
     path = folder / "data.yaml"
     path.write_text(json.dumps(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "data_pipeline", "--config", str(path)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def paid(config: DataConfig) -> int:
     """Answers in the ledger."""
     if not config.ledger_path.exists():
         return 0
-    with contextlib.closing(sqlite3.connect(config.ledger_path)) as base, contextlib.suppress(sqlite3.OperationalError):
+    with (
+        contextlib.closing(sqlite3.connect(config.ledger_path)) as base,
+        contextlib.suppress(sqlite3.OperationalError),
+    ):
         return int(base.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
     return 0
 
 
 def bodies(log: Path, after: int) -> tuple[list[str], int]:
-    """The requests that the server received since this place in its log, and the place where it ends."""
+    """The requests that the server received since this place in its log, and the place where it
+    ends."""
     with log.open("rb") as file:
         file.seek(after)
         text = file.read()
@@ -94,28 +101,40 @@ def names_of(out: Path) -> dict[str, Counter[str]]:
         column = table.column_names[0]
         names = table.column(column).to_pylist()
         if file == "traces.parquet":
-            names = [f"{name}:{index}" for name, index in zip(names, table.column("index").to_pylist(), strict=True)]
+            names = [
+                f"{name}:{index}"
+                for name, index in zip(names, table.column("index").to_pylist(), strict=True)
+            ]
         found[file] = Counter(names)
     return found
 
 
 def settled(log: Path, place: int) -> tuple[list[str], int]:
-    """The requests received from the run that was just killed, once the server has noticed the last of them."""
+    """The requests received from the run that was just killed, once the server has noticed the last
+    of them."""
     time.sleep(0.1)
     return bodies(log, place)
 
 
 def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
-    """Kills runs of one job until there were `n` kills, and compares what comes out with an undisturbed run.
+    """Kills runs of one job until there were `n` kills, and compares what comes out with an
+    undisturbed run.
 
-    `repeated` is the most requests that the server was sent again because of one kill, `repeated_in_all` their sum; `in_flight_max` the
-    most that were sent and not in the ledger at a kill.
+    `repeated` is the most requests that the server was sent again because of one kill,
+    `repeated_in_all` their sum; `in_flight_max` the most that were sent and not in the ledger at a
+    kill.
     """
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = folder / "world"
-        sizes = {"train_tasks": 120, "test_tasks": 1, "candidates_per_task": 4, "pair_tasks": 20, "pair_count": 60}
+        sizes = {
+            "train_tasks": 120,
+            "test_tasks": 1,
+            "candidates_per_task": 4,
+            "pair_tasks": 20,
+            "pair_count": 60,
+        }
         build(WorldConfig(out=str(world), benchmark_sources=4, benchmark_pairs=4, **sizes), world)  # type: ignore[arg-type]
         log = folder / "log.jsonl"
         with running_fault_server(log=log) as quick:
@@ -161,7 +180,9 @@ def measure(n: int = 50, seed: int = 0) -> dict[str, Any]:
                 got = names_of(Path(config.out))
                 lost += sum((expected[file] - got[file]).total() for file in FILES)
                 doubled += sum((got[file] - expected[file]).total() for file in FILES)
-                same_bytes = same_bytes and all((Path(config.out) / file).read_bytes() == whole[file] for file in FILES)
+                same_bytes = same_bytes and all(
+                    (Path(config.out) / file).read_bytes() == whole[file] for file in FILES
+                )
                 shutil.rmtree(config.out)
         return {
             "n": kills,

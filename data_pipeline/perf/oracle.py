@@ -1,4 +1,5 @@
-"""Whether what a parser read stands in the answer: a slow oracle that shares no code with `rrm.parsing` and looks in the text."""
+"""Whether what a parser read stands in the answer: a slow oracle that shares no code with
+`rrm.parsing` and looks in the text."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def tag_ends(text: str, begins: str) -> Iterator[int]:
 
 
 def words_of(choice: Choice) -> str | None:
-    """What counts as the answer: all behind the last end of a thought; None where there is no answer."""
+    """What counts as the answer: all behind the last end of a thought; None where there is no
+    answer."""
     if choice.finish_reason != "stop" or choice.refusal:
         return None
     words = choice.content[max(tag_ends(choice.content, "</"), default=0) :]
@@ -47,7 +49,8 @@ def words_of(choice: Choice) -> str | None:
 
 
 def lists_in(text: str, count: int) -> list[tuple[int, int, list[dict[str, Any]]]]:
-    """(begin, end, rows) of every substring that is a JSON list of `count` objects (any number where it is 0), numbers as written."""
+    """(begin, end, rows) of every substring that is a JSON list of `count` objects (any number
+    where it is 0), numbers as written."""
     found = []
     folded = plain(text)
     ends = [j + 1 for j, character in enumerate(folded) if character == "]"]
@@ -55,9 +58,26 @@ def lists_in(text: str, count: int) -> list[tuple[int, int, list[dict[str, Any]]
         if character == "[" and folded[i + 1 : i + 50].lstrip()[:1] == "{":
             for j in ends:
                 if j > i and folded[:j].rstrip("] \n\t\r")[-1:] == "}":
-                    value = loaded(text[i:j]) or loaded(folded[i:j]) or loaded(plain(text[i:j], quotes=False))
-                    if value and all(isinstance(row, dict) for row in value) and len(value) == (count or len(value)):
-                        found.append((i, j, [{plain(key).strip().lower(): row[key] for key in row} for row in value]))
+                    value = (
+                        loaded(text[i:j])
+                        or loaded(folded[i:j])
+                        or loaded(plain(text[i:j], quotes=False))
+                    )
+                    if (
+                        value
+                        and all(isinstance(row, dict) for row in value)
+                        and len(value) == (count or len(value))
+                    ):
+                        found.append(
+                            (
+                                i,
+                                j,
+                                [
+                                    {plain(key).strip().lower(): row[key] for key in row}
+                                    for row in value
+                                ],
+                            )
+                        )
     return found
 
 
@@ -86,25 +106,40 @@ def number_at_the_head(question: Any) -> str:
     return digits if not rest or (rest[0] in ".):、" and not rest[1:2].isdigit()) else ""
 
 
-def verdicts_stand(text: str, key: str, values: list[int], reasons: list[str] | None = None) -> int | None:
-    """Where the last list ends, if it holds exactly these verdicts, ordered by the questions' numbers where they are numbered."""
-    keyed = [one for one in lists_in(text, 0) if all("question" in row and key in row for row in one[2])]
+def verdicts_stand(
+    text: str, key: str, values: list[int], reasons: list[str] | None = None
+) -> int | None:
+    """Where the last list ends, if it holds exactly these verdicts, ordered by the questions'
+    numbers where they are numbered."""
+    keyed = [
+        one for one in lists_in(text, 0) if all("question" in row and key in row for row in one[2])
+    ]
     for _, end, rows in keyed:
         if len(rows) != len(values) or any(other[0] >= end for other in keyed):
             continue
         heads = [number_at_the_head(row["question"]) for row in rows]
         ordered = rows
         if all(heads):
-            ordered = [row for _, row in sorted(zip(map(int, heads), rows, strict=True), key=lambda pair: pair[0])]
-        if [bit(row[key]) for row in ordered] == values and (reasons is None or reasons_stand(ordered, reasons)):
+            ordered = [
+                row
+                for _, row in sorted(
+                    zip(map(int, heads), rows, strict=True), key=lambda pair: pair[0]
+                )
+            ]
+        if [bit(row[key]) for row in ordered] == values and (
+            reasons is None or reasons_stand(ordered, reasons)
+        ):
             return end
     return None
 
 
 def reasons_stand(rows: list[dict[str, Any]], reasons: list[str]) -> bool:
-    """Whether each reason is its row's, but for half surrogate pairs; no reason can always be given."""
+    """Whether each reason is its row's, but for half surrogate pairs; no reason can always be
+    given."""
     told = [plain(str(row.get("reason")).encode("utf-8", "replace").decode()) for row in rows]
-    return len(told) == len(reasons) and all(plain(reason) in ("", own) for reason, own in zip(reasons, told, strict=True))
+    return len(told) == len(reasons) and all(
+        plain(reason) in ("", own) for reason, own in zip(reasons, told, strict=True)
+    )
 
 
 def ends_there(rest: str) -> bool:
@@ -124,7 +159,11 @@ def number_of(literal: str) -> float | None:
     """The number that stands between two tags: alone, or as so much of ten, or with 分 behind it."""
     literal = literal.strip("* \n\t").lower().replace("out of", "/").removesuffix("分").strip()
     amount, of, whole = literal.partition("/")
-    if not amount or set(amount) - set("-.0123456789 ") or (of and whole.strip() not in ("10", "10.0")):
+    if (
+        not amount
+        or set(amount) - set("-.0123456789 ")
+        or (of and whole.strip() not in ("10", "10.0"))
+    ):
         return None
     try:
         return float(amount)
@@ -133,7 +172,8 @@ def number_of(literal: str) -> float | None:
 
 
 def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
-    """Whether the last <score> is this one and ends the text; no other that counts may say anything else.
+    """Whether the last <score> is this one and ends the text; no other that counts may say anything
+    else.
 
     Those that count are all, or those between which and the last one nothing stands.
     """
@@ -142,7 +182,12 @@ def score_stands(text: str, score: float, all_agree: bool = False) -> bool:
         return False
     inner, _, rest = pieces[-1].partition("</score>")
     line = plain(text, quotes=False)[: len("<score>".join(pieces[:-1]))].rpartition("\n")[2]
-    if number_of(inner) != score or not ends_there(rest) or line.count('"') % 2 or line.count("“") > line.count("”"):
+    if (
+        number_of(inner) != score
+        or not ends_there(rest)
+        or line.count('"') % 2
+        or line.count("“") > line.count("”")
+    ):
         return False
     for piece in pieces[-2:0:-1]:
         inner, closed, between = piece.partition("</score>")
@@ -160,7 +205,10 @@ def principle_stands(rows: list[dict[str, Any]], question: str, category: str) -
     return any(
         isinstance(row.get("question"), str)
         and plain(row["question"].strip()) == plain(question)
-        and "".join(c for c in plain(str(row.get("category"))).lower() if not c.isspace() and c not in "_-") in names
+        and "".join(
+            c for c in plain(str(row.get("category"))).lower() if not c.isspace() and c not in "_-"
+        )
+        in names
         for row in rows
     )
 
@@ -179,7 +227,11 @@ def invented(choice: Choice, count: int, read: dict[str, Any]) -> list[str]:
     if not isinstance(trace, Failure):
         end = verdicts_stand(words, "score", list(trace.verdicts))
         average = sum(trace.verdicts) / count if count else None
-        if end is None or trace.average != average or not score_stands(words[end:], trace.score, all_agree=True):
+        if (
+            end is None
+            or trace.average != average
+            or not score_stands(words[end:], trace.score, all_agree=True)
+        ):
             wrong.append("read_trace")
     if not isinstance(gold, Failure):
         end = verdicts_stand(words, "gold", *gold)
@@ -187,6 +239,8 @@ def invented(choice: Choice, count: int, read: dict[str, Any]) -> list[str]:
             wrong.append("read_gold")
     if not isinstance(principles, Failure):
         rows = [row for _, _, found in lists_in(words, 0) for row in found]
-        if not principles or not all(principle_stands(rows, p.question, p.category) for p in principles):
+        if not principles or not all(
+            principle_stands(rows, p.question, p.category) for p in principles
+        ):
             wrong.append("read_principles")
     return wrong

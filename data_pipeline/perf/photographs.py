@@ -1,4 +1,5 @@
-"""The whole pipeline on real photographs, in files of every kind: are sizes, orientations and verdicts right?"""
+"""The whole pipeline on real photographs, in files of every kind: are sizes, orientations and
+verdicts right?"""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from rrm.images import MAX_PIXELS, ImageStore, fit
-from rrm.sandbox.photo_edits import photo_editors, script_photo, truth
-from rrm.sandbox.photos import parse
-from rrm.sandbox.teacher import running_teacher
 from skimage import data
 
 from data_pipeline.judge import Judged
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig
+from rrm.images import MAX_PIXELS, ImageStore, fit
+from rrm.sandbox.photo_edits import photo_editors, script_photo, truth
+from rrm.sandbox.photos import parse
+from rrm.sandbox.teacher import running_teacher
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry")
 INSTRUCTIONS = (
@@ -32,7 +33,11 @@ INSTRUCTIONS = (
 LARGE = (4000, 3000)
 TOLERANCE = 6.0
 """Mean difference in levels that JPEG may leave between a photograph and what is in the store."""
-ROTATED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+ROTATED = {
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
 """How pixels lie in a file with this EXIF orientation, from upright."""
 
 
@@ -59,7 +64,14 @@ def turned(image: Image.Image, orientation: int) -> bytes:
 
 def animated(image: Image.Image) -> bytes:
     """A lossless WebP whose first frame is the image."""
-    return saved(image, "WEBP", lossless=True, save_all=True, append_images=[ImageOps.invert(image)], duration=100)
+    return saved(
+        image,
+        "WEBP",
+        lossless=True,
+        save_all=True,
+        append_images=[ImageOps.invert(image)],
+        duration=100,
+    )
 
 
 FILES: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
@@ -78,8 +90,11 @@ BROKEN: dict[str, bytes] = {
 }
 
 
-def write_dataset(folder: Path, side: int, instructions: Sequence[str], edits: int, large: bool) -> dict[str, Any]:
-    """An Edit-R1 folder and candidates; returns the upright photographs by file name, and the truth by (task, edit) file names."""
+def write_dataset(
+    folder: Path, side: int, instructions: Sequence[str], edits: int, large: bool
+) -> dict[str, Any]:
+    """An Edit-R1 folder and candidates; returns the upright photographs by file name, and the truth
+    by (task, edit) file names."""
     (folder / "images").mkdir(parents=True)
     (folder / "edits").mkdir()
     rng = np.random.default_rng(0)
@@ -88,8 +103,12 @@ def write_dataset(folder: Path, side: int, instructions: Sequence[str], edits: i
         name = f"images/{photo}_{kind}.{ending}"
         sources[name] = upright(photo, side)
         (folder / name).write_bytes(write(sources[name]))
-    if large:  # 12 megapixels on their side, and a near-duplicate of a photograph that is there already
-        sources["images/large.jpg"] = upright("coffee", 10_000).resize(LARGE, Image.Resampling.BICUBIC)
+    if (
+        large
+    ):  # 12 megapixels on their side, and a near-duplicate of a photograph that is there already
+        sources["images/large.jpg"] = upright("coffee", 10_000).resize(
+            LARGE, Image.Resampling.BICUBIC
+        )
         (folder / "images/large.jpg").write_bytes(turned(sources["images/large.jpg"], 6))
     tasks: list[dict[str, Any]] = []
     candidates: list[dict[str, Any]] = []
@@ -103,7 +122,9 @@ def write_dataset(folder: Path, side: int, instructions: Sequence[str], edits: i
             for editor in ["right", *rng.permutation(others)[: edits - 1].tolist()]:
                 edited = f"edits/{len(candidates):04d}.png"
                 script_photo(image, steps, editor, rng).save(folder / edited)
-                candidates.append({"task": name, "instruction": instruction, "image": edited, "editor": editor})
+                candidates.append(
+                    {"task": name, "instruction": instruction, "image": edited, "editor": editor}
+                )
                 truths[len(candidates)] = truth(steps, editor)
     for name, payload in BROKEN.items():
         (folder / "images" / name).write_bytes(payload)
@@ -125,8 +146,11 @@ def off_by(stored: Image.Image, wanted: Image.Image) -> float:
     return float(np.abs(np.asarray(stored, np.float32) - np.asarray(wanted, np.float32)).mean())
 
 
-def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: int = 4, large: bool = True) -> dict[str, Any]:
-    """Runs the pipeline on photographs whose every size, orientation and verdict is known, and counts what is right."""
+def measure(
+    side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: int = 4, large: bool = True
+) -> dict[str, Any]:
+    """Runs the pipeline on photographs whose every size, orientation and verdict is known, and
+    counts what is right."""
     with tempfile.TemporaryDirectory() as name, running_teacher() as url:
         folder = Path(name)
         made = write_dataset(folder / "set", side, instructions, edits, large)
@@ -149,8 +173,14 @@ def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: 
         store = ImageStore(folder / "data/images")
         sizes = orientations = right = total = 0
         with closing(sqlite3.connect(folder / "data/work.sqlite")) as base:
-            stored = dict(base.execute("SELECT n.name, t.source FROM names n JOIN tasks t USING (task_id)").fetchall())
-            outcomes = base.execute("SELECT n, outcome FROM quadruples WHERE outcome IS NOT NULL ORDER BY n").fetchall()
+            stored = dict(
+                base.execute(
+                    "SELECT n.name, t.source FROM names n JOIN tasks t USING (task_id)"
+                ).fetchall()
+            )
+            outcomes = base.execute(
+                "SELECT n, outcome FROM quadruples WHERE outcome IS NOT NULL ORDER BY n"
+            ).fetchall()
         for file, image in made["sources"].items():
             wanted = as_stored(image)
             found = store.get(stored[file])
@@ -161,7 +191,9 @@ def measure(side: int = 640, instructions: Sequence[str] = INSTRUCTIONS, edits: 
             gold = Judged.model_validate_json(outcome).gold
             expected = made["truths"][number]
             total += len(expected)
-            right += sum(a == b for a, b in zip(gold.verdicts, expected, strict=True)) if gold else 0
+            right += (
+                sum(a == b for a, b in zip(gold.verdicts, expected, strict=True)) if gold else 0
+            )
         return {
             "photographs": len(made["sources"]),
             "sizes_right": sizes,

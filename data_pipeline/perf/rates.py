@@ -1,4 +1,5 @@
-"""How fast calls are made: against a teacher that limits its clients, and beside the bare openai client's own ceiling."""
+"""How fast calls are made: against a teacher that limits its clients, and beside the bare openai
+client's own ceiling."""
 
 from __future__ import annotations
 
@@ -13,9 +14,6 @@ from typing import Any
 import numpy as np
 import openai
 from PIL import Image
-from rrm.images import ImageStore
-from rrm.records import Task
-from rrm.sandbox.fault_server import running_fault_server
 
 from data_pipeline.budget import Budget
 from data_pipeline.decompose import Decomposed, decompose_call
@@ -24,6 +22,9 @@ from data_pipeline.ledger import Ledger
 from data_pipeline.passes import DECOMPOSE, LocalEngine
 from data_pipeline.settings import DataConfig
 from data_pipeline.teachers import Call, Teachers
+from rrm.images import ImageStore
+from rrm.records import Task
+from rrm.sandbox.fault_server import running_fault_server
 
 LIMIT, DELAY = 100.0, 0.2
 """Requests per second that the limited teacher allows, and seconds that the slow one takes."""
@@ -32,7 +33,9 @@ ROUNDS = 5
 SIDE = 64
 
 
-def config_of(url: str, folder: Path, concurrency: int, per_minute: float | None = None) -> DataConfig:
+def config_of(
+    url: str, folder: Path, concurrency: int, per_minute: float | None = None
+) -> DataConfig:
     """Only decompositions, from the canned teacher."""
     teacher = {"model": "canned", "temperatures": [0.0], "requests_per_minute": per_minute}
     return DataConfig.model_validate(
@@ -54,17 +57,27 @@ def config_of(url: str, folder: Path, concurrency: int, per_minute: float | None
 def sample_tasks(store: ImageStore, count: int, seed: int) -> list[Task]:
     """Tasks on a few random images, no two alike."""
     rng = np.random.default_rng(seed)
-    sources = [store.add(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8))) for _ in range(16)]
+    sources = [
+        store.add(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)))
+        for _ in range(16)
+    ]
     texts = [(sources[i % len(sources)], f"make object {seed}-{i} blue") for i in range(count)]
-    return [Task(task_id=short_hash(source, text, ""), source=source, instruction=text) for source, text in texts]
+    return [
+        Task(task_id=short_hash(source, text, ""), source=source, instruction=text)
+        for source, text in texts
+    ]
 
 
-async def ours(config: DataConfig, store: ImageStore, ledger: Ledger, tasks: Sequence[Task]) -> tuple[float, list[Decomposed]]:
+async def ours(
+    config: DataConfig, store: ImageStore, ledger: Ledger, tasks: Sequence[Task]
+) -> tuple[float, list[Decomposed]]:
     """Calls per second through the pipeline's decomposition pass, and its outcomes."""
     teachers = Teachers(config, store, ledger, Budget())
     try:
         begin = time.perf_counter()
-        outcomes = [outcome async for outcome in LocalEngine(config, teachers).outcomes(DECOMPOSE, tasks)]
+        outcomes = [
+            outcome async for outcome in LocalEngine(config, teachers).outcomes(DECOMPOSE, tasks)
+        ]
         return len(tasks) / (time.perf_counter() - begin), outcomes
     finally:
         await teachers.close()
@@ -79,7 +92,12 @@ async def bare(url: str, messages: Iterable[tuple[Call, Sequence[Any]]], in_flig
         async def work() -> None:
             nonlocal done
             for call, content in queue:
-                settings = {"temperature": call.temperature, "n": call.n, "seed": call.seed, "max_tokens": call.max_tokens}
+                settings = {
+                    "temperature": call.temperature,
+                    "n": call.n,
+                    "seed": call.seed,
+                    "max_tokens": call.max_tokens,
+                }
                 await client.chat.completions.create(model=call.model, messages=content, **settings)  # type: ignore[call-overload]
                 done += 1
 
@@ -90,14 +108,20 @@ async def bare(url: str, messages: Iterable[tuple[Call, Sequence[Any]]], in_flig
 
 def in_order(tasks: Sequence[Task], outcomes: Sequence[Decomposed]) -> bool:
     """Whether every task has its outcome, in order."""
-    return [task.task_id for task in tasks] == [outcome.task_id for outcome in outcomes if outcome.principles]
+    return [task.task_id for task in tasks] == [
+        outcome.task_id for outcome in outcomes if outcome.principles
+    ]
 
 
 def rate_limited(count: int = 2000) -> dict[str, Any]:
-    """Against a teacher that allows LIMIT requests per second: told so in the config, and left to find out by its 429s."""
+    """Against a teacher that allows LIMIT requests per second: told so in the config, and left to
+    find out by its 429s."""
     found: dict[str, Any] = {"limit_per_s": LIMIT, "calls": count}
     for name, per_minute in (("achieved_per_s", 60 * LIMIT), ("achieved_per_s_untold", None)):
-        with tempfile.TemporaryDirectory() as name_of, running_fault_server(requests_per_second=LIMIT, canned=True) as url:
+        with (
+            tempfile.TemporaryDirectory() as name_of,
+            running_fault_server(requests_per_second=LIMIT, canned=True) as url,
+        ):
             folder = Path(name_of)
             store = ImageStore(folder / "images")
             tasks = sample_tasks(store, count, 0)
@@ -110,10 +134,14 @@ def rate_limited(count: int = 2000) -> dict[str, Any]:
 
 
 def ceiling(count: int = 2000) -> dict[str, Any]:
-    """Against a teacher that answers in DELAY seconds: the pipeline and the bare client in turns, the median of ROUNDS each."""
+    """Against a teacher that answers in DELAY seconds: the pipeline and the bare client in turns,
+    the median of ROUNDS each."""
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     ordered = True
-    with tempfile.TemporaryDirectory() as name, running_fault_server(delay=DELAY, canned=True) as url:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        running_fault_server(delay=DELAY, canned=True) as url,
+    ):
         folder = Path(name)
         store = ImageStore(folder / "images")
         config = config_of(url, folder, IN_FLIGHT)
@@ -127,7 +155,9 @@ def ceiling(count: int = 2000) -> dict[str, Any]:
                 rate, outcomes = asyncio.run(ours(config, store, ledger, tasks))
                 rates["ours"].append(rate)
                 ordered = ordered and in_order(tasks, outcomes)
-    medians = {f"{name}_per_s": round(statistics.median(values), 1) for name, values in rates.items()}
+    medians = {
+        f"{name}_per_s": round(statistics.median(values), 1) for name, values in rates.items()
+    }
     return {
         **medians,
         "ours_over_bare": round(medians["ours_per_s"] / medians["bare_per_s"], 3),

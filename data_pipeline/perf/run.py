@@ -1,4 +1,5 @@
-"""`rrm perf data` measures the pipeline and writes runs/bench/data.json; `--only ceiling --only kills` parts of it."""
+"""`rrm perf data` measures the pipeline and writes runs/bench/data.json; `--only ceiling --only
+kills` parts of it."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.perf import hostile, kills, memory, photographs, rates
 from rrm.errors import InputError
 from rrm.runtime.stage import write_json
-
-from data_pipeline.perf import hostile, kills, memory, photographs, rates
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "rate_limited": rates.rate_limited,
@@ -23,7 +23,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def measure(only: Sequence[str] | None, out: Path) -> None:
-    """Measures the parts named, or all, each of which is written to `out` as it ends; parts measured before stay."""
+    """Measures the parts named, or all, each of which is written to `out` as it ends; parts
+    measured before stay."""
     if unknown := set(only or ()) - PARTS.keys():
         raise InputError(f"There is no part {min(unknown)!r}; give one of {', '.join(PARTS)}.")
     figures: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}

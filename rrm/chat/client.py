@@ -24,7 +24,7 @@ from rrm.chat.faults import (
     compact,
     fault_of,
     holds_error,
-    of_the_moment,
+    is_transient,
     one_line,
     parsed,
     words_of,
@@ -124,7 +124,7 @@ class ChatClient:
         try:
             return read_completion(value, request)
         except (NoCompletion, RecursionError) as error:
-            return of_the_moment(
+            return is_transient(
                 "server_gone", f"{self.where} sent no chat completion but {error}: {compact(value)}"
             )
 
@@ -138,7 +138,7 @@ class ChatClient:
             return got
         value = parsed(got)
         if not isinstance(value, dict):
-            return of_the_moment(
+            return is_transient(
                 "server_gone", f"{self.where} sent no JSON object but {words_of(value, got)[2]}"
             )
         if holds_error(value):
@@ -179,20 +179,20 @@ class ChatClient:
             async with asyncio.timeout(seconds):
                 return await self.exchange_in(pool.http, path, body, most)
         except TimeoutError:
-            return of_the_moment("timed_out", f"{self.where} did not answer within {seconds:.3g} s")
+            return is_transient("timed_out", f"{self.where} did not answer within {seconds:.3g} s")
         except httpx.ConnectError as error:
             return Fault(
-                of_the_moment("server_gone", f"{self.where}: {error}").failure,
+                is_transient("server_gone", f"{self.where}: {error}").failure,
                 "moment",
                 reached=False,
             )
         except TooLong:
-            return of_the_moment(
+            return is_transient(
                 "server_gone", f"{self.where} sent an answer of more than {most} bytes"
             )
         except Exception as error:  # whatever a connection and its libraries come up with is a lost attempt, and no lost run
             said = str(error.__cause__ or error) or type(error).__name__
-            return of_the_moment("server_gone", f"{self.where}: {said}")
+            return is_transient("server_gone", f"{self.where}: {said}")
         finally:
             pool.busy -= 1
 

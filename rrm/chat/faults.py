@@ -84,7 +84,7 @@ class Fault:
         return self.failure.model_copy(update={"detail": f"{said}; {self.cure}"})
 
 
-def of_the_moment(kind: FailureKind, detail: str, wait: float | None = None) -> Fault:
+def is_transient(kind: FailureKind, detail: str, wait: float | None = None) -> Fault:
     """A fault after which the same request may be answered."""
     return Fault(Failure(kind=kind, detail=one_line(detail)), "moment", wait)
 
@@ -118,11 +118,11 @@ def fault_of(
     if 300 <= status < 400:
         return everything("give the address that it leads to as the base URL")
     if status in (408, 409, 425) or status >= 500:
-        return of_the_moment("server_gone", detail, wait)
+        return is_transient("server_gone", detail, wait)
     if status == 402 or MONEY.search(known) or (QUOTA.search(known) and not SOON.search(said)):
         return everything("top up the account")
     if status == 429:
-        return replace(of_the_moment("server_gone", detail, wait), limited=True)
+        return replace(is_transient("server_gone", detail, wait), limited=True)
     if FILTER.search(known) or status == 451:
         return Fault(Failure(kind="refused", detail=detail), "question")
     if status in (401, 403):

@@ -223,7 +223,7 @@ def reward(prompts: Any, completions: Any, count: list[int], **_: Any) -> list[f
     return [0.0 if isinstance(read, Failure) else read.score for read in reads]
 
 
-def quiet(settings: GRPOConfig) -> GRPOConfig:
+def without_logs(settings: GRPOConfig) -> GRPOConfig:
     """The settings, with traces of exactly `TOKENS` tokens, nothing saved and no bar."""
     settings.generation_kwargs = {"min_new_tokens": TOKENS}
     settings.save_strategy, settings.disable_tqdm, settings.logging_steps = "no", True, STEPS + 1
@@ -293,7 +293,7 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
         **{
             name: kind(
                 model=ours,
-                args=quiet(arguments(stage, work / name, 1)),
+                args=without_logs(arguments(stage, work / name, 1)),
                 rollouts=work / name,
                 **common,
             )
@@ -301,7 +301,7 @@ def measure(model_path: Path, rounds: int, work: Path) -> dict[str, Any]:
         },
         "gcpo trl": GRPOTrainer(
             model=stock,
-            args=quiet(arguments(stage, work / "trl", 1)),
+            args=without_logs(arguments(stage, work / "trl", 1)),
             reward_funcs=reward,
             **common,
         ),

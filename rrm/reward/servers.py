@@ -28,7 +28,7 @@ from rrm.chat import (
     waited,
 )
 from rrm.chat.client import Send
-from rrm.chat.faults import of_the_moment
+from rrm.chat.faults import is_transient
 from rrm.chat.waits import backoff
 from rrm.errors import InputError
 from rrm.prompts import Style, longest_trace
@@ -240,7 +240,7 @@ class ServerBackend:
                     s in refusing or (s.faults >= GIVEN_UP and s.rests_until > now)
                     for s in self.servers
                 ):
-                    last = last or of_the_moment(
+                    last = last or is_transient(
                         "server_gone", "every server failed time after time"
                     )
                     break

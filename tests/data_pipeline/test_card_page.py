@@ -27,12 +27,35 @@ VOID = {"meta", "img", "br", "link", "path", "use", "rect"}
 
 CARD = {
     "variant": "T+V",
-    "config": {"out": "runs/set", "tasks": "tasks/<of people>.jsonl", "benchmarks": ["bench.jsonl"]},
+    "config": {
+        "out": "runs/set",
+        "tasks": "tasks/<of people>.jsonl",
+        "benchmarks": ["bench.jsonl"],
+    },
     "digest": "0123456789abcdef",
     "counts": {
-        **{"tasks": 1100, "left_out": 31, "chosen": 1069, "decomposed": 1500, "candidates": 2138, "quadruples": 2137},
-        **{"traces": 8548, "readable_traces": 8501, "gold": 2130, "sft_judge": 1900, "sft_decompose": 210, "quarantined": 49},
-        **{"preferences": 840, "same": 57, "sft_judge_validation": 229, "sft_decompose_validation": 25},
+        **{
+            "tasks": 1100,
+            "left_out": 31,
+            "chosen": 1069,
+            "decomposed": 1500,
+            "candidates": 2138,
+            "quadruples": 2137,
+        },
+        **{
+            "traces": 8548,
+            "readable_traces": 8501,
+            "gold": 2130,
+            "sft_judge": 1900,
+            "sft_decompose": 210,
+            "quarantined": 49,
+        },
+        **{
+            "preferences": 840,
+            "same": 57,
+            "sft_judge_validation": 229,
+            "sft_decompose_validation": 25,
+        },
         **{"preferences_validation": 93, "same_validation": 6},
     },
     "passes": {
@@ -50,11 +73,23 @@ CARD = {
     },
     "teachers": {
         "hasty": {
-            **{"traces": 4274, "readable": 4231, "selected": 900, "mean_score": 6.9227, "mean_verdict": 0.7012},
+            **{
+                "traces": 4274,
+                "readable": 4231,
+                "selected": 900,
+                "mean_score": 6.9227,
+                "mean_verdict": 0.7012,
+            },
             **{"accuracy_vs_gold": 0.9557, "failures": {"refused": 3, "unparseable": 40}},
         },
         "<i>$x$ lenient</i>": {
-            **{"traces": 4274, "readable": 4270, "selected": 1230, "mean_score": 7.0409, "mean_verdict": 0.7734},
+            **{
+                "traces": 4274,
+                "readable": 4270,
+                "selected": 1230,
+                "mean_score": 7.0409,
+                "mean_verdict": 0.7734,
+            },
             **{"accuracy_vs_gold": 0.9654, "failures": {"cut_off": 4}},
         },
     },
@@ -78,11 +113,23 @@ CARD = {
     "bill": {
         "by_stage": [
             {
-                **{"stage": "think", "model": "hasty", "calls": 2137, "prompt_tokens": 3205500, "completion_tokens": 854800},
+                **{
+                    "stage": "think",
+                    "model": "hasty",
+                    "calls": 2137,
+                    "prompt_tokens": 3205500,
+                    "completion_tokens": 854800,
+                },
                 **{"calls_without_token_count": 2, "money": 12.3456},
             },
             {
-                **{"stage": "verify", "model": "judge", "calls": 2150, "prompt_tokens": 100, "completion_tokens": 10},
+                **{
+                    "stage": "verify",
+                    "model": "judge",
+                    "calls": 2150,
+                    "prompt_tokens": 100,
+                    "completion_tokens": 10,
+                },
                 **{"calls_without_token_count": 0, "money": 0.000123},
             },
         ],
@@ -148,7 +195,12 @@ class Tags(HTMLParser):
 
 def judged(number, **changes):
     target = f"Thought {number}: it is <u>red</u>.\n{write_answer((1, 0), 6.5)}"
-    row = {"row_id": f"row-{number}", "kind": "judge", "instruction": f"make it red, {number}", "principles": PRINCIPLES}
+    row = {
+        "row_id": f"row-{number}",
+        "kind": "judge",
+        "instruction": f"make it red, {number}",
+        "principles": PRINCIPLES,
+    }
     return {**row, "target": target, "accuracy": 0.5, **changes}
 
 
@@ -166,10 +218,20 @@ class Set:
     def fill(self, rows=(), pairs=0, bad=()):
         images = {"source": self.source, "edited": self.edited}
         write_table(self.out / "sft.parquet", SFTRow, (SFTRow(**{**images, **row}) for row in rows))
-        sides = {"source": self.source, "edited_a": self.source, "edited_b": self.edited, "principles": PRINCIPLES}
-        made = (PreferencePair(pair_id=f"pair-{i}", instruction=f"choose {i}", label="b", **sides) for i in range(pairs))
+        sides = {
+            "source": self.source,
+            "edited_a": self.source,
+            "edited_b": self.edited,
+            "principles": PRINCIPLES,
+        }
+        made = (
+            PreferencePair(pair_id=f"pair-{i}", instruction=f"choose {i}", label="b", **sides)
+            for i in range(pairs)
+        )
         write_table(self.out / "preferences.parquet", PreferencePair, made)
-        (self.out / "quarantine.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in bad))
+        (self.out / "quarantine.jsonl").write_text(
+            "".join(row.model_dump_json() + "\n" for row in bad)
+        )
 
     def page(self, card):
         return write_page(self.out, card, self.store).read_text(encoding="utf-8")
@@ -181,15 +243,45 @@ def little(tmp_path):
 
 
 def fill(little):
-    answers = [{"model": "judge", "key": "k", "answer": "I <em>cannot</em>", "wrong": ["no list", "no score"]}]
-    evidence = {"instruction": ATTACK, "source": little.source, "edited": little.edited, "answers": answers, "seed": 17}
+    answers = [
+        {
+            "model": "judge",
+            "key": "k",
+            "answer": "I <em>cannot</em>",
+            "wrong": ["no list", "no score"],
+        }
+    ]
+    evidence = {
+        "instruction": ATTACK,
+        "source": little.source,
+        "edited": little.edited,
+        "answers": answers,
+        "seed": 17,
+    }
     row = {"row": {"prompt": "<script>evil()</script>", "image": "images/gone.png"}}
     bad = [
-        Quarantined(stage="verify", key="q1", failure=Failure(kind="unparseable", detail="no <list>"), evidence=evidence),
-        Quarantined(stage="read", key="tasks.jsonl:7", failure=Failure(kind="image_unreadable"), evidence=row),
+        Quarantined(
+            stage="verify",
+            key="q1",
+            failure=Failure(kind="unparseable", detail="no <list>"),
+            evidence=evidence,
+        ),
+        Quarantined(
+            stage="read",
+            key="tasks.jsonl:7",
+            failure=Failure(kind="image_unreadable"),
+            evidence=row,
+        ),
     ]
-    decomposed = {"kind": "decompose", "edited": None, "target": write_principles(PRINCIPLES), "accuracy": None}
-    little.fill([judged(0, instruction=ATTACK), judged(1), judged(2, **decomposed)], pairs=4, bad=bad)
+    decomposed = {
+        "kind": "decompose",
+        "edited": None,
+        "target": write_principles(PRINCIPLES),
+        "accuracy": None,
+    }
+    little.fill(
+        [judged(0, instruction=ATTACK), judged(1), judged(2, **decomposed)], pairs=4, bad=bad
+    )
     return little
 
 
@@ -223,13 +315,21 @@ def test_the_page_says_how_the_set_came_about(html):
     )
     for number in ("1,069", "1,500", "2,138", "8,501", "2,130", "2,364"):
         assert number in text
-    assert "1,900 rows of judging and 210 rows of decomposing to train on, 229 and 25 for validation." in text
-    assert "933 preference pairs with a preferred side (93 of them for validation), 63 pairs without." in text
+    assert (
+        "1,900 rows of judging and 210 rows of decomposing to train on, 229 and 25 for validation."
+        in text
+    )
+    assert (
+        "933 preference pairs with a preferred side (93 of them for validation), 63 pairs without."
+        in text
+    )
     assert "asked about 600 tasks and kept 269 of 300 wanted" in text
 
 
 def test_the_page_says_what_was_dropped_and_why(html):
-    kinds = "".join(f"<th>{kind}</th>" for kind in ("bad_row", "duplicate", "image_unreadable", "unparseable"))
+    kinds = "".join(
+        f"<th>{kind}</th>" for kind in ("bad_row", "duplicate", "image_unreadable", "unparseable")
+    )
     assert f"<th>Stage</th>{kinds}<th>all</th>" in html
     assert "<td>read</td><td>5</td><td></td><td>6</td><td></td><td>11</td>" in html
     text = words(html)
@@ -242,11 +342,15 @@ def test_the_page_says_what_was_dropped_and_why(html):
 def test_the_page_compares_the_teachers(html):
     # 4231 of 4274 is 98.99…%
     assert re.search(
-        r"<td>hasty</td><td>4,274</td><td>99\.0%</td><td>900</td>\s*<td>6\.92</td><td>70\.1%</td><td>95\.6%</td>", html
+        r"<td>hasty</td><td>4,274</td><td>99\.0%</td><td>900</td>\s*<td>6\.92</td><td>70\.1%</td><td>95\.6%</td>",
+        html,
     )
     assert "3 refused, 40 unparseable" in html
     text = words(html)
-    assert "gone-model was gone for good before the end (401: <key> refused); 1,234 calls to it not made." in text
+    assert (
+        "gone-model was gone for good before the end (401: <key> refused); 1,234 calls to it not made."
+        in text
+    )
     assert {"92.8", "93.4"} <= set(re.findall(r">(\d\d\.\d)</text>", html))
 
 
@@ -286,7 +390,10 @@ def test_samples_show_what_the_rows_hold(html):
 
 def test_images_travel_with_the_page_and_are_at_most_256_pixels_wide(html):
     images = re.findall(r'<img( class="small")? src="data:image/png;base64,([^"]*)"', html)
-    sizes = {(bool(small), Image.open(io.BytesIO(base64.b64decode(payload))).size) for small, payload in images}
+    sizes = {
+        (bool(small), Image.open(io.BytesIO(base64.b64decode(payload))).size)
+        for small, payload in images
+    }
     assert sizes == {(True, (64, 48)), (False, (256, 128))}
     assert len(images) == 2 + 2 + 1 + 3 * 3 + 2
 
@@ -307,7 +414,9 @@ def test_what_others_wrote_is_text_and_not_markup(html):
     assert "&lt;script&gt;evil" in html
     assert "tasks/&lt;of people&gt;.jsonl" in html
     assert "<i>" not in html
-    assert "&lt;i&gt;$x$ lenient&lt;/i&gt;" in html  # in the table as in the plot, where it is no formula
+    assert (
+        "&lt;i&gt;$x$ lenient&lt;/i&gt;" in html
+    )  # in the table as in the plot, where it is no formula
     assert "right &amp; &lt;wrong&gt;" in html
 
 
@@ -321,7 +430,10 @@ def test_a_set_without_anything_says_so_and_has_no_empty_plot(little):
     tags = read(html)
     assert tags.open == []
     assert "svg" not in tags.seen
-    assert "0 tasks → 0 quadruples → 0 traces → 0 SFT rows, and no preference pairs; 0 rows quarantined." in words(html)
+    assert (
+        "0 tasks → 0 quadruples → 0 traces → 0 SFT rows, and no preference pairs; 0 rows quarantined."
+        in words(html)
+    )
     for said in (
         "There was nothing to count.",
         "Nothing was quarantined.",
@@ -351,7 +463,14 @@ def test_a_variant_without_verification_says_that_there_is_no_gold(full):
 def test_a_holistic_set_is_shown_with_scores_alone(little):
     holistic = {"principles": (), "target": "Well done.\n<score>8</score>", "accuracy": None}
     little.fill([judged(0, **holistic)])
-    html = little.page({**CARD, "variant": "holistic", "verdicts": {"gold": {}, "selected": {}}, "teacher_agreement": {}})
+    html = little.page(
+        {
+            **CARD,
+            "variant": "holistic",
+            "verdicts": {"gold": {}, "selected": {}},
+            "teacher_agreement": {},
+        }
+    )
     assert "Judged without principles." in html
     assert "Score 8 of 10</p>" in html
     assert "Well done." in html
@@ -359,7 +478,9 @@ def test_a_holistic_set_is_shown_with_scores_alone(little):
 
 
 def test_a_row_without_a_thought_or_a_readable_score_says_so(little):
-    little.fill([judged(0, target=write_answer((1, 1), 9.0)), judged(1, target="A thought, and no more.")])
+    little.fill(
+        [judged(0, target=write_answer((1, 1), 9.0)), judged(1, target="A thought, and no more.")]
+    )
     text = words(little.page(CARD))
     assert "No thought: verdicts and score only." in text
     assert "No score: unparseable" in text
@@ -395,10 +516,15 @@ def test_many_editors_are_cut_to_the_most_frequent(full):
 
 
 def test_samples_are_drawn_evenly_over_the_file(little):
-    bad = [Quarantined(stage="think", key=f"key-{i:02}", failure=Failure(kind="empty")) for i in range(50)]
+    bad = [
+        Quarantined(stage="think", key=f"key-{i:02}", failure=Failure(kind="empty"))
+        for i in range(50)
+    ]
     little.fill((judged(i) for i in range(3000)), bad=bad)  # three row groups
     html = little.page(CARD)
-    assert re.findall(r"judge · (row-\d+)", html) == [f"row-{i}" for i in (250, 750, 1250, 1750, 2250, 2750)]
+    assert re.findall(r"judge · (row-\d+)", html) == [
+        f"row-{i}" for i in (250, 750, 1250, 1750, 2250, 2750)
+    ]
     assert re.findall(r"key-\d\d", html) == ["key-05", "key-15", "key-25", "key-35", "key-45"]
 
 

@@ -1,15 +1,17 @@
-"""Clean sets: what overlaps with a benchmark or repeats itself is left out, and a source falls on one side of the split."""
+"""Clean sets: what overlaps with a benchmark or repeats itself is left out, and a source falls on
+one side of the split."""
 
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
+from skimage import data
+
 from data_pipeline.clean import clean
 from data_pipeline.intake import take_in
 from data_pipeline.run import opened
 from data_pipeline.settings import DataConfig
-from PIL import Image
-from skimage import data
 
 ROWS = {
     "exact": ("astronaut.png", "Remove the helmet."),
@@ -31,18 +33,32 @@ def folder(tmp_path_factory):
     for name in ("astronaut", "coffee", "rocket", "chelsea"):
         image = photo(name)
         image.save(where / f"{name}.png")
-        image.resize((image.width // 2, image.height // 2)).save(where / f"{name}_small.jpg", quality=70)
-    bench = [("astronaut.png", "turn it grey"), ("coffee.png", "turn it grey"), ("rocket_bench.png", "add the dog")]
+        image.resize((image.width // 2, image.height // 2)).save(
+            where / f"{name}_small.jpg", quality=70
+        )
+    bench = [
+        ("astronaut.png", "turn it grey"),
+        ("coffee.png", "turn it grey"),
+        ("rocket_bench.png", "add the dog"),
+    ]
     photo("retina").save(where / "rocket_bench.png")
-    (where / "bench.jsonl").write_text("".join(json.dumps({"instruction": t, "image": i}) + "\n" for i, t in bench))
+    (where / "bench.jsonl").write_text(
+        "".join(json.dumps({"instruction": t, "image": i}) + "\n" for i, t in bench)
+    )
     return where
 
 
 def cleaned(folder, out, rows, **values):
     """What clean() made of the tasks: left_out and split by the task's name, and its counts."""
-    (folder / "tasks.jsonl").write_text("".join(json.dumps({"instruction": t, "image": i}) + "\n" for i, t in rows))
+    (folder / "tasks.jsonl").write_text(
+        "".join(json.dumps({"instruction": t, "image": i}) + "\n" for i, t in rows)
+    )
     teacher = {"model": "m"}
-    base = {"out": str(out), "tasks": str(folder / "tasks.jsonl"), "benchmarks": [str(folder / "bench.jsonl")]}
+    base = {
+        "out": str(out),
+        "tasks": str(folder / "tasks.jsonl"),
+        "benchmarks": [str(folder / "bench.jsonl")],
+    }
     roles = {"decomposer": teacher, "thinkers": [teacher], "gold_teacher": teacher}
     config = DataConfig.model_validate({**base, **roles, **values})
     with opened(config, out, out / "images") as (state, ledger, store):
@@ -51,7 +67,9 @@ def cleaned(folder, out, rows, **values):
         found = state._run(
             "SELECT n.name, t.instruction, t.left_out, t.split, t.source FROM tasks t JOIN names n USING (task_id)"
         ).fetchall()
-        return {(name, text): (reason, split, source) for name, text, reason, split, source in found}, state.result("clean")
+        return {
+            (name, text): (reason, split, source) for name, text, reason, split, source in found
+        }, state.result("clean")
 
 
 def test_each_kind_of_overlap_is_found_counted_and_left_out(folder, tmp_path):
@@ -65,9 +83,9 @@ def test_each_kind_of_overlap_is_found_counted_and_left_out(folder, tmp_path):
         "repeat": "repeat",
         "other": None,
     }
-    assert {name: counts[name] for name in ("image", "near_image", "instruction", "repeat")} == dict.fromkeys(
-        ("image", "near_image", "instruction", "repeat"), 1
-    )
+    assert {
+        name: counts[name] for name in ("image", "near_image", "instruction", "repeat")
+    } == dict.fromkeys(("image", "near_image", "instruction", "repeat"), 1)
     assert (counts["sources"], counts["look_alikes"]) == (5, 1)
 
 

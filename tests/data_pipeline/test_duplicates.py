@@ -1,4 +1,5 @@
-"""Near-duplicates, clusters and splits: against brute force, and on photos and the sandbox's scenes."""
+"""Near-duplicates, clusters and splits: against brute force, and on photos and the sandbox's
+scenes."""
 
 from __future__ import annotations
 
@@ -28,7 +29,18 @@ from rrm.errors import InputError
 from rrm.sandbox.edits import apply_step, sample_steps
 from rrm.sandbox.world import Scene, draw, sample_scene
 
-PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "moon", "brick", "grass", "gravel")
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "camera",
+    "coins",
+    "moon",
+    "brick",
+    "grass",
+    "gravel",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +51,9 @@ def photos() -> dict[str, Image.Image]:
     for name in PHOTOS:
         photo = Image.fromarray(getattr(data, name)()).convert("RGB")
         found[name] = photo
-        found[f"{name}, cropped"] = photo.crop((photo.width // 3, photo.height // 3, photo.width, photo.height))
+        found[f"{name}, cropped"] = photo.crop(
+            (photo.width // 3, photo.height // 3, photo.width, photo.height)
+        )
     return found
 
 
@@ -52,7 +66,9 @@ def encoded(image: Image.Image, encoding: str, quality: int) -> Image.Image:
 
 def resized(image: Image.Image, factor: float) -> Image.Image:
     """The image at another size."""
-    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+    return image.resize(
+        (round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS
+    )
 
 
 def stacked(looks: Iterable[Look]) -> Looks:
@@ -62,7 +78,9 @@ def stacked(looks: Iterable[Look]) -> Looks:
 def near(a: Look, b: Look, bits: int, levels: int) -> bool:
     """The definition, one value at a time."""
     apart = (int.from_bytes(a.phash, "big") ^ int.from_bytes(b.phash, "big")).bit_count()
-    return apart <= bits and all(abs(x - y) <= levels for x, y in zip(a.thumbnail, b.thumbnail, strict=True))
+    return apart <= bits and all(
+        abs(x - y) <= levels for x, y in zip(a.thumbnail, b.thumbnail, strict=True)
+    )
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
@@ -124,7 +142,9 @@ def test_bytes_that_are_no_look_are_refused() -> None:
         pytest.param(lambda image: resized(image, 0.37), id="an odd size"),
         pytest.param(lambda image: resized(image, 2), id="double"),
         pytest.param(lambda image: encoded(resized(image, 0.5), "JPEG", 60), id="half, JPEG"),
-        pytest.param(lambda image: image.resize((512, 512), Image.Resampling.BICUBIC), id="squared"),
+        pytest.param(
+            lambda image: image.resize((512, 512), Image.Resampling.BICUBIC), id="squared"
+        ),
     ],
 )
 def test_a_photo_is_found_again_in_another_encoding_or_size(
@@ -134,17 +154,24 @@ def test_a_photo_is_found_again_in_another_encoding_or_size(
     assert not missed
 
 
-def test_different_photos_and_crops_of_one_photo_are_not_merged(photos: dict[str, Image.Image]) -> None:
+def test_different_photos_and_crops_of_one_photo_are_not_merged(
+    photos: dict[str, Image.Image],
+) -> None:
     assert not list(near_pairs(stacked(look_of(photo) for photo in photos.values())))
 
 
-def test_a_photo_with_an_object_on_a_64th_of_it_recoloured_is_another_picture(photos: dict[str, Image.Image]) -> None:
+def test_a_photo_with_an_object_on_a_64th_of_it_recoloured_is_another_picture(
+    photos: dict[str, Image.Image],
+) -> None:
     rng = np.random.default_rng(0)
     merged = []
     for name, photo in photos.items():
         pixels = np.array(photo)
         height, width = pixels.shape[0] // 8, pixels.shape[1] // 8
-        top, left = rng.integers(0, pixels.shape[0] - height), rng.integers(0, pixels.shape[1] - width)
+        top, left = (
+            rng.integers(0, pixels.shape[0] - height),
+            rng.integers(0, pixels.shape[1] - width),
+        )
         patch = pixels[top : top + height, left : left + width, int(rng.integers(3))]
         patch[:] = np.where(patch.mean() > 127, patch.clip(60) - 60, patch.clip(0, 195) + 60)
         if same(photo, Image.fromarray(pixels)):
@@ -170,7 +197,9 @@ def test_different_scenes_of_the_sandbox_are_never_merged() -> None:
     scenes: dict[object, Scene] = {}
     while len(scenes) < 2000:
         scene = sample_scene(rng, held_out=bool(rng.integers(2)))
-        scenes[(scene.background, tuple(thing.name if thing else None for thing in scene.cells))] = scene
+        scenes[
+            (scene.background, tuple(thing.name if thing else None for thing in scene.cells))
+        ] = scene
     assert not list(near_pairs(stacked(look_of(draw(scene)) for scene in scenes.values())))
 
 
@@ -195,7 +224,9 @@ def test_no_edit_of_a_sandbox_scene_counts_as_its_source() -> None:
     ],
 )
 @pytest.mark.parametrize("at", [0, 101, 191])
-def test_both_thresholds_include_their_value_and_nothing_beyond(flipped: Iterable[int], by: int, found: bool, at: int) -> None:
+def test_both_thresholds_include_their_value_and_nothing_beyond(
+    flipped: Iterable[int], by: int, found: bool, at: int
+) -> None:
     look = made(0)
     pair = stacked([look, shifted(look, flipped, by, at)])
     assert list(near_pairs(pair)) == ([(0, 1)] if found else [])
@@ -204,7 +235,9 @@ def test_both_thresholds_include_their_value_and_nothing_beyond(flipped: Iterabl
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), bits=st.integers(0, 16), levels=st.integers(0, 30))
-def test_near_pairs_equal_brute_force_on_planted_neighbours(seed: int, bits: int, levels: int) -> None:
+def test_near_pairs_equal_brute_force_on_planted_neighbours(
+    seed: int, bits: int, levels: int
+) -> None:
     rng = np.random.default_rng(seed)
     looks = [made(int(rng.integers(2**32))) for _ in range(20)]
     for look in list(looks):
@@ -214,11 +247,17 @@ def test_near_pairs_equal_brute_force_on_planted_neighbours(seed: int, bits: int
             looks.append(shifted(look, flips, by, int(rng.integers(192))))
     order = rng.permutation(len(looks))
     looks = list({looks[i]: None for i in order})
-    expected = {(i, j) for i, j in combinations(range(len(looks)), 2) if near(looks[i], looks[j], bits, levels)}
+    expected = {
+        (i, j)
+        for i, j in combinations(range(len(looks)), 2)
+        if near(looks[i], looks[j], bits, levels)
+    }
     assert len(expected) >= (20 if bits or levels else 0)
     assert sorted(near_pairs(stacked(looks), None, bits, levels)) == sorted(expected)
     left, right = looks[:31], looks[31:]
-    across = [(i, j) for i, a in enumerate(left) for j, b in enumerate(right) if near(a, b, bits, levels)]
+    across = [
+        (i, j) for i, a in enumerate(left) for j, b in enumerate(right) if near(a, b, bits, levels)
+    ]
     assert sorted(near_pairs(stacked(left), stacked(right), bits, levels)) == across
 
 
@@ -234,7 +273,10 @@ def test_pairs_are_found_wherever_they_lie_in_a_large_array() -> None:
 
 
 def test_thousands_of_equal_looks_make_one_pair_each_and_one_cluster() -> None:
-    white, grey = look_of(Image.new("RGB", (8, 8), "white")), look_of(Image.new("RGB", (8, 8), (250, 250, 250)))
+    white, grey = (
+        look_of(Image.new("RGB", (8, 8), "white")),
+        look_of(Image.new("RGB", (8, 8), (250, 250, 250))),
+    )
     looks = stacked([made(0), *[white] * 3000, grey, *[white] * 3000])
     pairs = list(near_pairs(looks))
     assert len(pairs) == 6000
@@ -278,14 +320,22 @@ def test_a_chain_of_near_duplicates_is_one_cluster_though_its_ends_are_apart() -
 
 
 @given(
-    st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2), max_size=40)))
+    st.integers(1, 30).flatmap(
+        lambda n: st.tuples(
+            st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2), max_size=40)
+        )
+    )
 )
-def test_clusters_equal_spreading_the_smallest_index(case: tuple[int, list[tuple[int, int]]]) -> None:
+def test_clusters_equal_spreading_the_smallest_index(
+    case: tuple[int, list[tuple[int, int]]],
+) -> None:
     count, pairs = case
     assert clusters(count, pairs).tolist() == groups(count, pairs)
 
 
-def test_clusters_of_more_pairs_than_are_held_at_once_join_across_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_of_more_pairs_than_are_held_at_once_join_across_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("data_pipeline.duplicates.PAIRS_AT_ONCE", 3)
     rng = np.random.default_rng(0)
     pairs = [(int(i), int(j)) for i, j in rng.integers(0, 60, (45, 2))]

@@ -1,4 +1,5 @@
-"""The pool of expert-written decompositions that the pipeline ships: its size, its spread, and the form of its questions.
+"""The pool of expert-written decompositions that the pipeline ships: its size, its spread, and the
+form of its questions.
 
 Sixty are English, as in the paper; twenty more are Chinese, for Chinese instructions.
 """
@@ -55,21 +56,29 @@ def normal(text):
 
 def test_there_are_sixty_english_and_twenty_chinese_exemplars_with_the_same_four_fields(both):
     assert Counter(language_of(row["instruction"]) for row in both) == LANGUAGES
-    assert all(language_of(q["question"]) == language_of(row["instruction"]) for row in both for q in row["principles"])
+    assert all(
+        language_of(q["question"]) == language_of(row["instruction"])
+        for row in both
+        for q in row["principles"]
+    )
     assert {tuple(row) for row in both} == {("tags", "scene", "instruction", "principles")}
 
 
 def test_the_chinese_ones_are_valid_cover_every_task_type_and_repeat_no_question(both):
     chinese = both[LANGUAGES["en"] :]
     asked = [[Principle.model_validate(p) for p in row["principles"]] for row in chinese]
-    assert [principle_faults(principles, PER_CATEGORY, (8, 11)) for principles in asked] == [[]] * len(chinese)
+    assert [principle_faults(principles, PER_CATEGORY, (8, 11)) for principles in asked] == [
+        []
+    ] * len(chinese)
     assert {tag for row in chinese for tag in row["tags"]} == TASK_TYPES | set(AT_LEAST)
     assert len({p.question for principles in asked for p in principles}) == sum(map(len, asked))
     assert len({row["instruction"] for row in chinese}) == len(chinese)
 
 
 def test_every_scene_is_one_line_of_text(pool):
-    assert [row["scene"] for row in pool if len(row["scene"].split()) < 8 or "\n" in row["scene"]] == []
+    assert [
+        row["scene"] for row in pool if len(row["scene"].split()) < 8 or "\n" in row["scene"]
+    ] == []
 
 
 def test_each_exemplar_keeps_the_numbers_per_category(pool, principles):
@@ -99,7 +108,9 @@ def test_every_task_type_and_every_kind_of_difficulty_is_covered(pool):
 
 
 def test_every_question_has_the_form_of_a_yes_no_question(principles):
-    assert [p.question for asked in principles for p in asked if not YES_NO_FORM.fullmatch(p.question)] == []
+    assert [
+        p.question for asked in principles for p in asked if not YES_NO_FORM.fullmatch(p.question)
+    ] == []
 
 
 def test_no_question_is_asked_twice_within_an_exemplar(pool, principles):
@@ -108,7 +119,9 @@ def test_no_question_is_asked_twice_within_an_exemplar(pool, principles):
 
 
 def test_no_question_is_boilerplate_that_recurs_in_more_than_two_exemplars(principles):
-    counts = Counter(question for asked in principles for question in {normal(p.question) for p in asked})
+    counts = Counter(
+        question for asked in principles for question in {normal(p.question) for p in asked}
+    )
     assert {question: n for question, n in counts.items() if n > 2} == {}
 
 

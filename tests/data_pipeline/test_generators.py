@@ -1,4 +1,5 @@
-"""Editors that make candidates: real diffusers pipelines in miniature, and the sandbox's images API through the openai client."""
+"""Editors that make candidates: real diffusers pipelines in miniature, and the sandbox's images API
+through the openai client."""
 
 import asyncio
 import base64
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_pipeline.generators import Generator, fitted, open_generator, working_size
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
@@ -21,17 +21,8 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
-from eval.editors.__main__ import main as run_editor_bench
 from fastapi import FastAPI, Response
 from PIL import Image
-from rrm.errors import InputError
-from rrm.images import png_bytes
-from rrm.records import Failure
-from rrm.sandbox import images_api
-from rrm.sandbox.edits import Step, apply_step, parse_instruction
-from rrm.sandbox.models.verifier import build_model, build_processor
-from rrm.sandbox.reading import read_scene
-from rrm.sandbox.world import Scene, Thing, draw
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextConfig,
@@ -41,6 +32,16 @@ from transformers import (
     T5EncoderModel,
 )
 
+from data_pipeline.generators import Generator, fitted, open_generator, working_size
+from eval.editors.__main__ import main as run_editor_bench
+from rrm.errors import InputError
+from rrm.images import png_bytes
+from rrm.records import Failure
+from rrm.sandbox import images_api
+from rrm.sandbox.edits import Step, apply_step, parse_instruction
+from rrm.sandbox.models.verifier import build_model, build_processor
+from rrm.sandbox.reading import read_scene
+from rrm.sandbox.world import Scene, Thing, draw
 from tests.support.editor_benchmarks import served
 
 SCENE = Scene("gray", (Thing("red", "circle"), None, Thing("blue", "square"), None))
@@ -77,7 +78,12 @@ def word_tokenizer(length):
 
 def flux_parts():
     torch.manual_seed(0)
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     return {
         "scheduler": FlowMatchEulerDiscreteScheduler(),
         "vae": AutoencoderKL(
@@ -106,7 +112,8 @@ def kontext(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[QwenImageEditPipeline, QwenImageEditPlusPipeline])
 def qwen(request, tmp_path_factory):
-    """A folder with an untrained Qwen-Image-Edit; its VAE shrinks by 16, not 8, for a source is shown to it in a megapixel."""
+    """A folder with an untrained Qwen-Image-Edit; its VAE shrinks by 16, not 8, for a source is
+    shown to it in a megapixel."""
     folder = tmp_path_factory.mktemp("qwen")
     processor = build_processor()
     torch.manual_seed(0)
@@ -159,7 +166,11 @@ def test_kontext_edits_at_the_sources_size_and_the_seed_decides(kontext):
 
 
 def test_kontext_looks_at_the_source(kontext):
-    first, other = edited_by(local(kontext), (picture(16, 24, 0), "make it blue", 0), (picture(16, 24, 1), "make it blue", 0))
+    first, other = edited_by(
+        local(kontext),
+        (picture(16, 24, 0), "make it blue", 0),
+        (picture(16, 24, 1), "make it blue", 0),
+    )
     assert first.size == other.size == (16, 24)
     assert first.tobytes() != other.tobytes()
 
@@ -176,7 +187,8 @@ def test_kontext_works_at_a_fixed_size_where_one_is_given(kontext):
 
 def test_kontext_is_guided_away_from_a_blank_prompt_where_true_cfg_is_set(kontext):
     plain, guided = (
-        edited_by(local(kontext, true_cfg=cfg), (picture(16, 16), "make it blue", 0))[0].tobytes() for cfg in (None, 6.0)
+        edited_by(local(kontext, true_cfg=cfg), (picture(16, 16), "make it blue", 0))[0].tobytes()
+        for cfg in (None, 6.0)
     )
     assert plain != guided
 
@@ -189,9 +201,17 @@ def test_qwen_image_edit_edits_at_the_sources_size_and_the_seed_decides(qwen):
     assert first.tobytes() != other.tobytes()
 
 
-def test_gedits_edits_are_made_by_a_pipeline_through_the_command(kontext, tmp_path, monkeypatch, capsys):
+def test_gedits_edits_are_made_by_a_pipeline_through_the_command(
+    kontext, tmp_path, monkeypatch, capsys
+):
     rows = [
-        {"task_type": task, "key": key, "instruction": words, "instruction_language": language, "input_image": f"{key}.png"}
+        {
+            "task_type": task,
+            "key": key,
+            "instruction": words,
+            "instruction_language": language,
+            "input_image": f"{key}.png",
+        }
         for task, key, words, language in (
             ("color_alter", "a", "make it blue", "en"),
             ("subject-remove", "b", "make it red", "en"),
@@ -203,8 +223,19 @@ def test_gedits_edits_are_made_by_a_pipeline_through_the_command(kontext, tmp_pa
     for number, name in enumerate("ab"):
         picture(30, 20, number).save(bench / f"{name}.png")
     (bench / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings.write_text(yaml.safe_dump(local(kontext).model_dump(mode="json", exclude_defaults=True)))
-    line = ["gedit", "sample", "--bench", str(bench), "--editor", str(settings), "--outputs", str(outputs)]
+    settings.write_text(
+        yaml.safe_dump(local(kontext).model_dump(mode="json", exclude_defaults=True))
+    )
+    line = [
+        "gedit",
+        "sample",
+        "--bench",
+        str(bench),
+        "--editor",
+        str(settings),
+        "--outputs",
+        str(outputs),
+    ]
     monkeypatch.setattr("sys.argv", ["eval.editors", *line])
     run_editor_bench()
     assert "2 edits, 0 there already, 2 made, 0 failed" in capsys.readouterr().out
@@ -224,13 +255,19 @@ def test_a_pipeline_that_takes_no_image_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_pipeline_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be loaded from .*model_index.json.*; give a pipeline's folder") as raised:
+    with pytest.raises(
+        InputError, match=r"cannot be loaded from .*model_index.json.*; give a pipeline's folder"
+    ) as raised:
         open_generator(local(str(tmp_path)))
     assert "\n" not in str(raised.value)
 
 
 def test_a_pipeline_with_a_part_missing_is_refused(tmp_path):
-    index = {"_class_name": "FluxKontextPipeline", "_diffusers_version": "0.36.0", "vae": ["diffusers", "AutoencoderKL"]}
+    index = {
+        "_class_name": "FluxKontextPipeline",
+        "_diffusers_version": "0.36.0",
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="cannot be loaded"):
         open_generator(local(str(tmp_path)))
@@ -246,7 +283,8 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_loaded(tmp_path, s
 def test_a_working_size_is_near_the_source_and_no_more_than_the_most():
     assert working_size((30, 19), 4, 1024**2) == (32, 20)  # 7.5 rounds to 8, 4.75 to 5
     assert working_size((512, 768), 16, 1024**2) == (512, 768)
-    assert working_size((4000, 3000), 16, 1024**2) == (1184, 880)  # by .29561: 1182.4 and 886.8, so 73.9 and 55.4 sixteens
+    # by .29561: 1182.4 and 886.8, so 73.9 and 55.4 sixteens
+    assert working_size((4000, 3000), 16, 1024**2) == (1184, 880)
     assert working_size((3, 100), 16, 1024**2) == (16, 96)
 
 
@@ -281,7 +319,9 @@ def test_a_key_changes_with_what_the_edit_depends_on_and_with_nothing_else():
         plain.key("a", "make it red", 0),
         plain.key("a", "make it blue", 1),
         *(
-            Generator(**{"name": "e", "kind": "diffusers", "model": "m", **other}).key("a", "make it blue", 0)
+            Generator(**{"name": "e", "kind": "diffusers", "model": "m", **other}).key(
+                "a", "make it blue", 0
+            )
             for other in (
                 {"model": "n"},
                 {"revision": "r"},
@@ -294,7 +334,8 @@ def test_a_key_changes_with_what_the_edit_depends_on_and_with_nothing_else():
     ]
     assert len({key, *changed}) == 1 + len(changed)
     server = [
-        Generator(name="e", kind="openai", model="m", base_url=url).key("a", "x", 0) for url in ("http://a/v1", "http://b/v1")
+        Generator(name="e", kind="openai", model="m", base_url=url).key("a", "x", 0)
+        for url in ("http://a/v1", "http://b/v1")
     ]
     assert server[0] == server[1] != key
 
@@ -308,7 +349,15 @@ def sandbox():
 
 
 def remote(url, **settings):
-    return Generator(**{"name": "remote", "kind": "openai", "model": images_api.MODEL, "base_url": url, **settings})
+    return Generator(
+        **{
+            "name": "remote",
+            "kind": "openai",
+            "model": images_api.MODEL,
+            "base_url": url,
+            **settings,
+        }
+    )
 
 
 def test_the_sandboxs_editor_is_right_in_its_share_of_seeds_and_a_seed_repeats_its_edit(sandbox):
@@ -331,7 +380,10 @@ def test_any_scene_it_can_read_it_can_edit(sandbox):
 
 
 def test_an_edit_of_another_size_comes_back_at_the_sources(sandbox):
-    (own,), (larger,) = (edited_by(remote(sandbox, **size), (SOURCE, INSTRUCTION, 3)) for size in ({}, {"size": "64x64"}))
+    (own,), (larger,) = (
+        edited_by(remote(sandbox, **size), (SOURCE, INSTRUCTION, 3))
+        for size in ({}, {"size": "64x64"})
+    )
     assert own.size == larger.size == SOURCE.size
     (other,) = edited_by(remote(sandbox, size="64x32"), (SOURCE, INSTRUCTION, 3))
     assert other.size == (64, 32)
@@ -342,7 +394,11 @@ def test_an_edit_of_another_size_comes_back_at_the_sources(sandbox):
     [
         (SOURCE, "paint it like Vermeer", "does not understand"),
         (SOURCE, "make the yellow circle green", "no yellow circle"),
-        (SOURCE, "make the red circle green and remove the red circle", "one thing with one object"),
+        (
+            SOURCE,
+            "make the red circle green and remove the red circle",
+            "one thing with one object",
+        ),
         (Image.effect_noise((16, 16), 120).convert("RGB"), "make the background tan", "no scene"),
     ],
 )
@@ -366,15 +422,20 @@ def test_a_server_that_is_gone_is_a_failure():
 def test_openai_itself_wants_a_key(monkeypatch):
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(InputError, match="SOME_KEY"):
-        open_generator(Generator(name="e", kind="openai", model="gpt-image-1", key_variable="SOME_KEY"))
+        open_generator(
+            Generator(name="e", kind="openai", model="gpt-image-1", key_variable="SOME_KEY")
+        )
 
 
 def post(url, parts, content_type='multipart/form-data; boundary="xx"'):
     """Status and error parameter, or the answer, of a form that is written by hand."""
     body = b"".join(
-        b'--xx\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), value) for name, value in parts
+        b'--xx\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), value)
+        for name, value in parts
     )
-    request = urllib.request.Request(f"{url}/images/edits", body + b"--xx--\r\n", {"Content-Type": content_type})
+    request = urllib.request.Request(
+        f"{url}/images/edits", body + b"--xx--\r\n", {"Content-Type": content_type}
+    )
     try:
         with urllib.request.urlopen(request) as reply:
             return reply.status, json.load(reply)
@@ -394,7 +455,9 @@ def test_the_form_is_read_byte_for_byte_and_checked(sandbox):
         assert post(sandbox, [*good, (name, value)]) == (400, name)
     assert post(sandbox, [*good[:2], ("seed", b"-1")]) == (400, "seed")
     payload = bytes(range(256)) + b"\r\r\n\n--x\r\n\r\n"
-    form = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + payload + b"\r\n--b--\r\n"
+    form = (
+        b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + payload + b"\r\n--b--\r\n"
+    )
     assert images_api.form_fields("multipart/form-data; boundary=b", form) == {"image": payload}
 
 
@@ -411,7 +474,11 @@ ANSWERS = {
     "list": (200, [], "server_gone"),
     "text": (200, "<html>", "server_gone"),
     "error": (200, {"error": {"message": "upstream broke"}}, "server_gone"),
-    "policy": (400, {"error": {"message": "Rejected by the safety system.", "code": "moderation_blocked"}}, "refused"),
+    "policy": (
+        400,
+        {"error": {"message": "Rejected by the safety system.", "code": "moderation_blocked"}},
+        "refused",
+    ),
     "busy": (429, {"error": {"message": "Slow down."}}, "server_gone"),
     "broken": (503, "", "server_gone"),
 }
@@ -429,10 +496,16 @@ def garbage():
             await asyncio.sleep(0.5)
             return Response("{}")
         if model == "strict":
-            body = {"message": "Unknown parameter: 'seed'.", "code": "unknown_parameter", "param": "seed"}
+            body = {
+                "message": "Unknown parameter: 'seed'.",
+                "code": "unknown_parameter",
+                "param": "seed",
+            }
             return Response(json.dumps({"error": body}), 400, media_type="application/json")
         if model == "recovers" and asked.count(model) > 2:
-            return Response(json.dumps(b64_answer(png_bytes(SOURCE))), media_type="application/json")
+            return Response(
+                json.dumps(b64_answer(png_bytes(SOURCE))), media_type="application/json"
+            )
         status, value, _ = ANSWERS.get(model, ANSWERS["broken"])
         text = value if isinstance(value, str) else json.dumps(value)
         kind = "text/html" if isinstance(value, str) else "application/json"
@@ -457,7 +530,9 @@ def test_a_server_that_recovers_is_asked_again(garbage):
 
 
 def test_a_server_that_takes_too_long_is_a_failure(garbage):
-    (failure,) = edited_by(remote(f"{garbage[0]}/slow/v1", timeout=0.1, retries=0), (SOURCE, INSTRUCTION, 0))
+    (failure,) = edited_by(
+        remote(f"{garbage[0]}/slow/v1", timeout=0.1, retries=0), (SOURCE, INSTRUCTION, 0)
+    )
     assert failure.kind == "timed_out"
 
 

@@ -42,7 +42,9 @@ def test_an_answer_comes_back_as_it_was_given(tmp_path):
 
 def test_a_killed_run_leaves_every_answer_that_it_had_noted(tmp_path):
     path = tmp_path / "l.sqlite"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     with Ledger(path) as ledger:
         assert [ledger.get(str(number)).choices[0].content for number in range(701)] == [
@@ -56,7 +58,9 @@ def test_a_ledger_in_use_is_refused(tmp_path):
     with Ledger(path) as ledger:
         ledger.add("k", "think", "m", PAID)
         code = f"from data_pipeline.ledger import Ledger; Ledger({str(path)!r})"
-        done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False
+        )
         assert "is in use by another run" in done.stderr
 
 
@@ -74,7 +78,13 @@ def test_bills_sum_by_stage_and_model(tmp_path):
         ledger.add("c", "think", "m", Paid((Choice("x"),), None, None, 0.5))
         ledger.add("d", "verify", "n", PAID)
         think, verify = ledger.bills()
-        assert (think.calls, think.prompt_tokens, think.completion_tokens, think.unmetered, think.seconds) == (
+        assert (
+            think.calls,
+            think.prompt_tokens,
+            think.completion_tokens,
+            think.unmetered,
+            think.seconds,
+        ) == (
             3,
             150,
             25,
@@ -82,7 +92,10 @@ def test_bills_sum_by_stage_and_model(tmp_path):
             1.5,
         )
         assert (verify.stage, verify.model, verify.calls) == ("verify", "n", 1)
-        assert [(bill.stage, bill.calls) for bill in ledger.bills(["b", "d", "none"])] == [("think", 1), ("verify", 1)]
+        assert [(bill.stage, bill.calls) for bill in ledger.bills(["b", "d", "none"])] == [
+            ("think", 1),
+            ("verify", 1),
+        ]
         assert price_of(ledger.bills(), [TEACHER]) == pytest.approx((150 * 2 + 25 * 10) / 1e6)
 
 

@@ -20,8 +20,16 @@ TASKS, CANDIDATES, PAIR_TASKS = 6, 3, 4
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    sizes = {"test_tasks": 1, "benchmark_sources": 3, "benchmark_pairs": 3, "pair_tasks": PAIR_TASKS, "pair_count": 12}
-    build(WorldConfig(out=str(out), train_tasks=TASKS, candidates_per_task=CANDIDATES, **sizes), out)
+    sizes = {
+        "test_tasks": 1,
+        "benchmark_sources": 3,
+        "benchmark_pairs": 3,
+        "pair_tasks": PAIR_TASKS,
+        "pair_count": 12,
+    }
+    build(
+        WorldConfig(out=str(out), train_tasks=TASKS, candidates_per_task=CANDIDATES, **sizes), out
+    )
     return out
 
 
@@ -42,7 +50,10 @@ def config(world, url, tmp_path):
             "pairs": str(world / "pairs.jsonl"),
             "teacher_url": url,
             "decomposer": careful,
-            "thinkers": [{"model": "sandbox-lenient", "temperatures": [0.3, 1.0]}, {"model": "sandbox-hasty"}],
+            "thinkers": [
+                {"model": "sandbox-lenient", "temperatures": [0.3, 1.0]},
+                {"model": "sandbox-hasty"},
+            ],
             "gold_teacher": careful,
             "principles": {"follow": [1, 3], "keep": [1, 3], "quality": [1, 2]},
             "principles_total": [3, 6],
@@ -74,14 +85,18 @@ def test_a_dry_run_counts_every_call_and_makes_none(config, tmp_path, capsys):
     assert again["calls"] == {}
     assert again["in_ledger"] == sum(expected.values())
     holistic = dry_run(config.model_copy(update={"variant": "holistic"}))
-    assert holistic["calls"] == {name: count for name, count in expected.items() if name.startswith("think")}
+    assert holistic["calls"] == {
+        name: count for name, count in expected.items() if name.startswith("think")
+    }
 
 
 def test_a_plan_of_the_whole_is_what_the_run_then_takes(config, tmp_path):
     found = plan(config, size=TASKS)
     assert list((tmp_path / "data.images").rglob("*.png"))  # kept for the run
     again = dry_run(config)
-    assert set(again["calls"]) == {"decompose | sandbox-careful"}  # of the pairs: the sample's answers are in the ledger
+    assert set(again["calls"]) == {
+        "decompose | sandbox-careful"
+    }  # of the pairs: the sample's answers are in the ledger
     invoke(["data", "--config", write(config, tmp_path / "d.yaml")])
     assert list((tmp_path / "data/images").rglob("*.png"))
     assert not (tmp_path / "data.images").exists()
@@ -114,32 +129,59 @@ def values(calls, prompt, completion, seconds):
 def test_the_whole_is_scaled_by_tasks_and_by_quadruples(config):
     measured = [
         Measured(
-            {("decompose", "sandbox-careful"): values(1, 100, 10, 1), ("verify", "sandbox-careful"): values(2, 40, 4, 2)}, 2
+            {
+                ("decompose", "sandbox-careful"): values(1, 100, 10, 1),
+                ("verify", "sandbox-careful"): values(2, 40, 4, 2),
+            },
+            2,
         ),
         Measured(
-            {("decompose", "sandbox-careful"): values(3, 300, 30, 3), ("verify", "sandbox-careful"): values(4, 80, 8, 4)}, 4
+            {
+                ("decompose", "sandbox-careful"): values(3, 300, 30, 3),
+                ("verify", "sandbox-careful"): values(4, 80, 8, 4),
+            },
+            4,
         ),
     ]
-    found = extrapolate(config, measured, Whole(filtered=0, decomposed=1000, judged=500, quadruples=3000), seed=0)
-    decompose, verify = found["stages"]["decompose | sandbox-careful"], found["stages"]["verify | sandbox-careful"]
+    found = extrapolate(
+        config, measured, Whole(filtered=0, decomposed=1000, judged=500, quadruples=3000), seed=0
+    )
+    decompose, verify = (
+        found["stages"]["decompose | sandbox-careful"],
+        found["stages"]["verify | sandbox-careful"],
+    )
     assert decompose["calls"] == {"estimate": 2000, "low": 1000, "high": 3000}
     assert decompose["money"]["estimate"] == pytest.approx(1000 * (200 * 1.0 + 20 * 5.0) / 1e6)
-    assert verify["calls"] == {"estimate": 3000, "low": 3000, "high": 3000}  # one per quadruple in both
+    assert verify["calls"] == {
+        "estimate": 3000,
+        "low": 3000,
+        "high": 3000,
+    }  # one per quadruple in both
     assert verify["prompt_tokens"]["estimate"] == 60_000
-    unknown = extrapolate(config, measured, Whole(filtered=0, decomposed=1000, judged=500, quadruples=None), seed=0)
+    unknown = extrapolate(
+        config, measured, Whole(filtered=0, decomposed=1000, judged=500, quadruples=None), seed=0
+    )
     assert unknown["stages"]["verify | sandbox-careful"]["calls"]["estimate"] == 1500
 
 
 def test_hours_are_those_of_the_tightest_limit_pass_by_pass(config):
     teachers = {teacher.model: teacher for teacher in config.pool}
     limited = {
-        "sandbox-careful": teachers["sandbox-careful"].model_copy(update={"requests_per_minute": 10.0, "concurrency": 4}),
-        "sandbox-lenient": teachers["sandbox-lenient"].model_copy(update={"tokens_per_minute": 1000.0, "concurrency": 100}),
+        "sandbox-careful": teachers["sandbox-careful"].model_copy(
+            update={"requests_per_minute": 10.0, "concurrency": 4}
+        ),
+        "sandbox-lenient": teachers["sandbox-lenient"].model_copy(
+            update={"tokens_per_minute": 1000.0, "concurrency": 100}
+        ),
     }
     totals = {
-        ("decompose", "sandbox-careful"): values(600, 0, 0, 400),  # 60 min by requests, 100 s by latency
+        ("decompose", "sandbox-careful"): values(
+            600, 0, 0, 400
+        ),  # 60 min by requests, 100 s by latency
         ("think", "sandbox-lenient"): values(10, 50_000, 10_000, 100),  # 60 min by tokens
-        ("verify", "sandbox-careful"): values(300, 0, 0, 28_800),  # 30 min by requests, 120 min by latency
+        ("verify", "sandbox-careful"): values(
+            300, 0, 0, 28_800
+        ),  # 30 min by requests, 120 min by latency
     }
     assert hours_of(limited, config, totals) == pytest.approx(1 + 2)
 

@@ -1,4 +1,5 @@
-"""Teachers that refuse, and what is spent: a run stops at the first few refusals that every row would meet, and carries on from there."""
+"""Teachers that refuse, and what is spent: a run stops at the first few refusals that every row
+would meet, and carries on from there."""
 
 import json
 import sqlite3
@@ -28,7 +29,11 @@ PRINCIPLES = json.dumps(
         {"question": "Does it look clean?", "category": "Image Quality"},
     ]
 )
-TRACE = "It is blue.\n" + json.dumps([{"question": i, "score": 1} for i in (1, 2, 3)]) + "\n<score>7.5</score>"
+TRACE = (
+    "It is blue.\n"
+    + json.dumps([{"question": i, "score": 1} for i in (1, 2, 3)])
+    + "\n<score>7.5</score>"
+)
 GOLD = json.dumps([{"question": i, "gold": 1, "reason": "seen"} for i in (1, 2, 3)])
 MONEY = fault_of(402, b'{"error": {"message": "Insufficient Balance"}}', (), "KEY")
 
@@ -37,7 +42,9 @@ def good(request, **usage):
     """A sound completion of any of the pipeline's requests."""
     system = request.messages[0]["content"]
     text = PRINCIPLES if system.startswith("You decompose") else GOLD if "gold" in system else TRACE
-    return Completion((Choice(text),) * request.n, **{"prompt_tokens": 100, "completion_tokens": 50, **usage})
+    return Completion(
+        (Choice(text),) * request.n, **{"prompt_tokens": 100, "completion_tokens": 50, **usage}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +56,17 @@ def inputs(tmp_path_factory):
         for name in ("source", "edited"):
             Image.effect_noise((32, 32), 40 + i).convert("RGB").save(folder / f"{name}{i}.png")
         tasks.append({"image": f"source{i}.png", "instruction": f"Make square {i} blue"})
-        candidates.append({"task": f"source{i}.png", "instruction": f"Make square {i} blue", "image": f"edited{i}.png"})
+        candidates.append(
+            {
+                "task": f"source{i}.png",
+                "instruction": f"Make square {i} blue",
+                "image": f"edited{i}.png",
+            }
+        )
     for name, rows in (("tasks", tasks), ("candidates", candidates)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({**row, "editor": "e"}) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({**row, "editor": "e"}) + "\n" for row in rows)
+        )
     return folder
 
 
@@ -102,11 +117,14 @@ def seen_in(out, query):
 
 
 @pytest.mark.parametrize("answered", [0, 12, 40, 75])
-def test_an_empty_account_stops_the_run_in_the_servers_own_words_and_costs_no_row(inputs, tmp_path, server, answered):
+def test_an_empty_account_stops_the_run_in_the_servers_own_words_and_costs_no_row(
+    inputs, tmp_path, server, answered
+):
     config = config_of(inputs, tmp_path / "data")
     server.reply = lambda request, number: good(request) if number <= answered else MONEY
     with pytest.raises(
-        InputError, match=r"refuses .*402: Insufficient Balance.*top up the account, then run the same command again"
+        InputError,
+        match=r"refuses .*402: Insufficient Balance.*top up the account, then run the same command again",
     ):
         run(config, tmp_path / "data")
     assert len(server.sent) <= answered + 7  # three refusals, and what was on its way
@@ -118,11 +136,19 @@ def test_an_empty_account_stops_the_run_in_the_servers_own_words_and_costs_no_ro
     assert len(server.sent) - paid == 3 * TASKS - answered
 
 
-def test_a_field_that_the_server_refuses_stops_the_run_and_can_be_left_out(inputs, tmp_path, server):
+def test_a_field_that_the_server_refuses_stops_the_run_and_can_be_left_out(
+    inputs, tmp_path, server
+):
     def no_seed(request, number):
         body = request.body()
         if "seed" in body:
-            said = {"message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "not permitted"}]}}
+            said = {
+                "message": {
+                    "detail": [
+                        {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "not permitted"}
+                    ]
+                }
+            }
             return fault_of(422, json.dumps(said).encode(), body, "KEY")
         return good(request)
 
@@ -130,12 +156,21 @@ def test_a_field_that_the_server_refuses_stops_the_run_and_can_be_left_out(input
     with pytest.raises(InputError, match="send_seed: false"):
         run(config_of(inputs, tmp_path / "data"), tmp_path / "data")
     assert len(server.sent) <= 7
-    quiet = config_of(inputs, tmp_path / "other", teacher={"send_seed": False, "extra": {"enable_thinking": False}})
+    quiet = config_of(
+        inputs,
+        tmp_path / "other",
+        teacher={"send_seed": False, "extra": {"enable_thinking": False}},
+    )
     assert run(quiet, tmp_path / "other")["sft_judge"] == TASKS
-    assert all("seed" not in request.body() and request.body()["enable_thinking"] is False for request in server.sent[-TASKS:])
+    assert all(
+        "seed" not in request.body() and request.body()["enable_thinking"] is False
+        for request in server.sent[-TASKS:]
+    )
 
 
-def test_a_row_that_is_refused_for_its_own_sake_is_set_apart_and_the_run_goes_on(inputs, tmp_path, server):
+def test_a_row_that_is_refused_for_its_own_sake_is_set_apart_and_the_run_goes_on(
+    inputs, tmp_path, server
+):
     def picky(request, number):
         odd = "square 7 " in str(request.messages[1]["content"][-1]["text"])
         return fault_of(403, b"forbidden", (), "KEY") if odd else good(request)
@@ -145,7 +180,9 @@ def test_a_row_that_is_refused_for_its_own_sake_is_set_apart_and_the_run_goes_on
     assert (counts["sft_judge"], counts["quarantined"]) == (TASKS - 1, 1)
 
 
-def test_what_a_server_failed_to_answer_is_asked_for_again_by_a_run_that_carries_on(inputs, tmp_path, server):
+def test_what_a_server_failed_to_answer_is_asked_for_again_by_a_run_that_carries_on(
+    inputs, tmp_path, server
+):
     config = config_of(inputs, tmp_path / "data", give_up_after=5)
     lost = fault_of(503, b"overloaded", (), "KEY")
 
@@ -194,7 +231,9 @@ def test_a_server_that_does_not_know_n_is_asked_one_by_one(inputs, tmp_path, ser
 
 
 @pytest.mark.parametrize("usage", [{}, {"prompt_tokens": None, "completion_tokens": None}])
-def test_no_limit_is_exceeded_over_several_runs_also_where_usage_is_missing(inputs, tmp_path, server, usage):
+def test_no_limit_is_exceeded_over_several_runs_also_where_usage_is_missing(
+    inputs, tmp_path, server, usage
+):
     teacher = {"price_in": 10.0, "price_out": 100.0, "max_tokens": 60}
     config = config_of(inputs, tmp_path / "data", teacher=teacher)
     server.reply = lambda request, number: good(request, **usage)
@@ -214,18 +253,32 @@ def test_the_key_of_a_call_is_that_of_earlier_versions_unless_it_has_extra_field
     assert Call("think", "m", "S", "T", ("i",), 0.7, 2, 0, 100, extra={"top_k": 1}).key != call.key
 
 
-def test_the_digest_of_a_set_is_that_of_earlier_versions_unless_a_teacher_has_extra_fields(inputs, tmp_path):
+def test_the_digest_of_a_set_is_that_of_earlier_versions_unless_a_teacher_has_extra_fields(
+    inputs, tmp_path
+):
     plain = config_of(inputs, tmp_path / "data")
     assert "extra" not in plain.what()["decomposer"]
-    assert config_of(inputs, tmp_path / "data", teacher={"send_seed": False}).digest() == plain.digest()
-    assert config_of(inputs, tmp_path / "data", teacher={"extra": {"top_k": 1}}).digest() != plain.digest()
+    assert (
+        config_of(inputs, tmp_path / "data", teacher={"send_seed": False}).digest()
+        == plain.digest()
+    )
+    assert (
+        config_of(inputs, tmp_path / "data", teacher={"extra": {"top_k": 1}}).digest()
+        != plain.digest()
+    )
 
 
-def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_an_error(inputs, tmp_path, server, capsys):
+def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_an_error(
+    inputs, tmp_path, server, capsys
+):
     written = tmp_path / "data.yaml"
-    written.write_text(json.dumps(config_of(inputs, tmp_path / "data", asks=1).model_dump(mode="json")))
+    written.write_text(
+        json.dumps(config_of(inputs, tmp_path / "data", asks=1).model_dump(mode="json"))
+    )
     server.reply = lambda request, number: Completion((Choice("Nice picture."),), 100, 50)
-    with pytest.raises(NothingMade, match=f"{TASKS} rows in, 0 out, {TASKS} failed: {TASKS} unparseable"):
+    with pytest.raises(
+        NothingMade, match=f"{TASKS} rows in, 0 out, {TASKS} failed: {TASKS} unparseable"
+    ):
         invoke(["data", "--config", str(written)])
 
     def prose_for_some(request, number):
@@ -234,7 +287,15 @@ def test_the_last_line_says_what_became_of_the_edits_and_a_set_without_a_row_is_
 
     server.reply = prose_for_some
     written.write_text(
-        json.dumps(config_of(inputs, tmp_path / "data", asks=1, ledger=str(tmp_path / "other.sqlite")).model_dump(mode="json"))
+        json.dumps(
+            config_of(
+                inputs, tmp_path / "data", asks=1, ledger=str(tmp_path / "other.sqlite")
+            ).model_dump(mode="json")
+        )
     )
     invoke(["data", "--config", str(written), "--retry"])
-    assert capsys.readouterr().err.strip().endswith(f"{TASKS} rows in, {TASKS - 1} out, 1 failed: 1 unparseable")
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(f"{TASKS} rows in, {TASKS - 1} out, 1 failed: 1 unparseable")
+    )

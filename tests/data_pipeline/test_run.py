@@ -55,7 +55,10 @@ def config(world, url, tmp_path):
         pairs=str(world / "pairs.jsonl"),
         teacher_url=url,
         decomposer=careful,
-        thinkers=[{"model": "sandbox-lenient"}, {"model": "sandbox-vague", "temperatures": [0.3, 1.0], "samples": 1}],
+        thinkers=[
+            {"model": "sandbox-lenient"},
+            {"model": "sandbox-vague", "temperatures": [0.3, 1.0], "samples": 1},
+        ],
         gold_teacher=careful,
         principles={"follow": (1, 3), "keep": (1, 3), "quality": (1, 2)},
         principles_total=(3, 6),
@@ -87,15 +90,22 @@ def test_think_and_verify_makes_rows_preferences_and_a_card(config, tmp_path):
         assert 0 <= row.accuracy <= 1
     decomposed = [row for row in rows if row.kind == "decompose"]
     assert len(decomposed) == round(TASKS * CANDIDATES / 3)
-    assert all(row.edited is None and read_principles(row.target) == row.principles for row in decomposed)
-    preferred, same = (read_table(out / f"{name}.parquet", PreferencePair) for name in ("preferences", "same"))
+    assert all(
+        row.edited is None and read_principles(row.target) == row.principles for row in decomposed
+    )
+    preferred, same = (
+        read_table(out / f"{name}.parquet", PreferencePair) for name in ("preferences", "same")
+    )
     assert len(preferred) + len(same) == 12
     assert {pair.label for pair in preferred} <= {"a", "b"}
     assert {pair.label for pair in same} <= {"same"}
     store = ImageStore(out / "images")
     for pair in preferred:
         assert pair.principles
-        assert all(store.get(digest).size == (16, 16) for digest in (pair.source, pair.edited_a, pair.edited_b))
+        assert all(
+            store.get(digest).size == (16, 16)
+            for digest in (pair.source, pair.edited_a, pair.edited_b)
+        )
     assert card["counts"]["traces"] == 4 * TASKS * CANDIDATES
     assert card["counts"]["gold"] == TASKS * CANDIDATES
     assert set(card["teachers"]) == {"sandbox-lenient", "sandbox-vague"}
@@ -124,10 +134,16 @@ def test_verification_without_thinking_selects_bare_scores(config, tmp_path):
 def test_holistic_rows_have_no_principles(config, tmp_path):
     rows, card, out = made(changed(config, variant="holistic"), tmp_path)
     assert len(rows) == TASKS * CANDIDATES
-    assert all(row.principles == () and isinstance(read_holistic(row.target), Verdicts) for row in rows)
+    assert all(
+        row.principles == () and isinstance(read_holistic(row.target), Verdicts) for row in rows
+    )
     assert all(row.target.endswith("</score>") for row in rows)
     assert card["counts"]["decomposed"] == 0
-    assert len(read_table(out / "preferences.parquet", PreferencePair)) == card["counts"]["preferences"] > 0
+    assert (
+        len(read_table(out / "preferences.parquet", PreferencePair))
+        == card["counts"]["preferences"]
+        > 0
+    )
 
 
 class Interrupted(KeyboardInterrupt):
@@ -167,7 +183,9 @@ def bytes_of(out):
     return {name: (out / name).read_bytes() for name in names}
 
 
-def test_an_interrupted_run_repeats_no_finished_call_and_ends_the_same(config, tmp_path, monkeypatch):
+def test_an_interrupted_run_repeats_no_finished_call_and_ends_the_same(
+    config, tmp_path, monkeypatch
+):
     made(changed(config, out=str(tmp_path / "whole/data")), tmp_path / "whole")
     with monkeypatch.context() as patch:
         counting(patch, stop_after=25)
@@ -201,11 +219,15 @@ def test_every_trace_is_kept_readable_or_not(config, tmp_path):
 
 
 def test_the_card_carries_tokens_money_and_versions(config, tmp_path):
-    priced = Teacher(model="sandbox-careful", temperatures=(0.0,), samples=1, price_in=1.0, price_out=10.0)
+    priced = Teacher(
+        model="sandbox-careful", temperatures=(0.0,), samples=1, price_in=1.0, price_out=10.0
+    )
     _, card, _ = made(changed(config, decomposer=priced, gold_teacher=priced), tmp_path)
     verify = next(row for row in card["bill"]["by_stage"] if row["stage"] == "verify")
     assert verify["calls"] == TASKS * CANDIDATES
-    assert verify["money"] == pytest.approx((verify["prompt_tokens"] + 10 * verify["completion_tokens"]) / 1e6)
+    assert verify["money"] == pytest.approx(
+        (verify["prompt_tokens"] + 10 * verify["completion_tokens"]) / 1e6
+    )
     assert card["bill"]["total"]["money"] > 0
     assert {"decompose", "judge", "verify"} <= set(card["prompts"])
     assert card["versions"]["openai"]
@@ -214,7 +236,10 @@ def test_the_card_carries_tokens_money_and_versions(config, tmp_path):
 def test_bad_rows_are_quarantined_with_their_reason(config, world, tmp_path):
     folder = tmp_path / "tasks"
     (folder / "images").mkdir(parents=True)
-    first, second = (json.loads(line) for line in (world / "tasks/train_metadata.jsonl").read_text().splitlines()[:2])
+    first, second = (
+        json.loads(line)
+        for line in (world / "tasks/train_metadata.jsonl").read_text().splitlines()[:2]
+    )
     (folder / first["image"]).write_bytes((world / "tasks" / first["image"]).read_bytes())
     (folder / "images/broken.png").write_bytes(b"not an image")
     bad = [
@@ -224,11 +249,17 @@ def test_bad_rows_are_quarantined_with_their_reason(config, world, tmp_path):
         {**first, "prompt": " "},
         [1],
     ]
-    (folder / "train_metadata.jsonl").write_text("\n".join(b if isinstance(b, str) else json.dumps(b) for b in [first, *bad]))
+    (folder / "train_metadata.jsonl").write_text(
+        "\n".join(b if isinstance(b, str) else json.dumps(b) for b in [first, *bad])
+    )
     rows, card, out = made(changed(config, tasks=str(folder), pairs=None), tmp_path)
     assert sum(row.kind == "judge" for row in rows) == CANDIDATES
     left_out = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    kinds = {row["key"]: row["failure"]["kind"] for row in left_out if row["key"].startswith("train_metadata")}
+    kinds = {
+        row["key"]: row["failure"]["kind"]
+        for row in left_out
+        if row["key"].startswith("train_metadata")
+    }
     assert kinds == {
         "train_metadata.jsonl:2": "bad_row",
         "train_metadata.jsonl:3": "image_unreadable",
@@ -251,7 +282,9 @@ def test_an_empty_dataset_is_an_input_error(config, world, tmp_path, name):
 
 
 def test_a_missing_teacher_is_an_input_error_that_names_it(config, tmp_path):
-    with pytest.raises(InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1 .*; start it"):
+    with pytest.raises(
+        InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1 .*; start it"
+    ):
         made(changed(config, teacher_url="http://127.0.0.1:9/v1"), tmp_path)
     assert not list((tmp_path / "data").glob("*.parquet"))
 
@@ -265,7 +298,11 @@ def test_a_failed_call_is_counted_and_leaves_the_quadruple_out(config, tmp_path,
     ask = Teachers.ask
 
     async def failing(self, call):
-        return Failure(kind="timed_out", detail="slow") if call.stage == "verify" else await ask(self, call)
+        return (
+            Failure(kind="timed_out", detail="slow")
+            if call.stage == "verify"
+            else await ask(self, call)
+        )
 
     monkeypatch.setattr(Teachers, "ask", failing)
     rows, card, out = made(config, tmp_path)
@@ -286,14 +323,28 @@ def test_the_command_starts_the_sandbox_itself_and_skips_what_is_done(config, tm
 
 def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(config, tmp_path):
     path = tmp_path / "exemplars.jsonl"
-    rows = [{"instruction": f"do {i}", "principles": [{"question": f"Was {i} done?", "category": "follow"}]} for i in range(9)]
+    rows = [
+        {
+            "instruction": f"do {i}",
+            "principles": [{"question": f"Was {i} done?", "category": "follow"}],
+        }
+        for i in range(9)
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     exemplars = read_exemplars(str(path))
     tasks = [Task(task_id=k * 16, source="s", instruction="x") for k in "abcd"]
-    shown = [system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=4)) for task in tasks]
-    assert all(text.startswith(DECOMPOSE_SYSTEM) and text.count('Instruction: "do') == 4 for text in shown)
+    shown = [
+        system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=4))
+        for task in tasks
+    ]
+    assert all(
+        text.startswith(DECOMPOSE_SYSTEM) and text.count('Instruction: "do') == 4 for text in shown
+    )
     assert len(set(shown)) > 1
-    fewer = [system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=0)) for task in tasks]
+    fewer = [
+        system_prompt(exemplars, "Write 5.", task, changed(config, exemplars_per_query=0))
+        for task in tasks
+    ]
     assert set(fewer) == {f"{DECOMPOSE_SYSTEM}\nWrite 5."}
     other = tmp_path / "other.jsonl"
     other.write_text('{"instruction": "x"}')
@@ -308,14 +359,19 @@ def test_exemplars_are_sampled_per_task_and_shown_to_the_decomposer(config, tmp_
         ("Change the sign to “国庆特惠全场五折”", "en"), ('标题改成"National Day Sale Now On"', "zh"), ("カップを赤くする", "en"),
     ],
 )  # fmt: skip
-def test_a_chinese_instruction_is_decomposed_in_chinese_after_chinese_examples(config, instruction, language):
+def test_a_chinese_instruction_is_decomposed_in_chinese_after_chinese_examples(
+    config, instruction, language
+):
     pool = read_exemplars(str(changed(config, exemplars="package").exemplars_path))
     settings = changed(config, exemplars_per_query=4)
     task = Task(task_id="a" * 16, source="s", instruction=instruction or "x")
     assert language_of(instruction) == language
     chinese = "in Chinese" in system_prompt(pool, "Write 5.", task, settings)
     assert chinese == (language == "zh")
-    forced = [system_prompt(pool, "Write 5.", task, changed(settings, language=one)) for one in ("en", "zh")]
+    forced = [
+        system_prompt(pool, "Write 5.", task, changed(settings, language=one))
+        for one in ("en", "zh")
+    ]
     assert ["in English" in forced[0], "in Chinese" in forced[1]] == [language == "zh", True]
     assert [language_of(text.rpartition("Examples:")[2]) for text in forced] == ["en", "zh"]
 
@@ -333,7 +389,10 @@ def test_a_changed_config_asks_again_only_what_depends_on_it(config, tmp_path, c
     invoke(["data", "--config", str(path)])
     assert (tmp_path / "data.previous/card.json").is_file()
     before = keys_in(config.ledger_path)
-    changed_prompt = {**config.model_dump(mode="json"), "thinkers": [{"model": "sandbox-lenient", "personas": ["Be strict."]}]}
+    changed_prompt = {
+        **config.model_dump(mode="json"),
+        "thinkers": [{"model": "sandbox-lenient", "personas": ["Be strict."]}],
+    }
     path.write_text(json.dumps(changed_prompt))
     invoke(["data", "--config", str(path)])
     new = keys_in(config.ledger_path) - before
@@ -347,7 +406,11 @@ def test_only_what_failed_is_asked_for_again(config, tmp_path, monkeypatch):
     ask = Teachers.ask
 
     async def failing(self, call):
-        return Failure(kind="timed_out", detail="slow") if call.stage == "verify" else await ask(self, call)
+        return (
+            Failure(kind="timed_out", detail="slow")
+            if call.stage == "verify"
+            else await ask(self, call)
+        )
 
     path = tmp_path / "data.yaml"
     path.write_text(json.dumps(config.model_dump(mode="json")))
@@ -357,7 +420,10 @@ def test_only_what_failed_is_asked_for_again(config, tmp_path, monkeypatch):
     asked = counting(monkeypatch)
     invoke(["data", "--config", str(path), "--retry"])
     assert len(asked) == TASKS * CANDIDATES
-    assert json.loads((tmp_path / "data/card.json").read_text())["counts"]["gold"] == TASKS * CANDIDATES
+    assert (
+        json.loads((tmp_path / "data/card.json").read_text())["counts"]["gold"]
+        == TASKS * CANDIDATES
+    )
 
 
 def test_a_limit_takes_the_first_tasks_and_pairs(config, tmp_path):
@@ -366,14 +432,23 @@ def test_a_limit_takes_the_first_tasks_and_pairs(config, tmp_path):
     assert card["counts"]["quadruples"] == 2 * CANDIDATES
     assert card["counts"]["preferences"] + card["counts"]["same"] == 2
     assert card["counts"]["quarantined"] == 0
-    assert len(list((tmp_path / "data/images").rglob("*.png"))) <= 2 * (1 + CANDIDATES) + 2 * 3  # no other image was read
+    assert (
+        len(list((tmp_path / "data/images").rglob("*.png"))) <= 2 * (1 + CANDIDATES) + 2 * 3
+    )  # no other image was read
 
 
 def test_the_hard_filter_keeps_what_meets_a_criterion(config, tmp_path):
-    filtering = changed(config, random_tasks=1, hard_tasks=2, hard_filter=Teacher(model="sandbox-careful", temperatures=(0.0,)))
+    filtering = changed(
+        config,
+        random_tasks=1,
+        hard_tasks=2,
+        hard_filter=Teacher(model="sandbox-careful", temperatures=(0.0,)),
+    )
     _, card, out = made(filtering, tmp_path)
     with closing(sqlite3.connect(out / "work.sqlite")) as base:
-        rows = base.execute("SELECT chosen, hard, instruction FROM tasks WHERE origin = 'task'").fetchall()
+        rows = base.execute(
+            "SELECT chosen, hard, instruction FROM tasks WHERE origin = 'task'"
+        ).fetchall()
     assert sum(chosen == "random" for chosen, *_ in rows) == 1
     hard = [(criteria, text) for chosen, criteria, text in rows if chosen == "hard"]
     assert len(hard) == card["passes"]["filter"]["kept"] <= 2
@@ -386,7 +461,9 @@ def test_the_hard_filter_keeps_what_meets_a_criterion(config, tmp_path):
 def test_what_a_benchmark_holds_is_left_out_and_counted(config, world, tmp_path):
     first = json.loads((world / "tasks/train_metadata.jsonl").read_text().splitlines()[0])
     held_out = world / "tasks" / "held_out.jsonl"
-    held_out.write_text(json.dumps({"instruction": "something else", "image": first["image"]}) + "\n")
+    held_out.write_text(
+        json.dumps({"instruction": "something else", "image": first["image"]}) + "\n"
+    )
     _, card, out = made(changed(config, benchmarks=(str(held_out),)), tmp_path)
     assert card["passes"]["clean"]["image"] == 1
     assert card["counts"]["left_out"] == 1
@@ -397,12 +474,17 @@ def test_what_a_benchmark_holds_is_left_out_and_counted(config, world, tmp_path)
 
 def test_train_and_validation_share_no_source(config, tmp_path):
     _, card, out = made(changed(config, validation_share=0.5), tmp_path)
-    train, validation = (read_table(out / f"sft{suffix}.parquet", SFTRow) for suffix in ("", "_validation"))
+    train, validation = (
+        read_table(out / f"sft{suffix}.parquet", SFTRow) for suffix in ("", "_validation")
+    )
     assert train
     assert validation
     assert not {row.source for row in train} & {row.source for row in validation}
     assert sum(row.kind == "judge" for row in [*train, *validation]) == TASKS * CANDIDATES
-    pairs = [read_table(out / f"preferences{suffix}.parquet", PreferencePair) for suffix in ("", "_validation")]
+    pairs = [
+        read_table(out / f"preferences{suffix}.parquet", PreferencePair)
+        for suffix in ("", "_validation")
+    ]
     assert not {pair.source for pair in pairs[0]} & {row.source for row in validation}
     assert card["counts"]["sft_judge_validation"] == sum(row.kind == "judge" for row in validation)
 
@@ -415,7 +497,9 @@ def test_editors_make_candidates_once_each_with_several_seeds(config, tmp_path):
         "base_url": config.teacher_url,
         "seeds": [0, 1, 2],
     }
-    making = DataConfig.model_validate({**config.model_dump(), "candidates": None, "pairs": None, "generators": [editor]})
+    making = DataConfig.model_validate(
+        {**config.model_dump(), "candidates": None, "pairs": None, "generators": [editor]}
+    )
     rows, card, out = made(making, tmp_path)
     assert card["passes"]["make"]["failed"] == 0
     assert TASKS < card["counts"]["quadruples"] <= 3 * TASKS
@@ -423,9 +507,14 @@ def test_editors_make_candidates_once_each_with_several_seeds(config, tmp_path):
     with Ledger(making.ledger_path) as ledger:
         assert all(
             ledger.image(key)
-            for key in (making.generators[0].key(rows[0].source, rows[0].instruction, seed) for seed in (0, 1))
+            for key in (
+                making.generators[0].key(rows[0].source, rows[0].instruction, seed)
+                for seed in (0, 1)
+            )
         )
     first = bytes_of(out)
-    making_again = making.model_copy(update={"out": str(tmp_path / "again/data"), "ledger": str(making.ledger_path)})
+    making_again = making.model_copy(
+        update={"out": str(tmp_path / "again/data"), "ledger": str(making.ledger_path)}
+    )
     made(making_again, tmp_path / "again")
     assert bytes_of(tmp_path / "again/data") == first

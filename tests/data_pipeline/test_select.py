@@ -13,7 +13,9 @@ def trace(index, verdicts, score):
 
 
 def broken(index):
-    return Trace(quadruple_id="q", teacher="t", index=index, text="?", failure=Failure(kind="unparseable"))
+    return Trace(
+        quadruple_id="q", teacher="t", index=index, text="?", failure=Failure(kind="unparseable")
+    )
 
 
 def gold(*verdicts):
@@ -56,7 +58,11 @@ def test_without_verification_the_first_readable_trace_is_taken():
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=3, max_size=3), st.integers(0, 10)), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 1), min_size=3, max_size=3), st.integers(0, 10)),
+        min_size=1,
+        max_size=6,
+    ),
     st.randoms(),
 )
 def test_the_order_in_which_traces_come_changes_nothing(drawn, random):

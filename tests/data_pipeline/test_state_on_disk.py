@@ -1,4 +1,5 @@
-"""What lies on the disk is believed only where it is sound: answers, the run state, stored images; and no room is no loss."""
+"""What lies on the disk is believed only where it is sound: answers, the run state, stored images;
+and no room is no loss."""
 
 import json
 import os
@@ -6,6 +7,8 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from PIL import Image
+
 from data_pipeline.budget import price_of
 from data_pipeline.database import Damaged, Unwritable
 from data_pipeline.ledger import Ledger, Paid
@@ -13,7 +16,6 @@ from data_pipeline.run import run
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Teachers
-from PIL import Image
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.records import Choice
@@ -35,7 +37,9 @@ def rows_into(path, *rows):
 
 
 def test_a_ledger_of_an_earlier_version_is_read_and_written(tmp_path):
-    rows_into(tmp_path / "l.sqlite", ("k", "think", "m", '["yes", "no"]', '["stop", "length"]', 7, 2, 0.5))
+    rows_into(
+        tmp_path / "l.sqlite", ("k", "think", "m", '["yes", "no"]', '["stop", "length"]', 7, 2, 0.5)
+    )
     with Ledger(tmp_path / "l.sqlite") as ledger:
         assert ledger.get("k").choices == (Choice("yes"), Choice("no", finish_reason="length"))
         new = Paid((Choice("8", "it is blue", "stop", "no"),), 1, 1, 0.1, (10, 20))
@@ -68,9 +72,12 @@ def test_a_stored_answer_that_cannot_be_read_counts_as_absent(tmp_path, texts, f
 
 
 @pytest.mark.parametrize(
-    "counted", [(None, None), (100, None), (-5, 1), (True, True), (float("nan"), 1), (1, 10**30), ("7", 1)]
+    "counted",
+    [(None, None), (100, None), (-5, 1), (True, True), (float("nan"), 1), (1, 10**30), ("7", 1)],
 )
-def test_a_call_without_a_count_of_tokens_costs_the_most_it_can_also_after_a_restart(tmp_path, counted):
+def test_a_call_without_a_count_of_tokens_costs_the_most_it_can_also_after_a_restart(
+    tmp_path, counted
+):
     teacher = Teacher(model="m", price_in=1e6, price_out=1e6)
     with Ledger(tmp_path / "l.sqlite") as ledger:
         ledger.add("k", "think", "m", Paid((Choice("x"),), *counted, 0.1, most=(30, 40)))
@@ -100,7 +107,9 @@ def no_room(monkeypatch, pages):
     monkeypatch.setattr(Ledger, "open", small)
 
 
-def test_what_finds_no_room_is_written_when_the_ledger_is_closed_if_there_is_some_by_then(tmp_path, monkeypatch):
+def test_what_finds_no_room_is_written_when_the_ledger_is_closed_if_there_is_some_by_then(
+    tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         no_room(patch, 1)
         ledger = Ledger(tmp_path / "l.sqlite")
@@ -123,7 +132,7 @@ def test_a_file_that_cannot_be_written_is_told_from_one_that_is_damaged(tmp_path
         Ledger(tmp_path / "other.sqlite")
 
 
-def test_a_damaged_workbook_is_made_anew(tmp_path, capsys):
+def test_a_damaged_run_state_is_made_anew(tmp_path, capsys):
     path = tmp_path / "work.sqlite"
     for damage in (b"not a database " * 100, b"", None):
         state = RunState(path)
@@ -160,7 +169,13 @@ def config_of(tasks, out, url, **values):
         "principles": wide,
         "principles_total": (1, 20),
     }
-    base = {"out": str(out), "tasks": str(tasks), "teacher_url": url, "exemplars": None, "concurrency": 4}
+    base = {
+        "out": str(out),
+        "tasks": str(tasks),
+        "teacher_url": url,
+        "exemplars": None,
+        "concurrency": 4,
+    }
     return DataConfig.model_validate({**base, **roles, **values})
 
 
@@ -185,7 +200,9 @@ def url():
         yield started
 
 
-def test_a_full_disk_stops_the_asking_and_the_run_carries_on_later(tasks, tmp_path, monkeypatch, asked, url):
+def test_a_full_disk_stops_the_asking_and_the_run_carries_on_later(
+    tasks, tmp_path, monkeypatch, asked, url
+):
     config = config_of(tasks, tmp_path / "data", url, concurrency=2)
     with monkeypatch.context() as patch:
         no_room(patch, 12)
@@ -200,7 +217,7 @@ def test_a_full_disk_stops_the_asking_and_the_run_carries_on_later(tasks, tmp_pa
     assert len(set(asked)) == TASKS
 
 
-def test_where_the_workbook_cannot_be_written_nothing_more_is_asked_and_what_is_on_its_way_is_kept(
+def test_where_the_run_state_cannot_be_written_nothing_more_is_asked_and_what_is_on_its_way_is_kept(
     tasks, tmp_path, monkeypatch, asked, url
 ):
     config = config_of(tasks, tmp_path / "data", url, concurrency=1)
@@ -220,7 +237,9 @@ def test_where_the_workbook_cannot_be_written_nothing_more_is_asked_and_what_is_
 
 
 @pytest.mark.parametrize("damage", ["replaced", "replaced, of the same size and time", "gone"])
-def test_a_damaged_stored_image_is_never_sent_and_is_stored_again(tasks, tmp_path, monkeypatch, asked, url, damage):
+def test_a_damaged_stored_image_is_never_sent_and_is_stored_again(
+    tasks, tmp_path, monkeypatch, asked, url, damage
+):
     out = tmp_path / "data"
     config = config_of(tasks, out, url)
     store = ImageStore(out / "images")

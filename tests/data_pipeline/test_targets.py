@@ -1,4 +1,5 @@
-"""What is trained on: one form of target, whatever a teacher wrote around its verdicts, and none of what was cut off."""
+"""What is trained on: one form of target, whatever a teacher wrote around its verdicts, and none of
+what was cut off."""
 
 import json
 
@@ -17,7 +18,10 @@ QUADRUPLE = Quadruple(
     task=Task(task_id="t", source="a" * 64, instruction="make it red"),
     edited="b" * 64,
     editor="e",
-    principles=(Principle(question="Is it red?", category="follow"), Principle(question="Is it clean?", category="quality")),
+    principles=(
+        Principle(question="Is it red?", category="follow"),
+        Principle(question="Is it clean?", category="quality"),
+    ),
 )
 CALL = Call("think", "m", "", "", (), 0.0, 1, 0, 100)
 END = write_answer((1, 0), 8.25)
@@ -30,7 +34,9 @@ def traces(*choices):
 
 def target(choice, thinks=True):
     (trace,) = traces(choice)
-    return judge_row(QUADRUPLE, Judged(quadruple_id="q", traces=(trace,), selected=0), thinks).target
+    return judge_row(
+        QUADRUPLE, Judged(quadruple_id="q", traces=(trace,), selected=0), thinks
+    ).target
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,9 @@ def target(choice, thinks=True):
         Choice(f"<think>\nI looked.\n</think>\n\n{END}"),
         Choice(END, reasoning="I looked."),
         Choice(f"I looked.\n\n### Verdicts\n```json\n{PRETTY}\n```\n**<score>8.25</score>**"),
-        Choice(f"<thinking>I looked.</thinking><answer>\n{PRETTY}\n<SCORE>８．２５</SCORE>\n</answer>\n"),
+        Choice(
+            f"<thinking>I looked.</thinking><answer>\n{PRETTY}\n<SCORE>８．２５</SCORE>\n</answer>\n"
+        ),
     ],
 )
 def test_a_target_is_thought_verdicts_average_and_score_however_the_teacher_put_them(choice):
@@ -49,7 +57,10 @@ def test_a_target_is_thought_verdicts_average_and_score_however_the_teacher_put_
 
 
 def test_a_thought_that_drafts_a_score_leaves_one_score_in_the_target():
-    assert target(Choice(END, reasoning="First <score>9</score>, then less.")) == f"First 9, then less.\n{END}"
+    assert (
+        target(Choice(END, reasoning="First <score>9</score>, then less."))
+        == f"First 9, then less.\n{END}"
+    )
 
 
 def test_an_order_that_a_teacher_quotes_is_no_trace_and_what_was_cut_off_is_none():

@@ -49,7 +49,13 @@ def ledger(tmp_path):
 def config_at(url, tmp_path, teacher=None, **values):
     canned = {"model": "canned", "temperatures": [0.0], **(teacher or {})}
     wide = {"follow": (0, 9), "keep": (0, 9), "quality": (0, 9)}
-    base = {"out": str(tmp_path / "data"), "tasks": "tasks", "teacher_url": url, "exemplars": None, "concurrency": 16}
+    base = {
+        "out": str(tmp_path / "data"),
+        "tasks": "tasks",
+        "teacher_url": url,
+        "exemplars": None,
+        "concurrency": 16,
+    }
     roles = {
         "decomposer": canned,
         "thinkers": [canned],
@@ -68,7 +74,7 @@ def outcomes_of(config, store, ledger, tasks, check=False):
         try:
             if check:
                 await teachers.check()
-            engine = LocalEngine(config, teachers, teachers.lines.values())
+            engine = LocalEngine(config, teachers, teachers.clients.values())
             found = [outcome async for outcome in engine.outcomes(DECOMPOSE, tasks)]
             return found, engine.gone()
         finally:
@@ -78,7 +84,9 @@ def outcomes_of(config, store, ledger, tasks, check=False):
 
 
 def test_a_configured_limit_is_kept_and_used_to_the_full(store, ledger, tmp_path):
-    with running_fault_server(requests_per_second=100, canned=True, log=tmp_path / "log.jsonl") as url:
+    with running_fault_server(
+        requests_per_second=100, canned=True, log=tmp_path / "log.jsonl"
+    ) as url:
         config = config_at(url, tmp_path, {"requests_per_minute": 6000})
         tasks = sample_tasks(store, 300, 0)
         begin = time.monotonic()
@@ -87,13 +95,18 @@ def test_a_configured_limit_is_kept_and_used_to_the_full(store, ledger, tmp_path
     assert [outcome.task_id for outcome in found] == [task.task_id for task in tasks]
     assert all(outcome.principles for outcome in found)
     assert 300 / seconds > 80
-    asked = sum(json.loads(line)["event"] == "asked" for line in (tmp_path / "log.jsonl").read_text().splitlines())
+    asked = sum(
+        json.loads(line)["event"] == "asked"
+        for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    )
     assert asked <= 330
 
 
 def test_a_limit_nobody_was_told_of_loses_nothing(store, ledger, tmp_path):
     with running_fault_server(requests_per_second=100, canned=True) as url:
-        found, gone = outcomes_of(config_at(url, tmp_path), store, ledger, sample_tasks(store, 200, 0))
+        found, gone = outcomes_of(
+            config_at(url, tmp_path), store, ledger, sample_tasks(store, 200, 0)
+        )
     assert all(outcome.principles for outcome in found)
     assert gone == {}
 
@@ -105,8 +118,14 @@ def test_a_limit_on_tokens_is_kept(store, ledger, tmp_path):
         begin = time.monotonic()
         outcomes_of(config, store, ledger, tasks)
         free = time.monotonic() - begin
-        # an estimate of a call is a quarter of the prompt's bytes and 256 tokens: a minute's worth is there at once, the rest is waited for
-        tight = config_at(url, tmp_path, {"tokens_per_minute": 1800, "max_tokens": 2000, "version": "2"}, timeout=5)
+        # an estimate of a call is a quarter of the prompt's bytes and 256 tokens: a minute's worth
+        # is there at once, the rest is waited for
+        tight = config_at(
+            url,
+            tmp_path,
+            {"tokens_per_minute": 1800, "max_tokens": 2000, "version": "2"},
+            timeout=5,
+        )
         begin = time.monotonic()
         with pytest.raises(TimeoutError):
             asyncio.run(asyncio.wait_for(ask_all(tight, store, ledger, tasks), timeout=free + 3))
@@ -122,7 +141,9 @@ async def ask_all(config, store, ledger, tasks):
         await teachers.close()
 
 
-@pytest.mark.parametrize("kind", ["error_500", "error_503", "reset", "half_body", "no_choices", "hang"])
+@pytest.mark.parametrize(
+    "kind", ["error_500", "error_503", "reset", "half_body", "no_choices", "hang"]
+)
 def test_what_passes_is_lived_through(store, ledger, tmp_path, kind):
     with running_fault_server(canned=True, faults=0.3, kinds=[kind], seed=3) as url:
         config = config_at(url, tmp_path, timeout=0.5)
@@ -134,26 +155,35 @@ def test_what_passes_is_lived_through(store, ledger, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "failure"), [("null", "empty"), ("refusal", "refused"), ("prose", "unparseable"), ("cut_off", "cut_off")]
+    ("kind", "failure"),
+    [("null", "empty"), ("refusal", "refused"), ("prose", "unparseable"), ("cut_off", "cut_off")],
 )
 def test_an_answer_that_says_nothing_is_asked_for_again_and_then_quarantined_with_what_was_said(
     store, ledger, tmp_path, kind, failure
 ):
     with running_fault_server(canned=True, faults=1.0, kinds=[kind]) as url:
-        (found,), _ = outcomes_of(config_at(url, tmp_path), store, ledger, sample_tasks(store, 1, 0))
+        (found,), _ = outcomes_of(
+            config_at(url, tmp_path), store, ledger, sample_tasks(store, 1, 0)
+        )
     assert found.failure.kind == failure
     answers = found.evidence["answers"]
     assert len(answers) == 3
-    assert len({answer["key"] for answer in answers}) == 3  # asked again with what was wrong: another prompt each time
+    assert (
+        len({answer["key"] for answer in answers}) == 3
+    )  # asked again with what was wrong: another prompt each time
     assert all(answer["model"] == "canned" and answer["wrong"] for answer in answers)
     with running_fault_server(canned=True, faults=0.5, kinds=[kind], seed=1) as url:
-        again, _ = outcomes_of(config_at(url, tmp_path, {"version": "2"}), store, ledger, sample_tasks(store, 12, 0))
+        again, _ = outcomes_of(
+            config_at(url, tmp_path, {"version": "2"}), store, ledger, sample_tasks(store, 12, 0)
+        )
     assert sum(outcome.failure is None for outcome in again) >= 9
 
 
 def test_the_question_put_again_says_what_was_wrong(store, ledger, tmp_path):
     with running_fault_server(canned=True) as url:
-        strict = config_at(url, tmp_path, principles={"follow": (1, 2), "keep": (0, 9), "quality": (0, 9)})
+        strict = config_at(
+            url, tmp_path, principles={"follow": (1, 2), "keep": (0, 9), "quality": (0, 9)}
+        )
         seen = []
         ask = Teachers.ask
 
@@ -172,7 +202,9 @@ def test_the_question_put_again_says_what_was_wrong(store, ledger, tmp_path):
     assert "Instruction Following" in seen[1].partition("cannot be used")[2]
 
 
-def test_a_needed_teacher_that_dies_stops_the_run_and_what_was_paid_for_stays(store, ledger, tmp_path):
+def test_a_needed_teacher_that_dies_stops_the_run_and_what_was_paid_for_stays(
+    store, ledger, tmp_path
+):
     tasks = sample_tasks(store, 60, 0)
     with running_fault_server(canned=True, dies_after=20, dies_by="reset") as url:
         config = config_at(url, tmp_path, give_up_after=2, patience=3)
@@ -182,14 +214,23 @@ def test_a_needed_teacher_that_dies_stops_the_run_and_what_was_paid_for_stays(st
     assert paid == 20
     with running_fault_server(canned=True, log=tmp_path / "log.jsonl") as url:
         found, _ = outcomes_of(config_at(url, tmp_path), store, ledger, tasks)
-        asked = sum(json.loads(line)["event"] == "asked" for line in (tmp_path / "log.jsonl").read_text().splitlines())
+        asked = sum(
+            json.loads(line)["event"] == "asked"
+            for line in (tmp_path / "log.jsonl").read_text().splitlines()
+        )
     assert all(outcome.principles for outcome in found)
     assert asked == len(tasks) - paid
 
 
 def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(tmp_path):
     world = tmp_path / "world"
-    sizes = {"train_tasks": 12, "test_tasks": 1, "candidates_per_task": 3, "pair_tasks": 1, "pair_count": 1}
+    sizes = {
+        "train_tasks": 12,
+        "test_tasks": 1,
+        "candidates_per_task": 3,
+        "pair_tasks": 1,
+        "pair_count": 1,
+    }
     build(WorldConfig(out=str(world), benchmark_sources=2, benchmark_pairs=2, **sizes), world)
     with running_fault_server(dies_after=10, dies_model="sandbox-hasty") as url:
         careful = {"model": "sandbox-careful", "temperatures": [0.0]}
@@ -216,9 +257,17 @@ def test_a_thinker_that_dies_leaves_the_work_to_the_others_and_the_card_says_so(
     assert all(trace.failure.kind == "server_gone" for trace in traces if trace.read is None)
 
 
-def test_a_missing_server_is_found_before_anything_is_asked_and_a_list_of_models_is_a_hint(store, ledger, tmp_path):
+def test_a_missing_server_is_found_before_anything_is_asked_and_a_list_of_models_is_a_hint(
+    store, ledger, tmp_path
+):
     with running_fault_server(canned=True) as url:
-        outcomes_of(config_at(url, tmp_path, {"model": "not-listed-but-there"}), store, ledger, [], check=True)
+        outcomes_of(
+            config_at(url, tmp_path, {"model": "not-listed-but-there"}),
+            store,
+            ledger,
+            [],
+            check=True,
+        )
     with pytest.raises(InputError, match=r"No teacher answers at http://127\.0\.0\.1:9/v1"):
         outcomes_of(config_at("http://127.0.0.1:9/v1", tmp_path), store, ledger, [], check=True)
 
@@ -232,7 +281,9 @@ def test_calls_are_one_per_variant_temperature_and_if_need_be_sample():
         ("S\nBe strict.", 0.3, 3),
         ("S\nBe strict.", 1.0, 3),
     ]
-    alone = calls_to(teacher.model_copy(update={"one_by_one": True}), "think", "S", "T", ("i",), seed=5)
+    alone = calls_to(
+        teacher.model_copy(update={"one_by_one": True}), "think", "S", "T", ("i",), seed=5
+    )
     assert len(alone) == 12
     assert [(call.n, call.seed) for call in alone[:3]] == [(1, 5), (1, 6), (1, 7)]
     assert len({call.key for call in alone}) == 12
@@ -286,7 +337,9 @@ def test_a_call_that_is_under_way_is_not_made_twice(store, ledger, tmp_path):
         async def together():
             teachers = Teachers(config, store, ledger, Budget())
             try:
-                return await asyncio.gather(*(teachers.ask(decompose_call(task, config)) for _ in range(5)))
+                return await asyncio.gather(
+                    *(teachers.ask(decompose_call(task, config)) for _ in range(5))
+                )
             finally:
                 await teachers.close()
 
@@ -311,7 +364,8 @@ DONE = Completion((Choice("an answer"),))
 
 
 class Scripted:
-    """Attempts, each of which meets what comes next: a completion, or an error's status and headers."""
+    """Attempts, each of which meets what comes next: a completion, or an error's status and
+    headers."""
 
     def __init__(self, *script):
         self.script, self.at = list(script), []
@@ -331,7 +385,7 @@ def sent_to(tmp_path, *script, **values):
 
     async def go():
         teachers = Teachers(config_at("http://x/v1", tmp_path, **values), None, None, Budget())
-        line = teachers.line("canned", None)
+        line = teachers.client_of("canned", None)
         line.client.attempt = scripted.attempt
         try:
             got = await line.ask(QUESTION, 1)
@@ -354,20 +408,31 @@ def sent_to(tmp_path, *script, **values):
         ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.05),
     ],
 )
-def test_a_server_that_limits_is_left_alone_for_as_long_as_it_asks_or_else_for_a_while(tmp_path, headers, least):
+def test_a_server_that_limits_is_left_alone_for_as_long_as_it_asks_or_else_for_a_while(
+    tmp_path, headers, least
+):
     (completion, _), (pause,), _ = sent_to(tmp_path, (429, headers), DONE)
     assert completion is DONE
     assert least <= pause < 5
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_names_a_time_too_far_off_counts_as_gone_and_nobody_waits_for_it(tmp_path, status):
+def test_a_server_that_names_a_time_too_far_off_counts_as_gone_and_nobody_waits_for_it(
+    tmp_path, status
+):
     now = time.time()
-    headers = {"retry-after": formatdate(now + 3600, usegmt=True), "date": formatdate(now, usegmt=True)}
+    headers = {
+        "retry-after": formatdate(now + 3600, usegmt=True),
+        "date": formatdate(now, usegmt=True),
+    }
     failure, _, line = sent_to(tmp_path, (status, headers), patience=5)
     assert failure == line.gone
     assert failure.kind == "server_gone"
-    assert 3500 < float(re.fullmatch(rf"again in (\d+) s: status {status}: no", failure.detail)[1]) <= 3600
+    assert (
+        3500
+        < float(re.fullmatch(rf"again in (\d+) s: status {status}: no", failure.detail)[1])
+        <= 3600
+    )
 
 
 def test_a_server_out_of_order_is_left_alone_for_as_long_as_it_asks(tmp_path):
@@ -376,17 +441,24 @@ def test_a_server_out_of_order_is_left_alone_for_as_long_as_it_asks(tmp_path):
     assert pause >= 0.7
 
 
-@pytest.mark.parametrize(("status", "kind", "tries"), [(408, "server_gone", 5), (409, "server_gone", 5), (422, "bad_row", 1)])
+@pytest.mark.parametrize(
+    ("status", "kind", "tries"),
+    [(408, "server_gone", 5), (409, "server_gone", 5), (422, "bad_row", 1)],
+)
 def test_what_may_pass_is_sent_five_times_and_a_refusal_once(tmp_path, status, kind, tries):
     failure, pauses, _ = sent_to(tmp_path, *[(status, {})] * 5)
     assert (failure.kind, len(pauses) + 1) == (kind, tries)
 
 
-def test_an_image_of_several_calls_is_read_once_and_sent_as_it_is_stored(store, ledger, tmp_path, monkeypatch):
+def test_an_image_of_several_calls_is_read_once_and_sent_as_it_is_stored(
+    store, ledger, tmp_path, monkeypatch
+):
     digest = store.add(Image.new("RGB", (2000, 1000), "red"))
     stored = store.path(digest).read_bytes()
     read, stored_bytes = [], store.verified_bytes
-    monkeypatch.setattr(store, "verified_bytes", lambda digest: read.append(digest) or stored_bytes(digest))
+    monkeypatch.setattr(
+        store, "verified_bytes", lambda digest: read.append(digest) or stored_bytes(digest)
+    )
     teachers = Teachers(config_at("http://x/v1", tmp_path), store, ledger, Budget())
     call = Call("think", "canned", "S", "T", (digest, digest), 0.0, 1, 0, 10)
     for _ in range(3):

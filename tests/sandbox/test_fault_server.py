@@ -1,4 +1,4 @@
-"""What the sandbox's weather does to its clients, over real HTTP."""
+"""What the sandbox's fault server does to its clients, over real HTTP."""
 
 import asyncio
 import base64
@@ -320,7 +320,7 @@ def test_the_log_has_a_line_per_request_and_per_answer(tmp_path, http):
     assert all(abs(row["t"] - time.time()) < 20 for row in rows)
 
 
-def test_behind_the_weather_stands_the_sandboxs_teacher(http):
+def test_behind_the_faults_is_the_sandboxs_teacher(http):
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "PNG")
     image = {
@@ -347,7 +347,7 @@ def test_a_wrong_setting_is_named():
 
 
 def test_a_file_gives_settings_and_flags_go_before_it(tmp_path):
-    path = tmp_path / "weather.yaml"
+    path = tmp_path / "faults.yaml"
     path.write_text("delay: 0.5\nseed: 3\n")
     config = FaultConfig.given(path, ["seed=4"])
     assert (config.delay, config.seed) == (0.5, 4)
