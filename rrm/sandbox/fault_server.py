@@ -1,7 +1,7 @@
 """What a real provider's server does to its clients, around the sandbox's teachers: limits, delays,
 faults, and its end.
 
-`python -m rrm.sandbox.fault_server --port 8101 --requests-per-second 100 --delay 0.2 --faults 0.1`,
+`rrm fault-server requests_per_second=100 delay=0.2 faults=0.1` (port 8101),
 or `running_fault_server(delay=0.2)` in Python. With `canned=true` no teacher thinks: the answers have the
 right form and cost next to nothing, so that a client's own speed shows. Which request meets which
 fault depends on the seed and on how many requests came before it, and on nothing else.

@@ -85,7 +85,7 @@ def by_teachers(odd: Odd, tmp_path: Path) -> str | None:
             call = one_call(config.gold_teacher, "think", "system", "question", (), 0)
             try:
                 return await teachers.paid_for(
-                    teachers.line("m", None), call, teachers.request(call)
+                    teachers.client_of("m", None), call, teachers.request(call)
                 )
             finally:
                 await teachers.close()
