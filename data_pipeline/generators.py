@@ -67,6 +67,7 @@ class Generator(Config):
 
     name: str = Field(min_length=1, description="what its candidates are called")
     kind: Literal["diffusers", "openai"]
+    """diffusers: a pipeline in this process; openai: a server with the images API"""
     model: str = Field(
         description="diffusers: a local folder or a hub id; openai: the model's name at the server"
     )

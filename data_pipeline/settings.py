@@ -50,6 +50,7 @@ class Teacher(Dialect):
     """A model behind an OpenAI-compatible server, and how it is asked."""
 
     model: str
+    """Its name at the server."""
     base_url: str | None = Field(
         None, description="the server, ending in /v1; None: the config's 'teacher_url'"
     )
@@ -60,6 +61,7 @@ class Teacher(Dialect):
         None, ge=1, description="requests in flight; None: the config's 'concurrency'"
     )
     requests_per_minute: float | None = Field(None, gt=0)
+    """Its limit on requests; None: none is known."""
     tokens_per_minute: float | None = Field(
         None, gt=0, description="prompt and completion together"
     )
@@ -67,6 +69,7 @@ class Teacher(Dialect):
     price_out: float = Field(0.0, ge=0, description="money per million completion tokens")
     max_tokens: int = Field(4096, ge=1, description="of one answer")
     temperatures: tuple[float, ...] = Field((0.7,), min_length=1)
+    """Each is sampled at."""
     samples: int = Field(2, ge=1, description="answers per temperature and prompt variant")
     personas: tuple[str, ...] = Field(
         ("",), min_length=1, description="prompt variants: each is added to the system prompt"
@@ -84,10 +87,15 @@ class DataConfig(Config):
     renamed: ClassVar = {"editors": "generators"}
 
     out: str
+    """Folder of the set."""
     tasks: str
+    """Source images with instructions: an Edit-R1 folder, rows in any format, a datasets folder, or a hub id."""
     candidates: str | None = None
+    """Ready-made edits of the tasks, in any format of rows."""
     generators: tuple[Generator, ...] = ()
+    """Editors that make candidates."""
     pairs: str | None = None
+    """Human preference pairs, in any format of rows."""
     benchmarks: tuple[str, ...] = Field(
         (), description="tasks, pairs or benchmark files that the set must not overlap with"
     )
@@ -114,6 +122,7 @@ class DataConfig(Config):
         None, ge=0, description="tasks kept by the hard filter from among the others"
     )
     hard_filter: Teacher | None = None
+    """Teacher that tells hard tasks from simple ones."""
 
     near_duplicate_bits: int = Field(
         8, ge=0, le=16, description="perceptual hashes of 64 bits that differ in no more are alike"
@@ -126,26 +135,38 @@ class DataConfig(Config):
     )
 
     variant: Variant = "T+V"
+    """T: think; V: verify; T+V: both; holistic: neither, and no principles."""
     exemplars: str | None = Field(PACKAGE, description="a JSONL file of them, or None")
     exemplars_per_query: int = Field(4, ge=0)
+    """Example decompositions shown with each task."""
     language: Literal["auto", "en", "zh"] = Field(
         "auto", description="of the principles; auto: as the instruction's script"
     )
     principles: dict[Category, Range] = Field({"follow": (2, 5), "keep": (2, 5), "quality": (1, 4)})
+    """Fewest and most principles of each category in a decomposition."""
     principles_total: Range = (8, 12)
+    """Fewest and most principles in all."""
     asks: int = Field(
         3,
         ge=1,
         description="times that a decomposition or a verification is asked for until it is valid",
     )
     teacher_url: str = SANDBOX
+    """Base URL of the teachers' server, ending in /v1; sandbox: the sandbox's own, started for the run."""
     key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the servers' key."""
     decomposer: Teacher
+    """Teacher that writes principles."""
     thinkers: tuple[Teacher, ...] = Field(min_length=1)
+    """Teachers that write traces."""
     gold_teacher: Teacher
+    """Teacher whose verdicts count as true when traces are selected."""
     decompose_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the SFT rows that are examples of decomposing."""
     concurrency: int = Field(32, ge=1)
+    """Requests in flight, per teacher."""
     timeout: float = Field(120.0, gt=0)
+    """Seconds that one request may take."""
     patience: float = Field(
         600.0, gt=0, description="seconds that a call waits out rate limits and broken connections"
     )
@@ -153,6 +174,7 @@ class DataConfig(Config):
         8, ge=1, description="calls lost in a row until a teacher counts as gone for good"
     )
     seed: int = 0
+    """Of draws, splits and sampling."""
 
     @model_validator(mode="after")
     def check(self) -> Self:

@@ -24,11 +24,13 @@ class AblationConfig(Config):
     them."""
 
     out: Path
+    """Folder of all stages."""
     evidence: Path
     """Folder of verifier.json, and of the page beside it."""
     recipes: Path
     """Folder with world.yaml, data.yaml, sft.yaml, gcpo.yaml and eval.yaml."""
     seeds: tuple[int, ...] = Field(min_length=1)
+    """Of world, data and training; one study each."""
     jobs: int = Field(2, ge=1)
     """Stages run at once; each gets its share of the cores."""
     bases: dict[str, str] = Field(min_length=1)
@@ -45,10 +47,15 @@ class AblationConfig(Config):
     curve_seeds: tuple[int, ...] = ()
     """One of `seeds`, or all."""
     world: dict[str, Any] = Field({})
+    """Keys of world.yaml with other values."""
     data: dict[str, Any] = Field({})
+    """Keys of data.yaml with other values."""
     sft: dict[str, Any] = Field({})
+    """Keys of sft.yaml with other values."""
     gcpo: dict[str, Any] = Field({})
+    """Keys of gcpo.yaml with other values."""
     eval: dict[str, Any] = Field({})
+    """Keys of eval.yaml with other values."""
 
     @field_validator("curve_seeds")
     @classmethod

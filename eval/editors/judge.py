@@ -29,12 +29,17 @@ class JudgeSettings(Dialect):
     url: str
     """The server's base URL, ending in /v1."""
     model: str = Field(min_length=1)
+    """Its name at the server."""
     key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key."""
     temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 is greedy."""
     max_tokens: int = Field(default=2048, gt=0)
+    """Of one answer."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one try may take."""
     retries: int = Field(default=4, ge=0)
+    """Further tries after a lost connection, a timeout, 429 or 5xx."""
     in_flight: int = Field(default=16, gt=0)
     """Edits that are judged at once."""
 

@@ -32,7 +32,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
     },
     USE: {"score": score.score, "serve": serving.serve, "doctor": serving.doctor, "export": stages.export},
     SUPPORT: {
-        "ablation": measuring.ablation, "anchors": measuring.anchors, "teacher": sandbox.teacher,
+        "ablation": measuring.ablation, "anchors": measuring.anchors, "config-reference": measuring.config_reference, "teacher": sandbox.teacher,
         "fault-server": sandbox.fault_server, "base": sandbox.base,
     },
 }  # fmt: skip

@@ -92,6 +92,13 @@ def anchors(
     print_anchors(benchmark)
 
 
+def config_reference() -> None:
+    """Every key of every config with its default and meaning, as Markdown."""
+    from rrm.cli.reference import reference
+
+    print(reference(), end="")
+
+
 perf = typer.Typer(help="Measure speed and memory; figures go to runs/bench.", no_args_is_help=True)
 
 

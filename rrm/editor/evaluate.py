@@ -38,12 +38,19 @@ class EvaluateConfig(Config):
     renamed: ClassVar = {"seeds": "seed_count", "steps": "sampling_steps"}
 
     out: Path
+    """Folder of the evaluation."""
     tasks: Path
+    """Folder in the Edit-R1 format; its test split is used."""
     base: Path
+    """Folder of the editor before training."""
     nft: Path | None = None
+    """Folder of the editor after DiffusionNFT."""
     grpo: Path | None = None
+    """Folder of the editor after Flow-GRPO."""
     task_count: int = Field(200, ge=2)
+    """Test tasks used, the first ones."""
     seed_count: int = Field(3, ge=1)
+    """Samples per task, each from noise of its own."""
     sampling_steps: int = Field(15, ge=1)
     """Euler steps of a sample."""
     shown: int = Field(6, ge=0, description="tasks whose samples are saved")

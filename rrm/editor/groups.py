@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 FilterRule = Literal["paper", "code", "none"]
-Spread = Literal["group", "epoch"]
+NormalizeOver = Literal["group", "epoch"]
 EPSILON = 1e-4
 
 
@@ -61,7 +61,7 @@ def group_advantages(
     rewards: Sequence[float | None],
     groups: Sequence[str],
     *,
-    spread: Spread = "epoch",
+    normalize_over: NormalizeOver = "epoch",
     rule: FilterRule = "paper",
     high: float = 0.9,
     flat: float = 0.05,
@@ -92,7 +92,7 @@ def group_advantages(
             dropped[reason] += 1
             continue
         values[members] = (own - own.mean()) / (
-            (own.std() if spread == "group" else epoch_std) + EPSILON
+            (own.std() if normalize_over == "group" else epoch_std) + EPSILON
         )
     return Advantages(
         values,

@@ -157,7 +157,7 @@ def one_epoch(
     advantages = group_advantages(
         [None if isinstance(answer, Failure) else answer for answer in answers],
         [task.group for task in asked],
-        spread=config.normalize_over,
+        normalize_over=config.normalize_over,
         rule=config.filter,
         high=config.filter_mean,
         flat=config.filter_std,

@@ -27,21 +27,29 @@ class SpecOptions(Dialect):
     send_seed: bool = Field(False, description="true for servers whose answers a seed repeats")
 
     mode: Mode = "reasoning"
+    """reasoning: the score in a trace; expectation: the mean over the score tokens; logits: the rating without a trace."""
     k: int = 1
+    """Traces per edit, whose mean counts (Avg@K)."""
     temperature: float | None = Field(default=None, ge=0)
     """0.7 unless set where several traces are asked for, else 0."""
     seed: int = 0
+    """Of sampling."""
     batch: int = Field(default=64, gt=0)
     """In this process: rows that go through the model together."""
     model: str | None = None
+    """Its name at the server; None: the one that it serves."""
     style: Style | None = None
+    """Prompt style; None: as the server says, else full."""
     key: str = "RRM_API_KEY"
     """The environment variable that holds the servers' key."""
     deadline: float = Field(default=300.0, gt=0)
+    """Seconds until an edit has failed for good."""
     timeout: float = Field(default=100.0, gt=0)
     """Seconds for one server's answer."""
     in_flight: int = Field(default=32, gt=0)
+    """Questions at one server at once."""
     max_tokens: int | None = Field(default=None, gt=0)
+    """Of a trace; None: the style's own limit."""
 
 
 def open_reward(spec: str) -> RewardModel:

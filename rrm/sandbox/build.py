@@ -41,20 +41,32 @@ class WorldConfig(Config):
     renamed: ClassVar = {"pairs": "pair_count"}
 
     out: str
+    """Folder of the world."""
     seed: int = 0
+    """Of every draw."""
     train_tasks: int = Field(1100, ge=1)
+    """Tasks for the data pipeline and the editor."""
     test_tasks: int = Field(400, ge=1)
+    """Held-out tasks for the editor's evaluation."""
     candidates_per_task: int = Field(5, ge=2, le=8)
+    """Scripted edits of each task, one of them right."""
     pair_tasks: int = Field(500, ge=1)
+    """Other tasks, for human pairs."""
     pair_count: int = Field(1500, ge=1)
+    """Human pairs."""
     benchmark_sources: int = Field(320, ge=1)
+    """Held-out scenes of the benchmark."""
     benchmark_pairs: int = Field(640, ge=1)
+    """Pairs of its dimension "overall"."""
     benchmark_others: float = Field(0.75, ge=0)
     """Rows of each of the two other dimensions per row of "overall"; the public set has about three
     quarters."""
     editor_base: str | None = None
+    """Folder of an editor whose samples join the edits; None: scripted edits only."""
     editor_samples: int = Field(2, ge=0)
+    """Its samples of each task that has some."""
     editor_share: float = Field(0.4, ge=0, le=1)
+    """Share of the tasks with samples of it."""
 
 
 def base_images(

@@ -65,8 +65,10 @@ class FaultConfig(Config):
     )
     dies_model: str | None = Field(None, description="the model that goes; none: each of them")
     dies_by: Literal["error_503", "reset"] = "error_503"
+    """What a model that is gone answers."""
     log: Path | None = Field(None, description="JSONL of requests received and answers sent")
     seed: int = 0
+    """Of which request meets which fault."""
     canned: bool = Field(False, description="answers of the right form without a teacher")
 
     @classmethod

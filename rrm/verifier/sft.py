@@ -25,6 +25,7 @@ from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
+from rrm.runtime.trackers import trainer_trackers
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table
@@ -44,11 +45,17 @@ class SFTStage(TrainingStage):
     """Keys of an SFT config."""
 
     style: Style = "full"
+    """Prompt style that the verifier is trained in, and asked in from then on."""
     batch: int
+    """Rows per forward and process."""
     accumulate: int = 1
+    """Forwards per update."""
     warmup: float = 0.05
+    """Share of the updates over which the learning rate rises; it then falls along a cosine."""
     save_every: int = 100
+    """Updates between checkpoints."""
     log_every: int = 10
+    """Updates between logs."""
 
 
 def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def train(config: SFTStage, out: Path) -> dict[str, Any]:
         output_dir=str(out / "checkpoints"), max_steps=config.steps, per_device_train_batch_size=config.batch,
         gradient_accumulation_steps=config.accumulate, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
         warmup_steps=config.warmup, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        logging_steps=config.log_every, max_length=None, report_to=[], bf16=config.dtype == "bfloat16",
+        logging_steps=config.log_every, max_length=None, report_to=trainer_trackers(config.report_to, out / "tensorboard"), bf16=config.dtype == "bfloat16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=config.deepspeed, weight_decay=0.01, adam_beta2=0.99,
         disable_tqdm=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
         # every token of an update weighs the same, however it is spread

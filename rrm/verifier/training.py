@@ -38,6 +38,7 @@ from rrm.runtime.checkpoints import check_whole, checkpoints_in, keep_newest, ne
 from rrm.runtime.disk import folder_at_once, written_at_once
 from rrm.runtime.signals import asked_to_stop
 from rrm.runtime.stage import fingerprint_of, run_stage
+from rrm.runtime.trackers import ReportTo
 from rrm.verifier.checkpoint import Origin, load, save
 
 WINDOW, LEAST = 50, 3
@@ -63,14 +64,24 @@ class TrainingStage(Config):
     base: str
     """Checkpoint folder or hub id to start from."""
     out: Path
+    """Folder of the training; the model is in out/model."""
     steps: int
+    """Optimiser updates."""
     learning_rate: float
+    """The highest, after the warm-up."""
     seed: int = 0
+    """Of weights that are new, of order and sampling."""
     lora_rank: int = 0
     """0 trains all weights."""
     dtype: str = "float32"
+    """float32 or bfloat16: of the weights."""
     deepspeed: str | None = None
+    """DeepSpeed config, such as launch/zero2.json; needs a launcher."""
     gradient_checkpointing: bool = False
+    """Saves memory, costs a second forward."""
+    report_to: ReportTo = "none"
+    """Tracker of the metrics, besides out/metrics.jsonl: none, trackio, tensorboard (files in
+    out/tensorboard) or wandb."""
     fast: bool = True
     """false: the plain path of trl and transformers, with the same losses and gradients but slower
     (rrm/verifier/fast)."""

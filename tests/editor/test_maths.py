@@ -207,7 +207,7 @@ def test_advantages_by_group_mean_and_epoch_std():
     result = group_advantages([0.0, 1.0, 0.2, 0.4], ["p", "p", "q", "q"])
     std = np.std([0.0, 1.0, 0.2, 0.4]) + 1e-4
     np.testing.assert_allclose(result.values, np.array([-0.5, 0.5, -0.1, 0.1]) / std)
-    own = group_advantages([0.0, 1.0, 0.2, 0.4], ["p", "p", "q", "q"], spread="group")
+    own = group_advantages([0.0, 1.0, 0.2, 0.4], ["p", "p", "q", "q"], normalize_over="group")
     np.testing.assert_allclose(
         own.values, [-0.5 / 0.5001, 0.5 / 0.5001, -0.1 / 0.1001, 0.1 / 0.1001]
     )
@@ -215,7 +215,9 @@ def test_advantages_by_group_mean_and_epoch_std():
 
 def test_missing_rewards_are_left_out_and_counted_never_zero():
     result = group_advantages(
-        [None, 0.4, 0.8, float("nan"), 0.5, None], ["p", "p", "p", "q", "q", "r"], spread="group"
+        [None, 0.4, 0.8, float("nan"), 0.5, None],
+        ["p", "p", "p", "q", "q", "r"],
+        normalize_over="group",
     )
     assert result.missing_rewards == 3
     assert result.lone_samples == 1

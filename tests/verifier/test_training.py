@@ -784,3 +784,19 @@ def test_the_figures_of_a_run_leave_out_what_its_last_steps_had_no_value_of():
         "grad_norm": 2.0,
     }
     assert figures([]) == {}
+
+
+# Trackers
+
+
+def test_metrics_go_to_a_tracker_too_and_one_that_is_not_installed_is_one_sentence(
+    tmp_path, training_data, tiny_checkpoint, monkeypatch
+):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    out = trained(
+        config(training_data, tiny_checkpoint, tmp_path / "out", steps=2, report_to="tensorboard")
+    )
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    assert (out / "metrics.jsonl").is_file()
+    with pytest.raises(InputError, match="pip install wandb"):
+        trained(config(training_data, tiny_checkpoint, tmp_path / "no", report_to="wandb"))

@@ -37,6 +37,7 @@ class GCPOStage(TrainingStage):
     """Traces per forward and process; the accumulation follows. None: all of a process's share at
     once."""
     adam_beta2: float = 0.99
+    """AdamW's second decay rate."""
     warmup: int = 5
     """Updates over which the learning rate rises from 0; it then stays. (The first of them moves
     nothing.)"""
@@ -56,9 +57,11 @@ class GCPOStage(TrainingStage):
     """Where the KL is charged when `kl_weight` is above 0: on the thought (every token before those
     of the final score; the whole trace where there is none), or on all tokens."""
     max_tokens: int = 1024
+    """Of a trace."""
     save_every: int = 20
     """Updates between checkpoints; a multiple of `updates`, since rollouts are not saved."""
     log_every: int = 1
+    """Updates between logs."""
     vllm_server: str | None = None
     """Base URL of a `trl vllm-serve` for the rollouts; None generates in this process. With a
     server each token's gain is weighted by trl's importance ratio between the two samplers."""

@@ -11,6 +11,7 @@ import torch
 from rrm.chat import spare_loopback
 from rrm.errors import InputError
 from rrm.images import ImageStore
+from rrm.runtime.trackers import trainer_trackers
 from rrm.verifier.checkpoint import load, style_of
 from rrm.verifier.fast.trl_without_vllm import GRPOConfig
 from rrm.verifier.gcpo.config import GCPOStage
@@ -44,7 +45,7 @@ def arguments(config: GCPOStage, out: Path, processes: int) -> GRPOConfig:
         warmup_steps=config.warmup, adam_beta2=config.adam_beta2, loss_type="grpo", scale_rewards=False,
         beta=config.kl_weight, epsilon=config.clip_range, temperature=config.temperature, top_p=1.0, top_k=0,
         max_completion_length=config.max_tokens, seed=config.seed, data_seed=config.seed, save_steps=config.save_every,
-        logging_steps=config.log_every, report_to=[],
+        logging_steps=config.log_every, report_to=trainer_trackers(config.report_to, out / "tensorboard"),
         bf16=config.dtype == "bfloat16", deepspeed=config.deepspeed, gradient_checkpointing=config.gradient_checkpointing,
         use_vllm=config.vllm_server is not None, vllm_mode="server", vllm_server_base_url=config.vllm_server, disable_tqdm=False,
         use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
