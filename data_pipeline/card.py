@@ -11,10 +11,10 @@ from itertools import combinations
 from typing import Any
 
 from data_pipeline.budget import price
-from data_pipeline.judge import Judged
 from data_pipeline.ledger import Bill
-from data_pipeline.select import accuracy
+from data_pipeline.selection import accuracy
 from data_pipeline.settings import Teacher
+from data_pipeline.traces import Judged
 from rrm import prompts
 from rrm.records import Gold, Principle, Quadruple, Trace
 

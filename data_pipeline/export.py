@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.card import Tally, money_rows, prompt_hashes, quarantine_counts, versions
-from data_pipeline.judge import Judged
 from data_pipeline.ledger import Ledger
-from data_pipeline.rows import decompose_row, judge_row, write_table
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
+from data_pipeline.sft_rows import decompose_row, judge_row, write_table
+from data_pipeline.traces import Judged
 from rrm.parsing import thought_of
 from rrm.records import PreferencePair, SFTRow, Trace
 from rrm.runtime.secrets import mask

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from data_pipeline.decompose import Decomposed, decompose
 from data_pipeline.flow import in_order
-from data_pipeline.hard import Filtered, filter_task, rank
-from data_pipeline.judge import Judged, judge
+from data_pipeline.hard_filter import Filtered, filter_task, rank
 from data_pipeline.questions import Asks
 from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig
 from data_pipeline.teacher_client import TeacherClient
+from data_pipeline.traces import Judged, judge
 from rrm.errors import InputError
 from rrm.records import Quadruple, Quarantined, Record, Task
 

@@ -19,8 +19,7 @@ from data_pipeline.budget import Budget, price, price_of
 from data_pipeline.candidates import make_candidates
 from data_pipeline.decompose import decompose
 from data_pipeline.flow import in_order
-from data_pipeline.hard import filter_task, rank
-from data_pipeline.judge import judge
+from data_pipeline.hard_filter import filter_task, rank
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import LocalEngine, choose, decompose_all, filter_hard, judge_all
 from data_pipeline.questions import Asks
@@ -36,6 +35,7 @@ from data_pipeline.run_state import RunState
 from data_pipeline.settings import DataConfig, Teacher
 from data_pipeline.teachers import Answer, Call, Teachers
 from data_pipeline.think import think_calls
+from data_pipeline.traces import judge
 from rrm.errors import InputError, NothingMade
 from rrm.images import ImageStore
 from rrm.records import Failure, Principle, Quadruple, Task

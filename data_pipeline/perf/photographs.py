@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from skimage import data
 
-from data_pipeline.judge import Judged
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig
+from data_pipeline.traces import Judged
 from rrm.images import MAX_PIXELS, ImageStore, fit
 from rrm.sandbox.photo_edits import photo_editors, script_photo, truth
 from rrm.sandbox.photos import parse

@@ -63,7 +63,7 @@ from rrm.sandbox.models.verifier import build_model, build_processor
 from rrm.verifier.checkpoint import load_processor, save
 from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.gcpo.train import train as train_gcpo
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.model_card import Origin
 from rrm.verifier.sft import SFTStage
 from rrm.verifier.sft import train as train_sft
@@ -306,7 +306,7 @@ def measure_stage(stage: str, size: Size, work: Path, steps: int, cuda: bool) ->
     peak = peak_flops(torch.cuda.get_device_name()) if cuda else None
     found: dict[str, Any] = {"prompt_tokens": prompt, "image_tokens": image}
     if stage == "score":
-        judge = Judge.load(work / "base", batch=size.edits)
+        judge = Verifier.load(work / "base", batch=size.edits)
         judge.max_new_tokens = size.max_tokens
         row = rows[0]
         assert row.edited is not None

@@ -61,9 +61,9 @@ def image_by_image(model: str, port: int) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from rrm.verifier.judge import Judge
+    from rrm.verifier.inference import Verifier
 
-    judge, app, one = Judge.load(model), FastAPI(), asyncio.Lock()
+    judge, app, one = Verifier.load(model), FastAPI(), asyncio.Lock()
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:

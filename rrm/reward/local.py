@@ -15,7 +15,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from rrm.records import Token
 from rrm.reward.backend import LIKELIEST, Progress, Question, Reply
 from rrm.runtime.stage import content_digest
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.rollout import complete
 
 
@@ -24,14 +24,14 @@ class LocalBackend:
 
     stopped: str | None = None
 
-    def __init__(self, judge: Judge, fingerprint: str):
-        self.judge, self.fingerprint = judge, fingerprint
-        self.style, self.max_tokens = judge.style, judge.max_new_tokens
+    def __init__(self, verifier: Verifier, fingerprint: str):
+        self.verifier, self.fingerprint = verifier, fingerprint
+        self.style, self.max_tokens = verifier.style, verifier.max_new_tokens
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64) -> LocalBackend:
         """The checkpoint in this folder. Raises InputError where it is none."""
-        return cls(Judge.load(path, batch=batch), f"checkpoint|{content_digest(Path(path))}")
+        return cls(Verifier.load(path, batch=batch), f"checkpoint|{content_digest(Path(path))}")
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question; questions that are asked alike go through the model together."""
@@ -49,7 +49,7 @@ class LocalBackend:
                 (q.max_tokens, q.answers, q.temperature, q.seed, q.alternatives, q.watched), []
             ).append(place)
         for places in alike.values():
-            step = max(1, self.judge.batch // questions[places[0]].answers)
+            step = max(1, self.verifier.batch // questions[places[0]].answers)
             for start in range(0, len(places), step):
                 part = places[start : start + step]
                 for place, reply in zip(
@@ -64,23 +64,23 @@ class LocalBackend:
         """The replies to questions of one kind that go through the model together."""
         kind = questions[0]
         repeated = [question for question in questions for _ in range(kind.answers)]
-        inputs = self.judge.inputs([(q.messages, q.images) for q in repeated])
+        inputs = self.verifier.inputs([(q.messages, q.images) for q in repeated])
         sampled = kind.temperature > 0
         config = GenerationConfig(
-            do_sample=sampled, max_new_tokens=kind.max_tokens, suppress_tokens=self.judge.suppressed,
+            do_sample=sampled, max_new_tokens=kind.max_tokens, suppress_tokens=self.verifier.suppressed,
             **({"temperature": kind.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
         )  # fmt: skip
-        here = self.judge.model.device
+        here = self.verifier.model.device
         with torch.random.fork_rng(
             [here] if here.type == "cuda" else [], enabled=sampled
         ):  # the caller's draws stay its own
             if sampled:
                 torch.manual_seed(kind.seed)
-            ids = complete(self.judge.model, inputs, config)
+            ids = complete(self.verifier.model, inputs, config)
         tokens = self.likeliest(inputs, ids, kind.watched) if kind.alternatives else [()] * len(ids)
         answers = [
             replace(choice, tokens=found)
-            for choice, found in zip(self.judge.choices(ids), tokens, strict=True)
+            for choice, found in zip(self.verifier.choices(ids), tokens, strict=True)
         ]
         return [tuple(answers[i : i + kind.answers]) for i in range(0, len(answers), kind.answers)]
 
@@ -89,11 +89,11 @@ class LocalBackend:
     ) -> list[tuple[Token, ...]]:
         """Per answer its tokens with the likeliest alternatives at each place, from one more
         forward over prompts and answers."""
-        tokenizer = self.judge.processor.tokenizer
+        tokenizer = self.verifier.processor.tokenizer
         longest = max(map(len, ids))
         rows = torch.tensor(
             [row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids],
-            device=self.judge.model.device,
+            device=self.verifier.model.device,
         )
         there = torch.tensor(
             [[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=rows.device
@@ -105,7 +105,7 @@ class LocalBackend:
             extended["mm_token_type_ids"] = torch.cat(
                 [inputs["mm_token_type_ids"], torch.zeros_like(rows)], 1
             )
-        logits = self.judge.model(**extended, logits_to_keep=longest + 1).logits[:, :-1]
+        logits = self.verifier.model(**extended, logits_to_keep=longest + 1).logits[:, :-1]
         p = logits.float().softmax(-1)
         places = p.topk(min(LIKELIEST, p.shape[-1])).indices
         encoded = [tokenizer.encode(text, add_special_tokens=False) for text in watched]

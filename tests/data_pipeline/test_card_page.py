@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.card_page import spread, write_page
-from data_pipeline.rows import write_table
+from data_pipeline.sft_rows import write_table
 from rrm.errors import InputError
 from rrm.images import ImageStore
 from rrm.prompts import write_answer, write_principles

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from data_pipeline.decompose import decompose_call
+from data_pipeline.gold_verdicts import verify_call
 from data_pipeline.intake import take_in
-from data_pipeline.judge import Judged
 from data_pipeline.questions import about
-from data_pipeline.rows import decompose_row, judge_row, read_table, write_table
 from data_pipeline.run import opened
 from data_pipeline.settings import DataConfig
+from data_pipeline.sft_rows import decompose_row, judge_row, read_table, write_table
 from data_pipeline.think import think_calls
-from data_pipeline.verify import verify_call
+from data_pipeline.traces import Judged
 from rrm.images import ImageStore
 from rrm.prompts import write_answer
 from rrm.records import PreferencePair, Principle, Quadruple, SFTRow, Task, Trace, Verdicts

@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 
 from data_pipeline.decompose import language_of, read_exemplars, system_prompt
-from data_pipeline.hard import CRITERIA
+from data_pipeline.hard_filter import CRITERIA
 from data_pipeline.ledger import Ledger
-from data_pipeline.rows import read_table
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig, Teacher
+from data_pipeline.sft_rows import read_table
 from data_pipeline.teachers import Teachers
 from rrm.cli import invoke
 from rrm.errors import InputError

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.select import accuracy, first_readable, select
+from data_pipeline.selection import accuracy, first_readable, select
 from rrm.records import Failure, Gold, Trace, Verdicts
 
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from data_pipeline.judge import Judged
 from data_pipeline.ledger import Paid
-from data_pipeline.rows import judge_row
+from data_pipeline.sft_rows import judge_row
 from data_pipeline.teachers import Call
 from data_pipeline.think import traces_of
+from data_pipeline.traces import Judged
 from rrm.prompts import write_answer
 from rrm.records import Choice, Principle, Quadruple, Task
 

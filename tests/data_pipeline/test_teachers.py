@@ -16,9 +16,9 @@ from data_pipeline.decompose import decompose_call
 from data_pipeline.ledger import Ledger
 from data_pipeline.passes import DECOMPOSE, LocalEngine
 from data_pipeline.perf.rates import sample_tasks
-from data_pipeline.rows import read_table
 from data_pipeline.run import run
 from data_pipeline.settings import DataConfig, Teacher
+from data_pipeline.sft_rows import read_table
 from data_pipeline.teachers import Call, Teachers, calls_to
 from rrm.chat import ChatRequest, Completion
 from rrm.chat.faults import fault_of

@@ -31,7 +31,7 @@ from rrm.sandbox.language import agrees
 from rrm.sandbox.personas import biased_mean
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier.checkpoint import load
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from tests.support import ROOT
 
 SANDBOX = ROOT / "configs" / "sandbox"
@@ -331,7 +331,7 @@ def test_a_holistic_checkpoint_judges_without_principles(tiny_checkpoint):
     model, processor = load(tiny_checkpoint)
     image = draw(sample_scene(np.random.default_rng(0)))
     for style, kinds in (("brief_holistic", {"cut_off"}), ("brief", {"bad_row"})):
-        judge = Judge(model, processor, style, max_new_tokens=4)  # type: ignore[arg-type]
+        judge = Verifier(model, processor, style, max_new_tokens=4)  # type: ignore[arg-type]
         (found,) = judge.judge_many([EditToJudge(image, image, "remove the red circle", ())])
         assert found.failure is not None
         assert found.failure.kind in kinds

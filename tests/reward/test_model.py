@@ -25,7 +25,7 @@ from rrm.reward import open_reward
 from rrm.reward.backend import Progress, Question, Reply
 from rrm.reward.local import LocalBackend
 from rrm.reward.model import RewardModel, Sampling
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.messages import rate_messages
 
 BASE = Path(rrm.__file__).parent / "sandbox/checkpoints/rrm-base"
@@ -353,7 +353,7 @@ def asked() -> list[EditToJudge]:
 
 
 def test_the_local_backend_gives_the_judges_greedy_answers(local, asked):
-    expected = Judge.load(BASE, batch=len(asked)).judge_many(asked)
+    expected = Verifier.load(BASE, batch=len(asked)).judge_many(asked)
     with RewardModel(local) as model:
         assert model.judge_many(asked) == expected
 
@@ -380,7 +380,7 @@ def test_what_could_have_stood_at_a_place_are_probabilities_and_the_greedy_token
 
 @torch.inference_mode()
 def test_the_logits_mode_is_the_softmax_over_the_six_digits_logits(local, asked):
-    judge = local.judge
+    judge = local.verifier
     inputs = judge.inputs(
         [(rate_messages(asked[0].instruction), [asked[0].source, asked[0].edited])]
     )

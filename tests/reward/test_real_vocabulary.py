@@ -11,7 +11,7 @@ from skimage import data as photographs
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rrm.records import Principle
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from tests.support.real_vocabulary import EMBEDDINGS, qwen_tokenizer, save_checkpoint
 
 TEXTS = (
@@ -63,7 +63,7 @@ def test_a_saved_tokenizer_is_the_same_one(
 
 
 def test_a_photograph_is_judged(checkpoint: Path) -> None:
-    judge = Judge.load(checkpoint)
+    judge = Verifier.load(checkpoint)
     judge.max_new_tokens = 8
     source = Image.fromarray(photographs.astronaut())
     judgement = judge.judge(

@@ -14,7 +14,7 @@ from rrm.records import EditToJudge, Principle
 from rrm.reward import open_reward
 from rrm.sandbox.models.verifier import SPECIAL as SMALL
 from rrm.verifier.fast.trl_without_vllm import GRPOTrainer
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.messages import answered, decompose_messages, judge_messages, rate_messages
 from rrm.verifier.rollout import complete
 from tests.support.real_vocabulary import ADDED, SPECIAL, qwen_tokenizer
@@ -74,7 +74,7 @@ def test_an_edit_whose_text_holds_special_tokens_is_judged_beside_others_as_they
 
 
 def test_a_special_token_is_never_sampled_however_likely(tiny_checkpoint):
-    judge = Judge.load(tiny_checkpoint)
+    judge = Verifier.load(tiny_checkpoint)
     judge.max_new_tokens = 8
     judge.model.lm_head.register_forward_hook(
         lambda module, given, logits: logits.index_fill(-1, torch.tensor(judge.suppressed), 1e4)
@@ -86,7 +86,7 @@ def test_a_special_token_is_never_sampled_however_likely(tiny_checkpoint):
         return seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rrm.verifier.judge.complete", kept)
+        patch.setattr("rrm.verifier.inference.complete", kept)
         judge.generate(
             [(judge_messages("brief", "make it red", ONE), [IMAGE, IMAGE])] * 2, temperature=1.0
         )

@@ -22,7 +22,7 @@ from rrm.reward import open_reward
 from rrm.reward.local import LocalBackend
 from rrm.reward.serve import Serving, alias, free_port, serving_replicas
 from rrm.reward.servers import filled
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.messages import judge_messages
 
 pytestmark = [
@@ -97,7 +97,7 @@ def test_several_traces_come_from_one_request(url: str, asked: list[EditToJudge]
 
 
 def test_a_prompt_has_as_many_tokens_as_in_transformers(url: str, asked: list[EditToJudge]) -> None:
-    judge = Judge.load(BASE)
+    judge = Verifier.load(BASE)
     for edit in asked[:3]:
         messages = judge_messages(judge.style, edit.instruction, edit.principles)
         body = {

@@ -23,7 +23,7 @@ from rrm.sandbox.models.verifier_pretraining import caption_lesson, compare_less
 from rrm.sandbox.world import draw, sample_scene
 from rrm.verifier.checkpoint import load
 from rrm.verifier.fast.vision import batch_vision_attention
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.sft import read_rows
 from tests.support.processes import run_module
 
@@ -166,7 +166,7 @@ def test_two_steps_of_sft_leave_a_checkpoint_that_judges(tmp_path, training_data
         for folder in (tiny_checkpoint, tmp_path / "sft/model")
     )
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    judge = Judge.load(tmp_path / "sft/model", batch=2)
+    judge = Verifier.load(tmp_path / "sft/model", batch=2)
     judge.max_new_tokens = 4
     image = draw(sample_scene(np.random.default_rng(0)))
     judgements = judge.judge_many(

@@ -18,7 +18,7 @@ from rrm.verifier import rollout
 from rrm.verifier.checkpoint import load
 from rrm.verifier.fast.shared_prompts import sharing_prompts
 from rrm.verifier.fast.vision import distinct_images
-from rrm.verifier.judge import Judge
+from rrm.verifier.inference import Verifier
 from rrm.verifier.messages import judge_messages
 from rrm.verifier.rollout import complete, draw, left_padded
 from rrm.verifier.training import lora
@@ -303,7 +303,7 @@ def test_an_image_that_is_shared_gets_the_gradient_of_all_its_rows(base):
 
 
 def test_a_judge_says_what_generate_says(base):
-    judge = Judge(*base, style="brief", max_new_tokens=30)
+    judge = Verifier(*base, style="brief", max_new_tokens=30)
     chosen = edits(5, seed=1)
     batch = batch_of(base[1], chosen)
     output = base[0].generate(**batch, do_sample=False, max_new_tokens=30)[

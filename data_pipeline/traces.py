@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
+from data_pipeline.gold_verdicts import verify
 from data_pipeline.questions import Asking, Asks, about
-from data_pipeline.select import first_readable, select
+from data_pipeline.selection import first_readable, select
 from data_pipeline.settings import DataConfig
 from data_pipeline.think import think_calls, traces_of
-from data_pipeline.verify import verify
 from rrm.records import Failure, Gold, Quadruple, Record, Trace
 
 

@@ -20,7 +20,7 @@ from rrm.verifier.messages import Message, decompose_messages, judge_messages
 from rrm.verifier.rollout import complete, never_sampled
 
 
-class Judge:
+class Verifier:
     """An RRM checkpoint, loaded."""
 
     def __init__(

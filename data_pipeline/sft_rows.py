@@ -11,8 +11,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.judge import Judged
-from data_pipeline.select import accuracy
+from data_pipeline.selection import accuracy
+from data_pipeline.traces import Judged
 from rrm.errors import InputError
 from rrm.parsing import canonical
 from rrm.prompts import write_principles
