@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from rrm.cli.options import ConfigFile, Overrides, PrintConfig, run_stage_command
 from rrm.config import merged, parse_overrides, read_yaml
 from rrm.package_files import package_file
+from rrm.stage_options import ConfigFile, Overrides, PrintConfig, run_stage_command
 
 Result = Annotated[Path, typer.Option("--out", help="JSON file of the figures")]
 

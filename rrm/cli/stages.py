@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from rrm.cli.options import ConfigFile, Out, Overrides, PrintConfig, run_stage_command
 from rrm.errors import InputError
 from rrm.runtime.lock import locked
+from rrm.stage_options import ConfigFile, Out, Overrides, PrintConfig, run_stage_command
 
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 Limit = Annotated[int | None, typer.Option(help="only so many tasks, and so many pairs")]

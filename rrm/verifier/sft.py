@@ -9,7 +9,6 @@ Input: both images, instruction, principles. Target: the selected trace; loss on
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count, islice
@@ -26,6 +25,7 @@ from rrm.images import ImageStore
 from rrm.prompts import Style
 from rrm.records import SFTRow
 from rrm.runtime.trackers import trainer_trackers
+from rrm.stage_options import run_as_module
 from rrm.verifier.checkpoint import load
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table
@@ -175,6 +175,4 @@ def run(config: SFTStage) -> None:
 
 
 if __name__ == "__main__":
-    from rrm.cli import main
-
-    main(["sft", *sys.argv[1:]])
+    run_as_module("rrm sft", SFTStage, run)

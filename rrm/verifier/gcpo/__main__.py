@@ -1,8 +1,7 @@
 """`python -m rrm.verifier.gcpo` is `rrm gcpo`: a module for launchers."""
 
-import sys
-
-from rrm.cli import main
+from rrm.stage_options import run_as_module
+from rrm.verifier.gcpo.train import GCPOStage, run
 
 if __name__ == "__main__":
-    main(["gcpo", *sys.argv[1:]])
+    run_as_module("rrm gcpo", GCPOStage, run)

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from rrm.config import Config
+from rrm.runtime.commands import run_process
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", help="YAML file of the stage; configs/ has examples")
@@ -43,3 +44,19 @@ def run_stage_command(
         print(effective.as_yaml())
     else:
         run(effective)
+
+
+def run_as_module(name: str, kind: type[Kind], run: Callable[[Kind], object]) -> None:
+    """The process's command where a launcher starts a stage by its module instead of by `rrm`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command()
+    def stage(
+        config: ConfigFile,
+        overrides: Overrides = None,
+        print_config: PrintConfig = False,
+        local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
+    ) -> None:
+        run_stage_command(kind, run, config, overrides, print_config)
+
+    run_process(app, name)
