@@ -23,8 +23,8 @@ def stage_configs() -> dict[str, type[Config]]:
     from rrm.reward.spec import SpecOptions
     from rrm.sandbox.build import WorldConfig
     from rrm.sandbox.fault_server import FaultConfig
+    from rrm.verifier.config import SFTStage
     from rrm.verifier.gcpo.config import GCPOStage
-    from rrm.verifier.sft import SFTStage
 
     return {
         "`rrm world`": WorldConfig,

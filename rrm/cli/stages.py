@@ -109,7 +109,14 @@ def sft(
     local_rank: LocalRank = None,
 ) -> None:
     """Cold start of the verifier on the selected traces (trl's SFTTrainer)."""
-    from rrm.verifier.sft import SFTStage, run
+    from rrm.verifier.config import SFTStage
+
+    def run(given: SFTStage) -> None:
+        from rrm.verifier.sft import (
+            run as train,  # imports torch: not before the config is known to be good
+        )
+
+        train(given)
 
     run_stage_command(SFTStage, run, config, overrides, print_config)
 
@@ -121,7 +128,14 @@ def gcpo(
     local_rank: LocalRank = None,
 ) -> None:
     """GCPO of the verifier on human preference pairs (a subclass of trl's GRPOTrainer)."""
-    from rrm.verifier.gcpo.train import GCPOStage, run
+    from rrm.verifier.gcpo.config import GCPOStage
+
+    def run(given: GCPOStage) -> None:
+        from rrm.verifier.gcpo.train import (
+            run as train,  # imports torch: not before the config is known to be good
+        )
+
+        train(given)
 
     run_stage_command(GCPOStage, run, config, overrides, print_config)
 

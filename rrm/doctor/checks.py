@@ -24,8 +24,8 @@ from rrm.doctor.memory import (
     trained_parameters,
 )
 from rrm.errors import InputError
+from rrm.verifier.config import SFTStage
 from rrm.verifier.gcpo.config import GCPOStage
-from rrm.verifier.sft import SFTStage
 
 Status = Literal["ok", "warning", "fail", "not checked"]
 TrainingConfig = SFTStage | GCPOStage

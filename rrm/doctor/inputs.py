@@ -18,9 +18,9 @@ from rrm.errors import InputError
 from rrm.images import TOKEN_SIDE, ImageStore
 from rrm.prompts import Style, plain
 from rrm.records import PreferencePair, SFTRow
+from rrm.verifier.config import SFTStage
 from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.messages import Message, decompose_messages, judge_messages
-from rrm.verifier.sft import SFTStage
 
 
 @dataclass(frozen=True)

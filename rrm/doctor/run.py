@@ -24,8 +24,8 @@ from rrm.errors import InputError
 from rrm.images import MAX_PIXELS, TOKEN_SIDE, ImageStore
 from rrm.records import SFTRow
 from rrm.verifier.checkpoint import load_processor, style_of
+from rrm.verifier.config import SFTStage
 from rrm.verifier.gcpo.config import GCPOStage
-from rrm.verifier.sft import SFTStage
 
 TEXT_TOKENS, ANSWER_TOKENS = 1200, 2048
 """A full-style prompt's text with ten questions, and an answer, where no data says how long they

@@ -61,11 +61,11 @@ from rrm.records import EditToJudge, PreferencePair, Principle, SFTRow
 from rrm.runtime.stage import peak_rss_mb, write_json
 from rrm.sandbox.models.verifier import build_model, build_processor
 from rrm.verifier.checkpoint import load_processor, save
+from rrm.verifier.config import SFTStage
 from rrm.verifier.gcpo.config import GCPOStage
 from rrm.verifier.gcpo.train import train as train_gcpo
 from rrm.verifier.inference import Verifier
 from rrm.verifier.model_card import Origin
-from rrm.verifier.sft import SFTStage
 from rrm.verifier.sft import train as train_sft
 
 PEAK_FLOPS = (

@@ -27,11 +27,11 @@ from rrm.records import SFTRow
 from rrm.runtime.trackers import trainer_trackers
 from rrm.stage_options import run_as_module
 from rrm.verifier.checkpoint import load
+from rrm.verifier.config import SFTStage
 from rrm.verifier.messages import answered, decompose_messages, judge_messages
 from rrm.verifier.tables import check_images, read_table
 from rrm.verifier.training import (
     MetricsFile,
-    TrainingStage,
     Watched,
     check_processes,
     finish,
@@ -39,23 +39,6 @@ from rrm.verifier.training import (
     run_training,
     start,
 )
-
-
-class SFTStage(TrainingStage):
-    """Keys of an SFT config."""
-
-    style: Style = "full"
-    """Prompt style that the verifier is trained in, and asked in from then on."""
-    batch: int
-    """Rows per forward and process."""
-    accumulate: int = 1
-    """Forwards per update."""
-    warmup: float = 0.05
-    """Share of the updates over which the learning rate rises; it then falls along a cosine."""
-    save_every: int = 100
-    """Updates between checkpoints."""
-    log_every: int = 10
-    """Updates between logs."""
 
 
 def conversation(row: SFTRow, style: Style, store: ImageStore) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, PeftModel
-from pydantic import Field
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
@@ -31,15 +30,14 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
-from rrm.config import Config
 from rrm.errors import InputError
 from rrm.prompts import Style
 from rrm.runtime.checkpoints import check_whole, checkpoints_in, keep_newest, newest_whole, seal
 from rrm.runtime.disk import folder_at_once, written_at_once
 from rrm.runtime.signals import asked_to_stop
 from rrm.runtime.stage import fingerprint_of, run_stage
-from rrm.runtime.trackers import ReportTo
 from rrm.verifier.checkpoint import Origin, load, save
+from rrm.verifier.config import TrainingStage
 
 WINDOW, LEAST = 50, 3
 """Logged steps that a new one is compared with, and the fewest that it can be compared with."""
@@ -54,45 +52,6 @@ LAST_LOGGED = (
     "entropy",
 )
 """What a checkpoint tells of the end of its training: the last value of each that was logged."""
-
-
-class TrainingStage(Config):
-    """Keys that SFT and GCPO share."""
-
-    data: Path
-    """Folder of the data stage: sft.parquet, preferences.parquet and images/."""
-    base: str
-    """Checkpoint folder or hub id to start from."""
-    out: Path
-    """Folder of the training; the model is in out/model."""
-    steps: int
-    """Optimiser updates."""
-    learning_rate: float
-    """The highest, after the warm-up."""
-    seed: int = 0
-    """Of weights that are new, of order and sampling."""
-    lora_rank: int = 0
-    """0 trains all weights."""
-    dtype: str = "float32"
-    """float32 or bfloat16: of the weights."""
-    deepspeed: str | None = None
-    """DeepSpeed config, such as launch/zero2.json; needs a launcher."""
-    gradient_checkpointing: bool = False
-    """Saves memory, costs a second forward."""
-    report_to: ReportTo = "none"
-    """Tracker of the metrics, besides out/metrics.jsonl: none, trackio, tensorboard (files in
-    out/tensorboard) or wandb."""
-    fast: bool = True
-    """false: the plain path of trl and transformers, with the same losses and gradients but slower
-    (rrm/verifier/fast)."""
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept: where a run goes wrong, the last one may lie too near to it."""
-    explosion: float | None = 100.0
-    """The run stops at a gradient norm (in SFT also a loss) of more than this many times the median
-    of the last 50 logged; None: only at one that is not finite."""
-    resume_from: Path | None = None
-    """A checkpoint of another run to carry on from, optimiser state and step included; the learning
-    rate is this config's."""
 
 
 Stage = TypeVar("Stage", bound=TrainingStage)

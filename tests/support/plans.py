@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rrm.doctor.memory import Plan, Shape
+from rrm.verifier.config import SFTStage
 from rrm.verifier.gcpo.config import GCPOStage
-from rrm.verifier.sft import SFTStage
 
 SMALL = Shape(
     hidden=8, layers=2, heads=4, kv_heads=2, intermediate=16, vocab=100, tied=False, context=64,

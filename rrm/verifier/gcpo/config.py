@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rrm.verifier.training import TrainingStage
+from rrm.verifier.config import TrainingStage
 
 GradientTokens = Literal["all", "score"]
 KLTokens = Literal["all", "thought"]
