@@ -1,4 +1,4 @@
-"""`python -m data_pipeline --config FILE` is `rrm data`, `python -m data_pipeline plan --config
+"""`python -m data_pipeline --config FILE` is `rrm data`, `rrm plan --config
 FILE` is `rrm plan`."""
 
 import sys

@@ -1,7 +1,7 @@
 """The whole pipeline: tasks → principles → candidates → traces → gold verdicts → SFT rows; and
 preference pairs beside them.
 
-`python -m data_pipeline --config configs/sandbox/data.yaml` writes
+`rrm data --config configs/sandbox/data.yaml` writes
     sft.parquet           rows of `rrm.records.SFTRow`; with a validation share sft_validation.parquet beside it, and so for the others
     preferences.parquet   human pairs with a preferred side, rows of `rrm.records.PreferencePair`; same.parquet holds the others
     traces.parquet        every trace that a teacher gave, readable or not, rows of `rrm.records.Trace`

@@ -190,7 +190,7 @@ class TeacherClient:
     def nobody(self, fault: Fault) -> str:
         """What to say of a server that does not answer."""
         return (
-            f"No teacher answers at {self.client.where} ({fault.failure.detail}); start it (python -m rrm.sandbox.teacher --port 8100, "
+            f"No teacher answers at {self.client.where} ({fault.failure.detail}); start it (rrm teacher --port 8100, "
             "or vllm serve), correct 'teacher_url', or set 'teacher_url: sandbox', then run the same command again."
         )
 

@@ -1,7 +1,7 @@
 """Published numbers, to stand beside one's own where benchmark, dimension and protocol are the
 same.
 
-`python -m eval.anchors [benchmark]` prints them with their sources. The numbers themselves are in
+`rrm anchors [benchmark]` prints them with their sources. The numbers themselves are in
 anchors.yaml.
 """
 

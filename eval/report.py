@@ -1,4 +1,4 @@
-"""One page about a run that opens offline: `python -m eval.report --config FILE`.
+"""One page about a run that opens offline: `rrm report --config FILE`.
 
 Writes `report.html` (self-contained, no network) and `summary.json` into the run's folder. Every
 number is read from what the stages left; a stage that did not run is shown as such.

@@ -1,10 +1,12 @@
 """Benchmarks of editors.
 
-python -m eval.editors gedit sample --bench BENCH --language en --editor editor.yaml --outputs
-outputs python -m eval.editors gedit judge --bench BENCH --language en --outputs outputs/NAME --url
-URL --model MODEL --out runs/NAME python -m eval.editors gedit report runs/NAME [runs/OTHER] python
--m eval.editors imgedit sample|judge|report …, with --bench basic_edit.json --images FOLDER python
--m eval.editors gsb votes.jsonl
+    python -m eval.editors gedit sample --bench BENCH --language en --editor editor.yaml \\
+        --outputs outputs
+    python -m eval.editors gedit judge --bench BENCH --language en --outputs outputs/NAME \\
+        --url URL --model MODEL --out runs/NAME
+    python -m eval.editors gedit report runs/NAME [runs/OTHER]
+    python -m eval.editors imgedit sample|judge|report …, with --bench basic_edit.json --images FOLDER
+    python -m eval.editors gsb votes.jsonl
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How fast the RRM of a real size is trained and asked on this GPU, and with how much memory: `make
 bench-gpu` → runs/bench/gpu.json.
 
-    python -m rrm.perf.gpu                              # 3B, all weights, and 7B, LoRA, on CUDA
-    python -m rrm.perf.gpu --size tiny --device cpu     # the same code on a CPU
+    rrm perf gpu                              # 3B, all weights, and 7B, LoRA, on CUDA
+    rrm perf gpu --size tiny --device cpu     # the same code on a CPU
 
 Random weights of the real shapes, noise for images within the real pixel budget, the sandbox's
 tokenizer: nothing is downloaded. What runs are the project's own stages (rrm.verifier.sft and gcpo,

@@ -1,4 +1,4 @@
-"""What serving gives, side by side in one run: `python -m rrm.perf.serving --model
+"""What serving gives, side by side in one run: `rrm perf serving --model
 runs/demo/gcpo/model` → runs/bench/serving.json.
 
 Every figure is of edits that no figure before it has sent, since a server keeps what it has read.

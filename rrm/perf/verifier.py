@@ -1,7 +1,7 @@
 """How fast the RRM is trained and asked, beside trl and transformers as they come: `make
 bench-verifier` → runs/bench/verifier.json.
 
-    python -m rrm.perf.verifier --rounds 4 --model runs/demo/gcpo/model
+    rrm perf verifier --rounds 4 --model runs/demo/gcpo/model
 
 Both sides do the same work in one process and in turns: the same weights, prompts, number of traces
 and, since an answer may not end early here, number of tokens. A ratio is the median over rounds of

@@ -1,7 +1,7 @@
 """Builds a sandbox world: tasks, candidates, human preferences, a held-out benchmark, and the truth
 about them.
 
-`python -m rrm.sandbox.build --config configs/sandbox/world.yaml` writes
+`rrm world --config configs/sandbox/world.yaml` writes
     tasks/            a dataset in the Edit-R1 format: images/, train_metadata.jsonl, test_metadata.jsonl (held-out scenes)
     candidates.jsonl  {"task", "instruction", "image", "editor"}: edits of the train tasks, "task" being the metadata's image
     pairs.jsonl       {"source", "instruction", "edited_a", "edited_b", "label"}: what people prefer, on other tasks

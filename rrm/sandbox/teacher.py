@@ -1,6 +1,6 @@
 """An OpenAI-compatible server whose models are the sandbox's teachers.
 
-`python -m rrm.sandbox.teacher --port 8100`, then any OpenAI client at http://127.0.0.1:8100/v1. The
+`rrm teacher --port 8100`, then any OpenAI client at http://127.0.0.1:8100/v1. The
 server knows nothing but the request: it reads the scenes from the images' pixels, and its task from
 the system prompt (one of `rrm.prompts`). The same request with the same seed gets the same answer.
 """

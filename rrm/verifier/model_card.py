@@ -98,7 +98,7 @@ At the end of training (of training batches, not of a benchmark):
 {% endfor %}
 {% endif %}## Limits
 
-- How far it agrees with people is not said here: measure it with `python -m eval` on pairs that it was not trained on.
+- How far it agrees with people is not said here: measure it with `editrewardbench` on pairs that it was not trained on.
 - It can write an answer without a readable score; count such answers, and make up no score for them.
 - A score says nothing about whether an image may be used: safety, rights and truth are not judged.
 - A model that is optimised against it will find its blind spots; look at what the optimised model makes.

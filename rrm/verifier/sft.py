@@ -1,6 +1,6 @@
 """The cold start: supervised fine-tuning on selected traces, through trl's SFTTrainer.
 
-    python -m rrm.verifier.sft --config configs/sandbox/sft.yaml
+    rrm sft --config configs/sandbox/sft.yaml
     deepspeed --module rrm.verifier.sft --config configs/qwen2_5_vl_7b/sft.yaml       (see launch/)
 
 Input: both images, instruction, principles. Target: the selected trace; loss on the target only
