@@ -1,5 +1,5 @@
-"""What is asked of a model and what comes back, whoever runs it: the words that backends and the
-reward model share."""
+"""The interface between the reward model and its backends: questions, replies, and the backend
+protocol."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ whatever thread that is known."""
 
 
 class Backend(Protocol):
-    """A model at work, in this process or on servers."""
+    """A model in this process or on servers."""
 
     style: Style
     fingerprint: str
@@ -52,7 +52,8 @@ class Backend(Protocol):
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing more is asked, where everything would be refused and nobody was told so."""
+        """Why the backend stopped sending requests (every server refuses), if no caller has been
+        told yet."""
 
     async def ask(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """The reply to each question, in their order; never raises for a single one of them.
@@ -62,4 +63,4 @@ class Backend(Protocol):
         """
 
     async def close(self) -> None:
-        """Lets go of connections."""
+        """Closes connections."""

@@ -1,4 +1,4 @@
-"""Scores as expectations over tokens, and what several traces amount to. Pure functions.
+"""Scores as expectations over tokens, and the mean of several traces (Avg@K). Pure functions.
 
 `p` everywhere maps the text of a token to its probability at one place; what is not in it was not
 among the likeliest.
@@ -33,12 +33,13 @@ NO_PROBABILITIES = Failure(
 
 
 def settled(value: float) -> float:
-    """The value without what is nothing but rounding: 7 ± 1e-15 is 7, so that equal scores tie."""
+    """The value with rounding errors removed: 7 ± 1e-15 is 7, so that equal scores tie."""
     return round(value, DIGITS)
 
 
 def sane(p: Mapping[str, float]) -> bool:
-    """Whether every probability is one; logarithms that a server rounded may sum to a little more."""
+    """Whether every value is a valid probability and their sum is at most 1 (with tolerance for
+    rounded logarithms)."""
     return all(math.isfinite(q) and 0 <= q <= 1 + 1e-3 for q in p.values())
 
 

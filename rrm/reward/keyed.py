@@ -1,8 +1,5 @@
-"""What stands before the server of `rrm serve` that has a key: nobody gets past it without the key,
-wherever to.
-
-vLLM's own check guards the addresses below /v1 alone; others of its addresses judge, too, or say
-what it is doing.
+"""Authentication of `rrm serve`: middleware that requires the key on every route. vLLM's own check
+covers /v1 only; other routes also run inference or expose the server's state.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ class KeyRequired:
         self.expected = f"Bearer {os.environ[KEY]}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what may pass."""
+        """Handles a request: forwards it, or answers 401."""
         if scope["type"] == "lifespan" or self.admits(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":

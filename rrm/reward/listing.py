@@ -1,4 +1,4 @@
-"""What servers tell of themselves: the models that they list, and the ids of single tokens."""
+"""What servers report about themselves: the models they list, and ids of single tokens."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def listed(urls: Sequence[str], key_variable: str) -> dict[str, list[str]]:
 async def single_tokens(
     url: str, model: str, key_variable: str, texts: Sequence[str]
 ) -> dict[str, int]:
-    """The ids of those texts that are one token for the vLLM server at this base URL; none where it
-    does not tell, or is gone."""
+    """Token ids of those texts that are a single token for the vLLM server at this base URL; empty
+    where the server does not support the request or does not answer."""
     found = {}
     async with ChatClient(url.removesuffix("/v1"), key_variable=key_variable, timeout=20) as client:
         for text in texts:

@@ -38,7 +38,7 @@ class LocalBackend:
         return await asyncio.to_thread(self.answer, questions, progress)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
     def answer(self, questions: Sequence[Question], progress: Progress) -> list[Reply]:
         """As `ask`, in the calling thread."""

@@ -1,4 +1,4 @@
-"""The reward model that everyone asks: the command line, the benchmark and the editor loop.
+"""The reward model used by the command line, the benchmark and the editor loop.
 
 One prompt, one treatment of images and one sampling, whatever runs the model, so that the reward
 that is benchmarked is the one that trains an editor. Every edit comes back as a judgement with a
@@ -47,7 +47,7 @@ NOTHING_TO_ASK = Failure(kind="bad_row", detail="no principles to judge by")
 
 
 def ignore(place: int, found: object) -> None:
-    """For callers who wait for all of them."""
+    """Default callback: does nothing."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class RewardModel:
     def prompt(
         self, instruction: str, principles: Principles, requirement: str | None = None
     ) -> str:
-        """Every word that the model reads when it judges."""
+        """The full text of the prompt for a judgement."""
         if self.sampling.mode == "logits":
             return rate_text(instruction, requirement)
         style = self.backend.style
@@ -414,8 +414,7 @@ class RewardModel:
 
 
 def torn(image: Image) -> Failure | None:
-    """Why an image, which Pillow may have opened and not read yet, cannot be read; None where it
-    can."""
+    """The failure if the image's pixels cannot be decoded (Pillow reads lazily); None if they can."""
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:

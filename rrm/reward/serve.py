@@ -1,4 +1,5 @@
-"""`rrm serve`: vLLM's own OpenAI server with what an RRM needs set right, one process per replica.
+"""`rrm serve`: vLLM's OpenAI server with the settings that an RRM needs, one process per
+replica.
 
 Two images per prompt and no video, the pixel budget that the data was made with, prefix caching,
 room for a prompt and a whole trace, vLLM's own sampling defaults (not the checkpoint's). It listens
@@ -77,7 +78,7 @@ class Serving:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -97,7 +98,7 @@ def alias(model: Path) -> str:
 
 
 def length_of(serving: Serving) -> int:
-    """The most tokens of prompt and answer."""
+    """The maximum number of tokens of prompt and answer."""
     config = json.loads((serving.model / "config.json").read_text())
     positions = (config.get("text_config") or config).get("max_position_embeddings", ROOM)
     return serving.max_length or min(int(positions), ROOM)
@@ -161,7 +162,7 @@ def environment(
 
 
 def check(serving: Serving, count: int) -> None:
-    """Raises InputError for what cannot be served, before minutes are spent on starting it."""
+    """Raises InputError for settings that cannot be served, before vLLM is started."""
     check_checkpoint(serving.model)
     if find_spec("vllm") is None:
         raise InputError(

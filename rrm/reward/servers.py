@@ -60,7 +60,7 @@ class Patience:
 
 
 class Server:
-    """One server: how busy it is, and until when it is left alone."""
+    """State of one server: requests in flight, faults in a row, and when it may be tried again."""
 
     def __init__(self, url: str, key_variable: str, timeout: float):
         self.url = url
@@ -90,7 +90,7 @@ class Server:
         self.rests_until = max(self.rests_until, now + pause)
 
     def well(self) -> None:
-        """Notes that it has answered."""
+        """Resets the fault count after an answer."""
         self.faults, self.refuses = 0, False
         self.answers += 1
 

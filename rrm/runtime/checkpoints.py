@@ -1,5 +1,5 @@
-"""Checkpoints of a training that can be trusted: each says what it holds, and the newest whole one
-is carried on from.
+"""Verified training checkpoints: each has a manifest, and training resumes from the newest intact
+one.
 
 A folder of checkpoints holds `checkpoint-<step>` folders. The last file that is written into one is
 its manifest.
@@ -57,7 +57,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def damage_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None where every file is as it was written."""
+    """What is wrong with a checkpoint, in words; None if every file matches the manifest."""
     if not (checkpoint / MANIFEST).is_file():
         return f"it has no {MANIFEST}, which is written last"
     try:

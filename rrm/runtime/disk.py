@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and one sentence for a disk that does not take them."""
+"""Atomic file writes, and one-sentence errors for disk failures."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def disk_trouble(error: BaseException, where: Path | str | None = None) -> str |
 
 @contextmanager
 def disk_troubles_named(where: Path | str | None = None) -> Iterator[None]:
-    """Makes a disk's doing in the block an InputError of one sentence; all other exceptions pass."""
+    """Turns disk errors raised in the block into an InputError of one sentence; other exceptions
+    pass."""
     try:
         yield
     except InputError:
@@ -99,8 +100,7 @@ def disk_troubles_named(where: Path | str | None = None) -> Iterator[None]:
 
 @contextmanager
 def written_at_once(path: Path) -> Iterator[Path]:
-    """A path to write to: it takes the place of `path` when the block ends well, and is gone
-    otherwise."""
+    """A temporary path to write to: renamed to `path` if the block succeeds, deleted otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
@@ -114,8 +114,7 @@ def written_at_once(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_at_once(path: Path) -> Iterator[Path]:
-    """An empty folder to fill: it takes the place of `path` and all in it when the block ends well,
-    and is gone otherwise."""
+    """An empty temporary folder: replaces `path` if the block succeeds, deleted otherwise."""
     partial = path.with_name(path.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)  # a kill left it
     partial.mkdir(parents=True)

@@ -1,5 +1,4 @@
-"""One run at a time on an output folder: a lock of the operating system, which ends with the
-process that holds it."""
+"""One run at a time per output folder: an operating-system lock, released when the process ends."""
 
 from __future__ import annotations
 

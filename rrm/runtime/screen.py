@@ -1,4 +1,4 @@
-"""What reaches the terminal: no key, and no control sequence that a model or a server wrote."""
+"""Terminal output: keys are masked, and control sequences from models or servers are escaped."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ def shown(text: str) -> str:
 
 
 class Screen:
-    """A terminal's stream to which no key and no control sequence is written; progress bars are
-    drawn as ever."""
+    """Wraps a text stream: masks keys and escapes control characters; progress bars work unchanged."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

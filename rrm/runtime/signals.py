@@ -1,4 +1,4 @@
-"""Being stopped: at once, or at the next point at which nothing is lost."""
+"""Handling of stop signals: at once, or at the next safe point."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def handled(
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite kill ends like Ctrl-C."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, so the elapsed time is saved."""
     raise KeyboardInterrupt
 
 

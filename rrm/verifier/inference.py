@@ -1,4 +1,4 @@
-"""The RRM at work in this process: edits in, judgements out."""
+"""Inference with the verifier in this process: edits in, judgements out."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Verifier:
 
     @classmethod
     def load(cls, path: str | Path, batch: int = 64, dtype: str = "auto") -> Self:
-        """The judge in this checkpoint, on the GPU if there is one. Raises InputError where it is
-        none."""
+        """The verifier in this checkpoint, on the GPU if there is one. Raises InputError where it
+        is none."""
         model, processor = load(path, dtype, fast=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), processor, style_of(path), batch)  # type: ignore[arg-type]

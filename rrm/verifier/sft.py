@@ -85,7 +85,7 @@ class UpdateSampler(Sampler[int]):
         self.rows, self.length, self.seed = rows, per_update * updates, seed
 
     def order(self) -> Iterator[int]:
-        """Rows, without end."""
+        """Infinite stream of row indices."""
         for epoch in count():
             generator = torch.Generator().manual_seed(self.seed + epoch)
             yield from torch.randperm(self.rows, generator=generator).tolist()

@@ -1,5 +1,5 @@
-"""What the data stage left, as training reads it: its rows, and images that are what they were when
-they were stored."""
+"""Reading the data stage's output for training: its rows, and a check that stored images are
+unchanged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What SFT and GCPO share around trl's trainers: starting, watching for divergence, resuming, LoRA,
-leaving a checkpoint."""
+"""Shared by SFT and GCPO around trl's trainers: start-up, divergence checks, resuming, LoRA, saving
+the model."""
 
 from __future__ import annotations
 
@@ -225,8 +225,8 @@ def trouble(
 
 
 class Watched(Trainer):
-    """A trainer that stops before a step that would spoil the model, and whose resumed runs are the
-    uninterrupted one's.
+    """Mixin: stops the training before a diverging step is applied, and makes a resumed run
+    identical to an uninterrupted one.
 
     A mixin: it stands before trl's trainer in a class's bases.
     """

@@ -94,7 +94,7 @@ class PairSampler(Sampler[int]):
         self.repeats, self.batches, self.seed = repeats, batches, seed
 
     def order(self) -> Iterator[int]:
-        """Pairs, without end."""
+        """Infinite stream of pair indices."""
         generator = torch.Generator().manual_seed(self.seed)
         while True:
             yield from torch.randperm(self.total, generator=generator).tolist()

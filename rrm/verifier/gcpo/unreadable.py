@@ -1,4 +1,4 @@
-"""When GCPO ends because nothing that it samples can be read, and what it then says."""
+"""Early stop of GCPO when no sampled trace can be parsed, and the message."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def last_readable(log: Sequence[Mapping[str, Any]]) -> int:
 
 
 class Patience:
-    """How long no trace was readable, the updates before a resume included."""
+    """Counts updates without a readable trace, including those before a resume."""
 
     def __init__(self, rollouts: Path, updates_per_batch: int):
         self.rollouts, self.updates_per_batch = rollouts, updates_per_batch
