@@ -77,12 +77,13 @@ def base_images(
     samples: list[list[Image.Image]] = [[] for _ in cases]
     if config.editor_base is None or config.editor_samples == 0:
         return samples
-    from rrm.sandbox.models.editor import (
-        TinyKontext,
-    )  # torch, which a world of scripted edits does without
+    # imports torch, which a world of scripted edits does without
+    from rrm.sandbox.models.editor import TinyKontext
 
     editor = TinyKontext.load(config.editor_base)
     chosen = np.flatnonzero(rng.random(len(cases)) < config.editor_share)
+    if not len(chosen):  # few cases, and none was drawn
+        return samples
     for _ in range(config.editor_samples):
         for part in tqdm(
             np.array_split(chosen, max(1, len(chosen) // 64)), desc="base editor", leave=False

@@ -29,6 +29,7 @@ from rrm.sandbox.edits import (
 from rrm.sandbox.reading import read_scene
 from rrm.sandbox.scripted_edits import EDITORS, script_edit
 from rrm.sandbox.world import ARTEFACTS, draw, sample_scene, spoil
+from tests.support import ROOT
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = WorldConfig(
@@ -289,3 +290,18 @@ def test_the_benchmark_has_editscores_schema_with_the_better_image_first(world):
             assert by_key.setdefault(key, payload) == payload
             Image.open(io.BytesIO(payload)).verify()
     assert len(by_key) < 2 * len(raw)
+
+
+def test_a_world_of_which_no_task_is_drawn_for_the_base_editor_has_scripted_edits_alone(tmp_path):
+    few = SMALL.model_copy(
+        update={
+            "out": str(tmp_path),
+            "editor_base": str(ROOT / "rrm/sandbox/checkpoints/editor-base"),
+            "editor_samples": 1,
+            "editor_share": 1e-9,
+        }
+    )
+    build(few, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
+    assert rows
+    assert "base" not in {row["editor"] for row in rows}
