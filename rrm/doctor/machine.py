@@ -65,13 +65,21 @@ def check_versions(
 
 
 def requirements(extras: Sequence[str]) -> list[Requirement]:
-    """What the installed project says it needs, with these extras."""
-    found = [Requirement(text) for text in requires("edit-rrm") or ()]
-    return [
-        r
-        for r in found
-        if r.marker is None or any(r.marker.evaluate({"extra": extra}) for extra in ("", *extras))
-    ]
+    """What the installed project says it needs, with these extras and those that they include."""
+    declared = [Requirement(text) for text in requires("edit-rrm") or ()]
+    queue, seen, needed = ["", *extras], set[str](), dict[str, Requirement]()
+    while queue:
+        extra = queue.pop()
+        if extra in seen:
+            continue
+        seen.add(extra)
+        for r in declared:
+            if r.marker is None or r.marker.evaluate({"extra": extra}):
+                if r.name == "edit-rrm":
+                    queue += r.extras
+                else:
+                    needed[r.name] = r
+    return list(needed.values())
 
 
 def tested_versions(constraints: Path) -> dict[str, str]:
