@@ -181,9 +181,13 @@ def refused(serving: Serving, count: int) -> str:
 
 
 @pytest.mark.usefixtures("with_vllm")
-def test_what_can_be_served_is_not_refused():
-    check(Serving(BASE, port=free_port()), 0)
-    check(Serving(BASE, port=free_port(), tensor_parallel=2), 2)
+def test_what_can_be_served_is_not_refused_and_its_port_stays_free():
+    port = free_port()
+    check(Serving(BASE, port=port), 0)
+    check(Serving(BASE, port=port, tensor_parallel=2), 2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))  # the checks hold no port
+    assert "more than the 1 here" in refused(Serving(BASE, port=port, tensor_parallel=2), 1)
 
 
 @pytest.mark.usefixtures("with_vllm")
@@ -210,6 +214,11 @@ def test_an_address_of_ipv6_is_looked_at_as_one():
             probe.bind(("::1", 0))
     except OSError:
         pytest.skip("this machine has no IPv6")
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"Port {port} of ::1 " in refused(Serving(BASE, host="::1", port=port), 0)
     check(Serving(BASE, host="::1", port=free_port()), 0)
 
 
