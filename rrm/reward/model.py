@@ -59,6 +59,8 @@ class Sampling:
     """Traces per edit: Avg@K. They share one reading of the prompt."""
     temperature: float = 0.0
     seed: int = 0
+    max_tokens: int | None = None
+    """Of a trace; None: the model's own limit."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -119,7 +121,6 @@ class RewardModel:
         model: str | None = None,
         style: Style | None = None,
         key_variable: str = "RRM_API_KEY",
-        max_tokens: int | None = None,
         patience: Patience | None = None,
         dialect: Dialect | None = None,
     ) -> Self:
@@ -132,10 +133,9 @@ class RewardModel:
         """
         from rrm.reward.servers import ServerBackend
 
-        options = {"patience": patience} if patience else {}
         backend = ServerBackend.connect(
-            list(urls), model, style, key_variable=key_variable, max_tokens=max_tokens, dialect=dialect or Dialect(send_seed=False),
-            **options,
+            list(urls), model, style, key_variable=key_variable, dialect=dialect or Dialect(send_seed=False),
+            patience=patience,
         )  # fmt: skip
         return cls(backend, sampling)
 
@@ -212,7 +212,11 @@ class RewardModel:
 
     def fingerprint_with(self, s: Sampling) -> str:
         """The fingerprint of judgements with this sampling."""
-        return f"{self.backend.fingerprint}|{s.mode}|k{s.k}|t{s.temperature:g}|s{s.seed}|{self.backend.max_tokens}"
+        return f"{self.backend.fingerprint}|{s.mode}|k{s.k}|t{s.temperature:g}|s{s.seed}|{self.limit(s)}"
+
+    def limit(self, s: Sampling) -> int:
+        """The most tokens of a trace with this sampling."""
+        return s.max_tokens or self.backend.max_tokens
 
     def prompt(
         self, instruction: str, principles: Principles, requirement: str | None = None
@@ -328,7 +332,7 @@ class RewardModel:
                     self.backend.style, tasks[place].instruction, tasks[place].requirement
                 )
                 asked.append(key)
-                questions.append(Question(messages, images, self.backend.max_tokens))
+                questions.append(Question(messages, images, self.limit(self.sampling)))
 
         def answered(place: int, reply: Reply) -> None:
             settle(asked[place], reply if isinstance(reply, Failure) else read_principles(reply[0]))
@@ -386,7 +390,7 @@ class RewardModel:
             self.backend.style, edit.instruction, principles, edit.requirement
         )
         return Question(
-            messages, images, self.backend.max_tokens, answers=s.k, temperature=s.temperature, seed=s.seed,
+            messages, images, self.limit(s), answers=s.k, temperature=s.temperature, seed=s.seed,
             alternatives=s.mode == "expectation",
         )  # fmt: skip
 

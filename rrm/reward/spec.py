@@ -68,7 +68,7 @@ def open_reward(spec: str) -> RewardModel:
     temperature = (
         options.temperature if options.temperature is not None else 0.7 if options.k > 1 else 0.0
     )
-    sampling = Sampling(options.mode, options.k, temperature, options.seed)
+    sampling = Sampling(options.mode, options.k, temperature, options.seed, options.max_tokens)
     if not where.startswith("serve:"):
         return RewardModel(open_backend(where, options, spec), sampling)
     from rrm.reward.serve import Serving, free_port, serving_replicas
@@ -101,7 +101,7 @@ def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
                 f"The reward '{spec}' names no server; write server:http://127.0.0.1:8000/v1."
             )
         return ServerBackend.connect(
-            urls, options.model, options.style, key_variable=options.key, max_tokens=options.max_tokens,
+            urls, options.model, options.style, key_variable=options.key,
             patience=Patience(options.deadline, min(options.timeout, options.deadline), options.in_flight), dialect=options,
         )  # fmt: skip
     folder = where.removeprefix("rrm:")
@@ -109,6 +109,4 @@ def open_backend(where: str, options: SpecOptions, spec: str) -> Backend:
         raise InputError(f"There is no checkpoint at {folder}; a reward is {FORMS}.")
     from rrm.reward.local import LocalBackend
 
-    backend = LocalBackend.load(folder, options.batch)
-    backend.max_tokens = options.max_tokens or backend.max_tokens
-    return backend
+    return LocalBackend.load(folder, options.batch)

@@ -335,8 +335,8 @@ def test_a_spec_says_how_the_model_is_asked(monkeypatch):
         lambda folder, batch: Fake(well) if (str(folder), batch) == (str(BASE), 8) else None,
     )
     with open_reward(f"rrm:{BASE}?batch=8&k=4&max_tokens=99&seed=3") as model:
-        assert model.sampling == Sampling("reasoning", 4, 0.7, 3)
-        assert model.backend.max_tokens == 99
+        assert model.sampling == Sampling("reasoning", 4, 0.7, 3, 99)
+        assert model.limit(model.sampling) == 99
 
 
 @pytest.fixture(scope="module")
