@@ -90,6 +90,9 @@ class Config(BaseModel):
         """Reads synonyms, and refuses an unknown key, naming the nearest known one."""
         if not isinstance(values, dict):
             return values
+        for other, key in cls.synonyms.items():
+            if other in values and key in values:
+                raise ValueError(f"'{other}' and '{key}' are one key; give one of them")
         values = {cls.synonyms.get(key, key): value for key, value in values.items()}
         for key in values:
             if key in cls.renamed:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from data_pipeline.settings import DataConfig
 from rrm.cli import invoke
 from rrm.cli.reference import reference, stage_configs
 from rrm.config import Config, parse_overrides
@@ -95,3 +96,13 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(arguments, capsys)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_key_that_is_given_by_both_of_its_names_is_refused_and_either_alone_is_read(tmp_path):
+    values = yaml.safe_load((ROOT / "configs/sandbox/data.yaml").read_text())
+    teacher = values.pop("gold_teacher")
+    for name in ("gold_teacher", "verifier"):
+        (tmp_path / "data.yaml").write_text(yaml.safe_dump({**values, name: teacher}))
+        assert DataConfig.read(tmp_path / "data.yaml").gold_teacher.model == "sandbox-careful"
+    with pytest.raises(InputError, match="'verifier' and 'gold_teacher' are one key"):
+        DataConfig.read(ROOT / "configs/sandbox/data.yaml", ["verifier.model=x"])
