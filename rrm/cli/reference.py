@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,8 @@ def default_of(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     shown = value.model_dump() if isinstance(value, Config) else value
-    return f"`{shown}`".replace("|", "\\|")
+    text = shown if isinstance(shown, str) else json.dumps(shown, default=str, ensure_ascii=False)
+    return f"`{text}`".replace("|", "\\|")
 
 
 def rows(kind: type[Config]) -> Iterator[str]:
@@ -62,15 +64,15 @@ def rows(kind: type[Config]) -> Iterator[str]:
     texts = kind.descriptions()
     for key, field in kind.model_fields.items():
         text = texts[key].replace("|", "\\|")
-        yield f"| `{key}` | {default_of(field)} | {text[:1].upper()}{text[1:]} |"
+        yield f"| `{key}` | {default_of(field)} | {text} |"
 
 
 def reference() -> str:
     """The whole page."""
     parts = [
         "# Every key of every config",
-        "Made by `rrm config-reference`; a config is flat YAML, and `key=value` on the command line sets a key. "
-        "`--print-config` shows what is in effect.",
+        "Made by `rrm config-reference`. A config is YAML; `key=value` on the command line sets a key, `a.b=value` "
+        "the key b within a. Where a meaning says None, write `null`. `--print-config` shows what is in effect.",
     ]
     for title, kind in stage_configs().items():
         parts += [
